@@ -1,0 +1,95 @@
+"""The baselines a world model has to beat, trained on the same data with one budget.
+
+name          what it may use
+predict_zero  nothing
+copy_last     the current state
+linear        past, current, characteristics (ridge)
+mlp           past, current, characteristics
+gru           the whole episode so far, characteristics
+knn           the transitions in memory of the same world, searched exactly
+dict          the mean change seen in training with exactly these characteristics
+oracle        what mlp has, and the truth about the world: a ceiling, not a rival
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from leworld.errors import ConfigError
+from leworld.evaluation.metrics import errors
+from leworld.evaluation.networks import fit_gru, fit_mlp, fit_oracle
+from leworld.evaluation.plain import CopyLast, Linear, Neighbours, PlainDict, PredictZero
+from leworld.evaluation.predictor import Budget, Predictor
+from leworld.types import Batch
+from leworld.worlds.base import World
+
+BASELINES: dict[str, Callable[[World, Budget], Predictor]] = {
+    "predict_zero": PredictZero.fit,
+    "copy_last": CopyLast.fit,
+    "linear": Linear.fit,
+    "mlp": fit_mlp,
+    "gru": fit_gru,
+    "knn": Neighbours.fit,
+    "dict": PlainDict.fit,
+    "oracle": fit_oracle,
+}
+
+
+def applicable(world: World) -> list[str]:
+    """The baselines that a world allows: no oracle without a context, no neighbours without stored transitions."""
+    return [
+        name
+        for name in BASELINES
+        if not (name == "oracle" and world.spec.context_dim == 0) and not (name == "knn" and not _stores(world))
+    ]
+
+
+def train_baselines(world: World, budget: Budget, names: Sequence[str] | None = None) -> dict[str, Predictor]:
+    """Train baselines, each on the same batches.
+
+    Args:
+        world: where the data come from.
+        budget: what each of them may use.
+        names: keys of ``BASELINES``; by default all that are ``applicable``.
+
+    Returns:
+        The trained predictors, in the order of ``names``.
+
+    Raises:
+        ConfigError: a name is unknown, or the world does not allow it.
+    """
+    chosen = applicable(world) if names is None else list(names)
+    for name in chosen:
+        _check_name(name)
+    return {name: BASELINES[name](world, budget) for name in chosen}
+
+
+def evaluate(predictor: Predictor, batches: Iterable[Batch], scale: Tensor) -> Tensor:
+    """Error of every sample.
+
+    Args:
+        predictor: to be judged.
+        batches: of one horizon T.
+        scale: (Y,) ``WorldSpec.scale``.
+
+    Returns:
+        (B over all batches, T) errors; the mean of all is the MSE.
+    """
+    return torch.cat([errors(predictor.predict(batch), batch.target, scale) for batch in batches])
+
+
+def _stores(world: World) -> bool:
+    worlds = world.batch("valid", 1, torch.Generator().manual_seed(0)).world
+    return worlds is not None and world.stored(worlds[:, 0]) is not None
+
+
+def _check_name(name: str) -> None:
+    if name in BASELINES:
+        return
+    near = difflib.get_close_matches(name, BASELINES, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(BASELINES)}"
+    raise ConfigError(f"there is no baseline {name!r}; {hint}")

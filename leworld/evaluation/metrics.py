@@ -1,0 +1,157 @@
+"""Errors, their intervals, and how often the right address and the right mask were found.
+
+Shapes:
+    M: samples.  N: SLMs.  K: candidates.  Y: predicted dimensions.  G: groups, independent of each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leworld.errors import DataError
+from leworld.types import Ranges
+
+_NORMAL_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float]:
+        """The form that reports keep."""
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+def errors(prediction: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+    """Error of every sample: the mean over Y of ``((prediction - target) / scale) ** 2``.
+
+    Args:
+        prediction: (..., Y).
+        target: (..., Y), of the same shape.
+        scale: (Y,) the unit of the world, ``WorldSpec.scale``.
+
+    Returns:
+        (...) float.
+
+    Raises:
+        DataError: the shapes differ.
+    """
+    if prediction.shape != target.shape:
+        shapes = f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)}"
+        raise DataError(f"{shapes} differ in shape; give both as (..., Y)")
+    return ((prediction - target) / scale).square().mean(-1)
+
+
+def mse(prediction: Tensor, target: Tensor, scale: Tensor) -> float:
+    """Mean of ``errors`` over all samples."""
+    return float(errors(prediction, target, scale).double().mean())
+
+
+def paired_interval(a: Tensor, b: Tensor, groups: Tensor | None = None) -> Interval:
+    """95 % interval of ``mean(a - b)`` where a and b are errors on the same samples.
+
+    Samples of one sequence are alike, so each group is averaged first and only groups count as independent. Where
+    several sequences are of one world, give the world as the group.
+
+    Args:
+        a: (M,) or (G, T).
+        b: of the same shape.
+        groups: of the same shape, int64: which group a sample is of; by default each row of (G, T) or sample of (M,).
+
+    Raises:
+        DataError: the shapes differ, or there are fewer than two groups.
+    """
+    _check_pair(a, b)
+    return _interval(_group_means(a.double() - b.double(), groups))
+
+
+def ratio_interval(a: Tensor, b: Tensor, groups: Tensor | None = None) -> Interval:
+    """95 % interval of ``mean(a) / mean(b)``, linearised at the ratio (the delta method).
+
+    Args and errors are those of ``paired_interval``; ``b`` must not have the mean zero.
+    """
+    _check_pair(a, b)
+    means_a, means_b = _group_means(a.double(), groups), _group_means(b.double(), groups)
+    below = means_b.mean()
+    if below == 0:
+        raise DataError("the errors to divide by have the mean 0; compare by paired_interval instead")
+    ratio = float(means_a.mean() / below)
+    spread = _interval((means_a - ratio * means_b) / below)
+    return Interval(ratio, ratio + spread.low, ratio + spread.high)
+
+
+def hit(start: Tensor, label_start: Tensor, k: int) -> Tensor:
+    """Whether the address is among the k best candidates.
+
+    Args:
+        start: (M, N, K) int64, best first (``Proposals.start``).
+        label_start: (M, N) int64.
+        k: ``1 <= k <= K``.
+
+    Returns:
+        (M, N) bool.
+
+    Raises:
+        DataError: k is out of range.
+    """
+    if not 1 <= k <= start.shape[-1]:
+        raise DataError(f"k is {k} but {start.shape[-1]} candidates were proposed; choose k in 1..{start.shape[-1]}")
+    return (start[..., :k] == label_start.unsqueeze(-1)).any(-1)
+
+
+def hit_rate(start: Tensor, labels: Ranges, k: int, counted: Tensor | None = None) -> float | None:
+    """Share of known addresses (label length above 0) that ``hit``; None where no address is known.
+
+    Args:
+        start: (M, N, K) int64, best first.
+        labels: (M, N).
+        k: ``1 <= k <= K``.
+        counted: (M, N) bool, for instance ``Batch.keyed``; by default all that are known.
+    """
+    known = labels.length > 0
+    if counted is not None:
+        known = known & counted
+    if not known.any():
+        return None
+    return float(hit(start, labels.start, k)[known].double().mean())
+
+
+def exact_mask(mask: Tensor, relevant: Tensor) -> float:
+    """Share of samples whose whole mask is right; both (M, N) bool."""
+    return float((mask == relevant).all(-1).double().mean())
+
+
+def mask_bits(mask: Tensor, relevant: Tensor) -> float:
+    """Share of single mask bits that are right; both (M, N) bool."""
+    return float((mask == relevant).double().mean())
+
+
+def _check_pair(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise DataError(f"errors {tuple(a.shape)} and {tuple(b.shape)} are not paired; give them on the same samples")
+
+
+def _group_means(values: Tensor, groups: Tensor | None) -> Tensor:
+    """(G,) mean of every group."""
+    if groups is None:
+        return values.flatten(1).mean(1) if values.dim() > 1 else values
+    if groups.shape != values.shape:
+        raise DataError(f"groups {tuple(groups.shape)} do not fit errors {tuple(values.shape)}; give one a sample")
+    names, index = groups.flatten().unique(return_inverse=True)
+    sums = torch.zeros(len(names), dtype=values.dtype).index_add_(0, index, values.flatten())
+    return sums / index.bincount(minlength=len(names))
+
+
+def _interval(means: Tensor) -> Interval:
+    if len(means) < 2:
+        raise DataError(f"an interval needs 2 independent groups and has {len(means)}; evaluate more sequences")
+    middle, half = float(means.mean()), _NORMAL_95 * float(means.std()) / len(means) ** 0.5
+    return Interval(middle, middle - half, middle + half)

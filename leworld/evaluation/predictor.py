@@ -1,0 +1,118 @@
+"""What every baseline is: a predictor, trained on one stream of batches with one budget.
+
+Shapes: see ``leworld.types``; F: features of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from leworld.errors import ConfigError
+from leworld.rng import generator
+from leworld.types import Batch
+from leworld.worlds.base import World, WorldSpec
+
+_MOMENT_BATCHES = 16
+_VALID_SEQUENCES = 256
+
+
+class Predictor(Protocol):
+    """Anything that predicts the next state of every step of a batch."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        """(B, T, Y) predicted next states; may look at all steps up to the predicted one, never at ``batch.target``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a baseline may use to learn.
+
+    Attributes:
+        steps: batches seen.
+        sequences: B of each batch; a batch has ``sequences * horizon`` samples.
+        lr: peak learning rate of those that learn by gradient.
+        seed: of the batches and the first weights; one seed, one stream of batches for all baselines.
+    """
+
+    steps: int = 1500
+    sequences: int = 16
+    lr: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "sequences", "lr"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} of a baseline's budget is {getattr(self, name)}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a baseline's numbers become a prediction: a change in units of ``scale``, or the state itself."""
+
+    residual: bool
+    scale: Tensor
+
+    @staticmethod
+    def of(spec: WorldSpec) -> Output:
+        """The world's own way."""
+        return Output(spec.residual, spec.scale)
+
+    def prediction(self, current: Tensor, out: Tensor) -> Tensor:
+        """(..., Y) prediction from (..., S) state and (..., Y) numbers."""
+        return current[..., : out.shape[-1]] + self.scale * out if self.residual else out
+
+    def wanted(self, current: Tensor, target: Tensor) -> Tensor:
+        """(..., Y) numbers whose ``prediction`` is the target."""
+        return (target - current[..., : target.shape[-1]]) / self.scale if self.residual else target
+
+
+@dataclass(frozen=True)
+class Features:
+    """The standardised inputs of a step: past, current, characteristics and, for an oracle, the context."""
+
+    mean: Tensor
+    std: Tensor
+    with_context: bool
+
+    @staticmethod
+    def fit(world: World, budget: Budget, with_context: bool = False) -> Features:
+        """Take mean and deviation from the first training batches; a constant input keeps its size."""
+        first = Budget(min(budget.steps, _MOMENT_BATCHES), budget.sequences, budget.lr, budget.seed)
+        rows = torch.cat([_raw(batch, with_context).flatten(0, 1) for batch in training_batches(world, first)])
+        std = rows.std(0, correction=0)
+        return Features(rows.mean(0), torch.where(std > 1e-6, std, 1.0), with_context)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, T, F)."""
+        return (_raw(batch, self.with_context) - self.mean) / self.std
+
+    @property
+    def size(self) -> int:
+        """F."""
+        return len(self.mean)
+
+
+def _raw(batch: Batch, with_context: bool) -> Tensor:
+    parts = [batch.past, batch.current, batch.characteristics]
+    if with_context:
+        assert batch.context is not None
+        parts.append(batch.context)
+    return torch.cat(parts, -1)
+
+
+def training_batches(world: World, budget: Budget) -> Iterator[Batch]:
+    """The batches that a budget pays for, the same ones every time."""
+    random = generator(budget.seed, "baselines", "train")
+    for _ in range(budget.steps):
+        yield world.batch("train", budget.sequences, random)
+
+
+def valid_batch(world: World, budget: Budget) -> Batch:
+    """One large batch of the valid split, for choices such as the number of neighbours."""
+    return world.batch("valid", _VALID_SEQUENCES, generator(budget.seed, "baselines", "valid"))

@@ -1,0 +1,30 @@
+"""The memory of bits: words, ranges, the store, partition, placement, records, and snapshots on disk."""
+
+from leworld.memory.fields import Field as Field
+from leworld.memory.partition import Fragments as Fragments
+from leworld.memory.partition import Partition as Partition
+from leworld.memory.placement import AppendPlacement as AppendPlacement
+from leworld.memory.placement import HashPlacement as HashPlacement
+from leworld.memory.population import fill_experience as fill_experience
+from leworld.memory.population import fill_random as fill_random
+from leworld.memory.population import fill_structured as fill_structured
+from leworld.memory.population import read_experience as read_experience
+from leworld.memory.protocol import PAGE_WORDS as PAGE_WORDS
+from leworld.memory.protocol import WORD_BITS as WORD_BITS
+from leworld.memory.protocol import Memory as Memory
+from leworld.memory.protocol import Receipt as Receipt
+from leworld.memory.protocol import Snapshot as Snapshot
+from leworld.memory.protocol import Words as Words
+from leworld.memory.ranges import check_address_bits as check_address_bits
+from leworld.memory.ranges import check_ranges as check_ranges
+from leworld.memory.ranges import clip as clip
+from leworld.memory.ranges import expand as expand
+from leworld.memory.records import Schema as Schema
+from leworld.memory.snapshot_file import load_snapshot as load_snapshot
+from leworld.memory.snapshot_file import save_snapshot as save_snapshot
+from leworld.memory.store import WordStore as WordStore
+from leworld.memory.ways import Placed as Placed
+from leworld.memory.ways import WaySet as WaySet
+from leworld.memory.words import checksum as checksum
+from leworld.memory.words import pack_bits as pack_bits
+from leworld.memory.words import unpack_bits as unpack_bits

@@ -1,0 +1,1 @@
+"""The learned parts: codec, addressing, SLMs, router, BLM, and the system that joins them."""

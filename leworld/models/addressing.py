@@ -1,0 +1,88 @@
+"""Product-digit addressing: the exact best K of 256**D addresses from D * 256 scores.
+
+Source: Lample et al. 2019, https://arxiv.org/abs/1907.05242
+
+Shapes:
+    B: batch.  D: address digits, most significant first.  K: candidates kept.  H: hidden width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leworld.errors import ConfigError
+
+DIGIT_BITS = 8
+BASE = 1 << DIGIT_BITS
+
+
+def digits_of(address: Tensor, num_digits: int) -> Tensor:
+    """(...,) int64 addresses to (..., D) digits, most significant first."""
+    shifts = torch.arange(num_digits - 1, -1, -1, device=address.device) * DIGIT_BITS
+    return (address.unsqueeze(-1) >> shifts) & (BASE - 1)
+
+
+def best_k(log_prob: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The K most probable addresses, exactly, whatever the size of the address space.
+
+    Args:
+        log_prob: (B, D, 256) log-probability of every digit.
+        k: 1 <= k <= 256.
+
+    Returns:
+        (B, K) int64 addresses, best first, and their (B, K) log-probabilities.
+
+    Raises:
+        ConfigError: ``k`` is out of range.
+    """
+    check_candidates(k)
+    score, address = log_prob[:, 0].topk(k)
+    for d in range(1, log_prob.shape[1]):
+        # The K best sums are always among the K x K sums of the K best heads and the K best digits.
+        digit_score, digit = log_prob[:, d].topk(k)
+        sums = (score.unsqueeze(2) + digit_score.unsqueeze(1)).flatten(1)
+        joined = (address.unsqueeze(2) * BASE + digit.unsqueeze(1)).flatten(1)
+        score, kept = sums.topk(k)
+        address = joined.gather(1, kept)
+    return address, score
+
+
+def check_candidates(k: int) -> None:
+    """Raise ConfigError unless ``1 <= k <= 256``."""
+    if not 1 <= k <= BASE:
+        raise ConfigError(f"candidates {k} is outside [1, {BASE}]: set slm.candidates to a number in that range")
+
+
+class DigitHead(nn.Module):
+    """Scores the digits of an address: a free score for each value plus a sum of bit scores.
+
+    The bit scores share what they learn between the 256 values of a digit, so that digits never seen in training are
+    still in reach: a sign-projection address is then a linear rule.
+    """
+
+    code: Tensor
+
+    def __init__(self, d_model: int, num_digits: int) -> None:
+        super().__init__()
+        self.num_digits = num_digits
+        self.value = nn.Linear(d_model, num_digits * BASE)
+        self.bit = nn.Linear(d_model, num_digits * DIGIT_BITS)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+        values = torch.arange(BASE).unsqueeze(0)
+        shifts = torch.arange(DIGIT_BITS).unsqueeze(1)
+        self.register_buffer("code", ((values >> shifts) & 1).float() * 2 - 1, persistent=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, H) to (B, D, 256) log-probabilities."""
+        value = self.value(hidden).unflatten(-1, (self.num_digits, BASE))
+        bit = self.bit(hidden).unflatten(-1, (self.num_digits, DIGIT_BITS))
+        return F.log_softmax(value + bit @ self.code, dim=-1)
+
+
+def address_loss(log_prob: Tensor, address: Tensor) -> Tensor:
+    """(B, D, 256) log-probabilities and (B,) addresses to the (B,) cross-entropy in nats."""
+    digits = digits_of(address, log_prob.shape[1])
+    return -log_prob.gather(2, digits.unsqueeze(-1)).squeeze(-1).sum(-1)

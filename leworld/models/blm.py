@@ -1,0 +1,226 @@
+"""BLM: the big model that trusts, reads, predicts, and asks.
+
+Shapes:
+    B: batch.  N: SLMs.  D: width.  E: read width.  U: distinct ranges.  M: records.  S, Y, C, Q, H: see leworld.types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leworld.errors import ConfigError
+from leworld.models.codec import CODE_DIM, Codec
+from leworld.models.layers import Block, check_heads, mlp
+from leworld.models.reads import Reads
+from leworld.models.router import Router, Routing
+from leworld.types import Proposals, Query
+
+
+@dataclass(frozen=True)
+class BLMConfig:
+    """Sizes of the BLM; the defaults give the seeds' 11.2 M parameters.
+
+    ``read_dim`` is the width of an encoded record, ``read_heads`` the heads that pool records, ``query_dim`` the
+    width of the info query.
+    """
+
+    d_model: int = 384
+    num_heads: int = 6
+    num_layers: int = 6
+    read_dim: int = 128
+    read_heads: int = 8
+    query_dim: int = 128
+
+    def __post_init__(self) -> None:
+        for name, width, heads in (
+            ("blm", self.d_model, self.num_heads),
+            ("blm.read", self.read_dim, self.read_heads),
+        ):
+            if problem := check_heads(name, width, heads):
+                raise ConfigError(problem)
+
+
+@dataclass(frozen=True)
+class Senses:
+    """What the BLM sees before it reads: ``tokens`` (B, 4, D) and their sum ``state`` (B, D)."""
+
+    tokens: Tensor
+    state: Tensor
+
+
+@dataclass(frozen=True)
+class Records:
+    """Encoded records: ``keys`` and ``values`` (U, M, E), ``valid`` (U, M)."""
+
+    keys: Tensor
+    values: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """``change`` (B, Y) in units of the world's scale, ``info_query`` (B, Q) the request to the next step."""
+
+    change: Tensor
+    info_query: Tensor
+
+
+class RecordEncoder(nn.Module):
+    """Codes of words to keys and values of records, with the record's position in the range."""
+
+    frequency: Tensor
+
+    def __init__(self, record_words: int, read_dim: int) -> None:
+        super().__init__()
+        self.record_words = record_words
+        self.join = nn.Linear(record_words * CODE_DIM, read_dim)
+        self.mix = nn.Sequential(nn.LayerNorm(read_dim), mlp(read_dim, 2 * read_dim, read_dim))
+        self.key_value = nn.Linear(read_dim, 2 * read_dim)
+        self.position = nn.Parameter(torch.zeros(read_dim))
+        self.register_buffer("frequency", 10_000 ** -torch.linspace(0, 1, read_dim), persistent=False)
+
+    def forward(self, codes: Tensor, reads: Reads) -> Records:
+        """(W, 128) codes of the words of ``reads`` to records; missing words of a last record count as zero codes."""
+        num_ranges, num_records = reads.valid.shape
+        padded = codes.new_zeros(num_ranges, num_records * self.record_words, CODE_DIM)
+        padded[reads.row, reads.column] = codes
+        joined = padded.unflatten(1, (num_records, self.record_words)).flatten(2)
+        # Only records that exist are encoded; the rest of the padding is never looked at.
+        x = self.join(joined[reads.valid])
+        x = x + self.position * torch.sin(reads.valid.nonzero()[:, 1:] * self.frequency)
+        x = x + self.mix(x)
+        encoded = x.new_zeros(num_ranges, num_records, 2 * x.shape[-1])
+        encoded[reads.valid] = self.key_value(x)
+        keys, values = encoded.chunk(2, dim=-1)
+        return Records(keys, values, reads.valid)
+
+
+class Pooling(nn.Module):
+    """Attention over the records of a range, and over nothing: a null record lets a useless read be ignored."""
+
+    def __init__(self, d_model: int, read_dim: int, num_heads: int, num_slots: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(d_model, read_dim)
+        self.slot = nn.Parameter(torch.randn(num_slots, read_dim) * 0.02)
+        self.slot_scale = nn.Parameter(1 + torch.randn(num_slots, read_dim) * 0.5)
+        self.null_key = nn.Parameter(torch.zeros(read_dim))
+        self.null_value = nn.Parameter(torch.zeros(read_dim))
+        self.out = nn.Sequential(nn.LayerNorm(read_dim), nn.Linear(read_dim, d_model))
+
+    def forward(self, state: Tensor, records: Records, index: Tensor) -> Tensor:
+        """Pool the ranges that each sample reads.
+
+        Args:
+            state: (B, D).
+            records: U encoded ranges.
+            index: (B, N) or (B, N, K) int64 in [0, U).
+
+        Returns:
+            (B, N, D) or (B, N, K, D).
+        """
+        query = self.query(state).unsqueeze(1) * self.slot_scale + self.slot
+        shape = index.shape
+        if index.dim() == 3:
+            query = query.unsqueeze(2).expand(*shape, -1)
+        pooled = self._pool(query.reshape(-1, query.shape[-1]), records, index.flatten())
+        return self.out(pooled).unflatten(0, shape)
+
+    def _pool(self, query: Tensor, records: Records, index: Tensor) -> Tensor:
+        heads, width = self.num_heads, query.shape[-1] // self.num_heads
+        keys = records.keys[index].unflatten(-1, (heads, width))
+        values = records.values[index].unflatten(-1, (heads, width))
+        query = query.unflatten(-1, (heads, width))
+        score = torch.einsum("bhe,bmhe->bhm", query, keys) / width**0.5
+        score = score.masked_fill(~records.valid[index].unsqueeze(1), float("-inf"))
+        null = torch.einsum("bhe,he->bh", query, self.null_key.unflatten(0, (heads, width))) / width**0.5
+        weight = torch.softmax(torch.cat([score, null.unsqueeze(-1)], dim=-1), dim=-1)
+        pooled = torch.einsum("bhm,bmhe->bhe", weight[..., :-1], values)
+        pooled = pooled + weight[..., -1:] * self.null_value.unflatten(0, (heads, width))
+        return pooled.flatten(1)
+
+
+class BLM(nn.Module):
+    """Sees past, current, characteristics, the last request, and a slot for each SLM; predicts and asks."""
+
+    def __init__(
+        self,
+        config: BLMConfig,
+        *,
+        state_dim: int,
+        target_dim: int,
+        char_dim: int,
+        slm_dim: int,
+        num_slms: int,
+        record_words: int,
+    ) -> None:
+        super().__init__()
+        d = config.d_model
+        self.config = config
+        self.codec = Codec()
+        self.past = nn.Linear(state_dim, d)
+        self.current = nn.Linear(state_dim, d)
+        self.characteristics = nn.Linear(char_dim, d)
+        self.info_query = nn.Linear(config.query_dim, d)
+        self.kind = nn.Parameter(torch.randn(1, 4, d) * 0.02)
+        self.norm_state = nn.LayerNorm(d)
+        self.router = Router(d, slm_dim, num_slms)
+        self.records = RecordEncoder(record_words, config.read_dim)
+        self.pooling = Pooling(d, config.read_dim, config.read_heads, num_slms)
+        self.slm_hidden = nn.Linear(slm_dim, d)
+        self.trust = nn.Linear(2, d, bias=False)
+        self.slot = nn.Parameter(torch.randn(1, num_slms, d) * 0.02)
+        self.unread = nn.Parameter(torch.randn(d) * 0.02)
+        self.readout = nn.Parameter(torch.randn(1, 1, d) * 0.02)
+        self.blocks = nn.ModuleList([Block(d, config.num_heads) for _ in range(config.num_layers)])
+        self.norm = nn.LayerNorm(d)
+        self.change = mlp(d, d, target_dim)
+        self.ask = nn.Sequential(mlp(d, d, config.query_dim), nn.LayerNorm(config.query_dim))
+        # What an SLM says of itself is worth nothing until joint training: it enters as zero and grows.
+        nn.init.zeros_(self.slm_hidden.weight)
+        nn.init.zeros_(self.trust.weight)
+
+    def sense(self, query: Query) -> Senses:
+        """Encode everything that is known before reading."""
+        tokens = [self.past(query.past), self.current(query.current)]
+        tokens += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
+        stacked = torch.stack(tokens, dim=1) + self.kind
+        return Senses(stacked, self.norm_state(stacked.sum(1)))
+
+    def route(
+        self, senses: Senses, proposals: Proposals, temperature: float = 1.0, noise: Tensor | None = None
+    ) -> Routing:
+        """Decide which SLMs to trust, before anything is read."""
+        return self.router(senses.state, proposals.hidden, trust_features(proposals), temperature, noise)
+
+    def encode(self, reads: Reads) -> Records:
+        """Encode the words of every distinct range once."""
+        return self.records(self.codec.encode(reads.bits), reads)
+
+    def pool(self, senses: Senses, records: Records, index: Tensor) -> Tensor:
+        """(B, N[, K]) ranges to (B, N[, K], D) what each tells this sample."""
+        return self.pooling(senses.state, records, index)
+
+    def slots(self, pooled: Tensor, hidden: Tensor, trust: Tensor) -> Tensor:
+        """(B, N, D) what each slot holds if it is selected."""
+        return pooled + self.slm_hidden(hidden) + self.trust(trust)
+
+    def predict(self, senses: Senses, slots: Tensor, mask: Tensor) -> Prediction:
+        """Predict from what is sensed and the slots that the mask (B, N) lets through."""
+        gate = mask.unsqueeze(-1)
+        content = gate * slots + (1 - gate) * self.unread + self.slot
+        # The read-out starts from the sum of its inputs: what is linear in them need not pass the attention.
+        first = self.readout + senses.state.unsqueeze(1) + content.sum(1, keepdim=True)
+        x = torch.cat([first, senses.tokens, content], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x[:, 0])
+        return Prediction(self.change(x), self.ask(x))
+
+
+def trust_features(proposals: Proposals) -> Tensor:
+    """(B, N, 2) confidence and log-probability of the best address, both about in [-1, 1]."""
+    return torch.stack([proposals.confidence * 2 - 1, proposals.log_prob[..., 0].clamp(min=-10) / 10], dim=-1)

@@ -1,0 +1,205 @@
+"""Fleet: the SLMs as the learner meets them, whether they live here or in other processes.
+
+Shapes: see ``leworld.types``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leworld.models.slm import SLM, SLMConfig, SLMOutput
+from leworld.models.addressing import address_loss
+from leworld.optim import Optimizer, warmup_cosine
+from leworld.rng import derive_seed, generator
+from leworld.types import Credit, Proposals, Query
+from leworld.worlds.base import World, WorldSpec
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    """All that is needed to build any of the SLMs of a system, alike in every process."""
+
+    slm: SLMConfig
+    num_slms: int
+    query_dim: int
+    pretrain_batch: int
+    pretrain_steps: int
+    pretrain_lr: float
+    warmup_steps: int
+    weight_decay: float
+    grad_clip: float
+    length_weight: float
+    confidence_weight: float
+    seed: int
+
+
+class Fleet(Protocol):
+    """N SLMs that propose ranges and learn from credit."""
+
+    num_slms: int
+
+    def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
+        """Start pre-training steps of every SLM; the returned function waits and gives each SLM's last metrics."""
+        ...
+
+    def propose(self, query: Query, *, learn: bool = False) -> Proposals:
+        """Ask all SLMs; with ``learn`` they keep what ``learn`` needs, call by call."""
+        ...
+
+    def learn(self, credits: Sequence[Credit], lr: float) -> list[Tensor]:
+        """One optimiser step on the credits of all kept proposals, in their order.
+
+        Returns:
+            for each credit the (B, Q) gradient of all that the SLMs were taught with respect to the info query.
+        """
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimiser state of every SLM, by name, on the CPU."""
+        ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of ``state``."""
+        ...
+
+
+class SLMGroup:
+    """Some of a fleet's SLMs in this process, each with its own optimiser; all of them make a whole ``Fleet``."""
+
+    def __init__(
+        self, config: FleetConfig, world: World, slm_ids: Sequence[int] | None = None, device: str = "cpu"
+    ) -> None:
+        self.config = config
+        self.world = world
+        self.device = device
+        self.slm_ids = list(range(config.num_slms)) if slm_ids is None else list(slm_ids)
+        self.num_slms = len(self.slm_ids)
+        self.num_words = 1 << world.spec.address_bits
+        self.slms = [build_slm(config, world.spec, slm_id).to(device) for slm_id in self.slm_ids]
+        self.optimizers = [Optimizer(slm, config.weight_decay, config.grad_clip) for slm in self.slms]
+        self.kept: list[tuple[Query, list[SLMOutput], Proposals]] = []
+
+    def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
+        """See ``Fleet``; here the work is done when the result is asked for."""
+        return lambda: [self._pretrain_one(i, first_step, num_steps) for i in range(self.num_slms)]
+
+    def propose(self, query: Query, *, learn: bool = False) -> Proposals:
+        """See ``Fleet``."""
+        query = query.to(self.device)
+        if learn:
+            query = Query(query.past, query.current, query.characteristics, query.info_query.detach().requires_grad_())
+        with torch.set_grad_enabled(learn):
+            outputs = [slm(query) for slm in self.slms]
+        proposals = to_proposals(outputs, self.config.slm.candidates, self.num_words)
+        if learn:
+            self.kept.append((query, outputs, proposals))
+        return proposals
+
+    def learn(self, credits: Sequence[Credit], lr: float) -> list[Tensor]:
+        """See ``Fleet``."""
+        assert len(credits) == len(self.kept), (len(credits), len(self.kept))
+        kept, self.kept = self.kept, []
+        for i, (slm, optimizer) in enumerate(zip(self.slms, self.optimizers, strict=True)):
+            losses = [
+                self._loss(outputs[i], proposals, credit.to(self.device), i)
+                for (_, outputs, proposals), credit in zip(kept, credits, strict=True)
+            ]
+            hidden = [outputs[i].hidden for _, outputs, _ in kept]
+            hidden_grad = [credit.hidden_grad[:, i].to(self.device) for credit in credits]
+            loss = torch.stack(losses).mean()
+            torch.autograd.backward([loss, *hidden], [torch.ones_like(loss), *hidden_grad])
+            optimizer.step(lr)
+        return [cast(Tensor, query.info_query.grad) for query, _, _ in kept]
+
+    def state(self) -> dict[str, Tensor]:
+        """See ``Fleet``."""
+        return {
+            f"slm.{slm_id}.{name}": tensor
+            for slm_id, slm, optimizer in zip(self.slm_ids, self.slms, self.optimizers, strict=True)
+            for name, tensor in optimizer.state(slm).items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """See ``Fleet``."""
+        for slm_id, slm, optimizer in zip(self.slm_ids, self.slms, self.optimizers, strict=True):
+            prefix = f"slm.{slm_id}."
+            optimizer.load_state(slm, {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        self.kept = []
+
+    def _pretrain_one(self, i: int, first_step: int, num_steps: int) -> Metrics:
+        metrics: Metrics = {}
+        for step in range(first_step, first_step + num_steps):
+            metrics = self._pretrain_step(i, step)
+        return metrics
+
+    def _pretrain_step(self, i: int, step: int) -> Metrics:
+        """Cross-entropy against the write log: the placement says where a key is kept."""
+        config, slm_id = self.config, self.slm_ids[i]
+        keys = self.world.keys(config.pretrain_batch, generator(config.seed, "keys", slm_id, step))
+        table = slm_id % self.world.spec.num_tables
+        nothing = keys.past.new_zeros(len(keys.past), config.query_dim)
+        query = Query(keys.past, keys.current, keys.characteristics, nothing).to(self.device)
+        start = keys.labels.start[:, table].to(self.device)
+        length = keys.labels.length[:, table].to(self.device)
+        output = self.slms[i](query)
+        found = output.candidates(1)[0][:, 0] == start
+        loss = self._label_loss(output, start, length, torch.ones_like(start, dtype=torch.float32), found)
+        loss.backward()
+        lr = warmup_cosine(step, config.pretrain_steps, config.pretrain_lr, config.warmup_steps)
+        self.optimizers[i].step(lr)
+        return {"slm_loss": loss.item(), "hit_top1": found.float().mean().item()}
+
+    def _label_loss(self, output: SLMOutput, start: Tensor, length: Tensor, weight: Tensor, found: Tensor) -> Tensor:
+        """Cross-entropy on digits and length where the address is known, and the calibration of the confidence."""
+        config = self.config
+        loss = address_loss(output.digits, start)
+        index = (length - 1).clamp(min=0).unsqueeze(1)
+        loss = loss - config.length_weight * output.length.gather(1, index).squeeze(1)
+        calibration = F.binary_cross_entropy_with_logits(output.confidence_logit, found.float(), reduction="none")
+        loss = loss + config.confidence_weight * calibration
+        return (weight * (length > 0) * loss).mean()
+
+    def _loss(self, output: SLMOutput, proposals: Proposals, credit: Credit, i: int) -> Tensor:
+        """What credit teaches: known addresses, and which of its own candidates helped."""
+        start, length = credit.labels.start[:, i], credit.labels.length[:, i]
+        found = proposals.start[:, i, 0] == start
+        label = self._label_loss(output, start, length, credit.label_weight[:, i], found)
+        chosen = torch.stack([-address_loss(output.digits, s) for s in proposals.start[:, i].unbind(1)], dim=1)
+        hindsight = -(credit.candidate[:, i] * chosen).sum(1)
+        return label + (credit.candidate_weight[:, i] * hindsight).mean()
+
+
+def build_slm(config: FleetConfig, spec: WorldSpec, slm_id: int) -> SLM:
+    """One SLM with the initial weights that its number gives it in every process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "slm", slm_id))
+        return SLM(config.slm, spec.state_dim, spec.char_dim, config.query_dim, spec.address_bits // 8)
+
+
+def to_proposals(outputs: list[SLMOutput], k: int, num_words: int) -> Proposals:
+    """Stack what several SLMs answer, clip ranges at the end of the memory, and cut the graph."""
+    start, log_prob, length = (torch.stack(x, dim=1) for x in zip(*(o.candidates(k) for o in outputs), strict=True))
+    wanted = length.unsqueeze(-1).expand_as(start)
+    clipped = torch.minimum(wanted, num_words - start)
+    confidence = torch.stack([o.confidence_logit for o in outputs], dim=1).sigmoid()
+    hidden = torch.stack([o.hidden for o in outputs], dim=1)
+    return Proposals(start, clipped, clipped < wanted, log_prob.detach(), confidence.detach(), hidden.detach())
+
+
+def join_proposals(parts: Sequence[Proposals]) -> Proposals:
+    """Put the answers of groups side by side."""
+    names = ("start", "length", "clipped", "log_prob", "confidence", "hidden")
+    return Proposals(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in names))
+
+
+def num_parameters(module: nn.Module) -> int:
+    """How many numbers are learnt."""
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,58 @@
+"""Reading for a model: ranges become bits, each distinct range read and encoded once.
+
+In a batch of sequences most samples ask for the same ranges, so the work follows the distinct ones.
+
+Shapes:
+    U: distinct ranges.  M: records in the longest of them.  R: words in a record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leworld.memory import PAGE_WORDS, Memory, unpack_bits
+from leworld.types import Ranges, _Record
+
+
+@dataclass(frozen=True)
+class Reads(_Record):
+    """Distinct ranges and who asked for them.
+
+    Attributes:
+        bits: (W, 32) float in {0, 1}, the words of all distinct ranges, packed.
+        row: (W,) int64, the range of each word; ``column`` (W,) int64, its position there.
+        column: see ``row``.
+        valid: (U, M) bool, True where a record has at least one word.
+        index: ranges' shape, int64, the distinct range of each; where length was 0, a range without words.
+    """
+
+    bits: Tensor
+    row: Tensor
+    column: Tensor
+    valid: Tensor
+    index: Tensor
+
+
+def read_ranges(memory: Memory, ranges: Ranges, record_words: int, device: torch.device | str = "cpu") -> Reads:
+    """Read distinct ranges in one call to the memory.
+
+    Args:
+        memory: any memory.
+        ranges: any shape.
+        record_words: R; a range is encoded in records of R words from its start on, the last one may be short.
+        device: where the bits go.
+    """
+    packed, index = torch.unique(ranges.start * (PAGE_WORDS + 1) + ranges.length, return_inverse=True)
+    start, length = packed // (PAGE_WORDS + 1), packed % (PAGE_WORDS + 1)
+    words = memory.read(start.cpu().numpy(), length.cpu().numpy())
+    bits = torch.from_numpy(unpack_bits(words.words)).float()
+    length = length.cpu()
+    row = torch.repeat_interleave(torch.arange(len(length)), length)
+    column = torch.arange(len(row)) - torch.from_numpy(words.offsets[:-1].copy())[row]
+    records = (length + record_words - 1) // record_words
+    num_records = max(int(records.max()), 1)
+    valid = torch.arange(num_records) < records.unsqueeze(1)
+    return Reads(bits, row, column, valid, index).to(device)

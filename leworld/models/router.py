@@ -1,0 +1,91 @@
+"""Router: which SLMs to trust, as a hard mask such as ``[1, 0, 1]``.
+
+Source: straight-through estimator, https://arxiv.org/abs/1308.3432; binary concrete noise, https://arxiv.org/abs/1611.00712;
+balance term in the manner of Switch Transformers, https://arxiv.org/abs/2101.03961
+
+Shapes:
+    B: batch.  N: SLMs.  D: BLM width.  H: SLM hidden width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Routing:
+    """``logit`` (B, N), ``prob`` (B, N), ``mask`` (B, N) 0 or 1 with a straight-through gradient, at least one 1 a row."""
+
+    logit: Tensor
+    prob: Tensor
+    mask: Tensor
+
+    def balance_loss(self) -> Tensor:
+        """Variance of the use of the SLMs over the batch: 0 where all are used alike."""
+        return self.prob.mean(0).var(unbiased=False)
+
+    def entropy(self) -> Tensor:
+        """Mean entropy of the decisions in nats: 0 where every decision is firm."""
+        softplus = F.softplus(self.logit)
+        return (softplus - self.prob * self.logit).mean()
+
+
+def mask_ste(logit: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Hard decisions that pass the gradient of their sigmoid.
+
+    Args:
+        logit: (B, N).
+        temperature: > 0; scales the noise and sharpens the gradient as it falls.
+        noise: (B, N) logistic noise for exploration, or None for the plain decision.
+
+    Returns:
+        (B, N) mask and (B, N) probability. A row that selects nothing selects its highest logit, gradient kept.
+    """
+    prob = torch.sigmoid(logit / temperature)
+    score = logit if noise is None else logit + temperature * noise
+    hard = (score > 0).float()
+    best = F.one_hot(score.argmax(-1), logit.shape[-1]).float()
+    hard = torch.where(hard.any(-1, keepdim=True), hard, best)
+    return hard + prob - prob.detach(), prob
+
+
+def logistic_noise(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Standard logistic noise, drawn on the CPU."""
+    uniform = torch.rand(shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+    return torch.logit(uniform)
+
+
+class Router(nn.Module):
+    """A key for each SLM, met by what the BLM sees and what the SLM says of itself; any number of SLMs."""
+
+    def __init__(self, d_model: int, slm_dim: int, num_slms: int) -> None:
+        super().__init__()
+        d = d_model // 2
+        self.state = nn.Linear(d_model, d)
+        self.hidden = nn.Linear(slm_dim, d, bias=False)
+        self.trust = nn.Linear(2, d, bias=False)
+        self.key = nn.Parameter(torch.randn(num_slms, d) * 0.02)
+        self.norm = nn.LayerNorm(d)
+        self.score = nn.Linear(d, 1)
+        nn.init.constant_(self.score.bias, 1.0)
+
+    def forward(
+        self, state: Tensor, hidden: Tensor, trust: Tensor, temperature: float = 1.0, noise: Tensor | None = None
+    ) -> Routing:
+        """Decide.
+
+        Args:
+            state: (B, D) what the BLM sees.
+            hidden: (B, N, H) of each SLM.
+            trust: (B, N, 2) each SLM's confidence and the log-probability of its best address.
+            temperature: see ``mask_ste``.
+            noise: see ``mask_ste``.
+        """
+        x = self.state(state).unsqueeze(1) + self.hidden(hidden) + self.trust(trust) + self.key
+        logit = self.score(F.gelu(self.norm(x))).squeeze(-1)
+        mask, prob = mask_ste(logit, temperature, noise)
+        return Routing(logit, prob, mask)

@@ -1,0 +1,113 @@
+"""The system: SLMs propose, the BLM trusts, reads and predicts, all in one step.
+
+Shapes: see ``leworld.types``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leworld.errors import ConfigError
+from leworld.memory import Memory
+from leworld.models.blm import BLM, BLMConfig, trust_features
+from leworld.models.fleet import Fleet
+from leworld.models.reads import read_ranges
+from leworld.models.slm import SLMConfig
+from leworld.rng import derive_seed
+from leworld.types import Proposals, Query, Ranges
+from leworld.worlds.base import WorldSpec
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a system: ``num_slms`` SLMs of one kind and a BLM."""
+
+    slm: SLMConfig = SLMConfig()
+    blm: BLMConfig = BLMConfig()
+    num_slms: int = 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_slms <= 1024:
+            raise ConfigError(f"model.num_slms {self.num_slms} is outside [1, 1024]: set a number in that range")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One prediction and how it came about.
+
+    Attributes:
+        next_state: (B, Y).
+        mask: (B, N) 0 or 1.
+        reads: (B, N) the ranges that were read; length 0 where the SLM was not trusted.
+        proposals: what the SLMs said.
+        info_query: (B, Q) the request to the next step.
+    """
+
+    next_state: Tensor
+    mask: Tensor
+    reads: Ranges
+    proposals: Proposals
+    info_query: Tensor
+
+
+class System:
+    """A BLM, a fleet of SLMs and a memory, ready to predict. Nothing here is trained."""
+
+    def __init__(self, blm: BLM, fleet: Fleet, memory: Memory, spec: WorldSpec, device: str = "cpu") -> None:
+        self.blm = blm
+        self.fleet = fleet
+        self.memory = memory
+        self.spec = spec
+        self.device = device
+
+    @torch.no_grad()
+    def predict(self, query: Query, *, ranges: Ranges | None = None, mask: Tensor | None = None) -> Step:
+        """Predict the next state; only the ranges of trusted SLMs are read.
+
+        Args:
+            query: what is known.
+            ranges: (B, N) read these instead of what the SLMs propose.
+            mask: (B, N) trust these instead of what the router says.
+        """
+        query = query.to(self.device)
+        proposals = self.fleet.propose(query).to(self.device)
+        senses = self.blm.sense(query)
+        chosen = self.blm.route(senses, proposals).mask if mask is None else mask.to(self.device)
+        wanted = proposals.ranges() if ranges is None else ranges.to(self.device)
+        made = Ranges(wanted.start, wanted.length * chosen.round().long())
+        reads = read_ranges(self.memory, made, self.spec.record_words, self.device)
+        pooled = self.blm.pool(senses, self.blm.encode(reads), reads.index)
+        slots = self.blm.slots(pooled, proposals.hidden, trust_features(proposals))
+        prediction = self.blm.predict(senses, slots, chosen)
+        next_state = from_change(self.spec, query.current, prediction.change)
+        return Step(next_state, chosen.round(), made, proposals, prediction.info_query)
+
+
+def build_blm(config: ModelConfig, spec: WorldSpec, seed: int) -> BLM:
+    """A BLM with the initial weights that the seed gives it in every process."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "blm"))
+        return BLM(
+            config.blm,
+            state_dim=spec.state_dim,
+            target_dim=spec.target_dim,
+            char_dim=spec.char_dim,
+            slm_dim=config.slm.d_model,
+            num_slms=config.num_slms,
+            record_words=spec.record_words,
+        )
+
+
+def to_change(spec: WorldSpec, current: Tensor, target: Tensor) -> Tensor:
+    """The (..., Y) target in the units the BLM predicts: a change or a state, over the world's scale."""
+    base = current[..., : spec.target_dim] if spec.residual else 0.0
+    return (target - base) / spec.scale.to(target.device)
+
+
+def from_change(spec: WorldSpec, current: Tensor, change: Tensor) -> Tensor:
+    """Inverse of ``to_change``."""
+    base = current[..., : spec.target_dim] if spec.residual else 0.0
+    return base + change * spec.scale.to(change.device)

@@ -1,0 +1,21 @@
+"""Checks that the phases' settings share."""
+
+from __future__ import annotations
+
+from leworld.errors import ConfigError
+
+
+def check_fractions(owner: str, config: object, *names: str) -> None:
+    """Raise ConfigError unless each field is in [0, 1]."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0.0 <= value <= 1.0:
+            raise ConfigError(f"{owner}.{name} {value} is outside [0, 1]: it is a part of a whole")
+
+
+def check_positive(owner: str, config: object, *names: str) -> None:
+    """Raise ConfigError unless each field is above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise ConfigError(f"{owner}.{name} {value} is not above 0: set a positive number")

@@ -1,0 +1,94 @@
+"""Hindsight: once the transition is seen, which candidate and which mask would have explained it best.
+
+Source: reader-to-retriever distillation, Atlas https://arxiv.org/abs/2208.03299, REPLUG https://arxiv.org/abs/2301.12652
+
+Shapes:
+    B: batch.  N: SLMs.  K: candidates.  D: BLM width.  V: variants scored.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from leworld.models.blm import BLM, Senses
+
+EXHAUSTIVE_SLMS = 4
+"""Up to this many SLMs every mask is scored; beyond it only all, each left out, and each alone."""
+
+
+def masks_to_score(num_slms: int) -> Tensor:
+    """(V, N) the masks that hindsight compares; none of them is empty."""
+    if num_slms <= EXHAUSTIVE_SLMS:
+        return torch.tensor([m for m in itertools.product((0.0, 1.0), repeat=num_slms) if any(m)])
+    alone = torch.eye(num_slms)
+    return torch.cat([torch.ones(1, num_slms), 1 - alone, alone])
+
+
+@torch.no_grad()
+def variant_errors(blm: BLM, senses: Senses, slots: Tensor, masks: Tensor, change: Tensor) -> Tensor:
+    """The error each variant of slots and mask would have made, on the same samples.
+
+    Args:
+        blm: the model that judges.
+        senses: B samples.
+        slots: (V, B, N, D).
+        masks: (V, N).
+        change: (B, Y) what happened, in the units the BLM predicts.
+
+    Returns:
+        (V, B).
+    """
+    num_variants, batch = slots.shape[:2]
+    repeated = Senses(
+        senses.tokens.repeat(num_variants, 1, 1), senses.state.repeat(num_variants, 1)
+    )
+    mask = masks.repeat_interleave(batch, dim=0)
+    prediction = blm.predict(repeated, slots.flatten(0, 1), mask)
+    return (prediction.change.unflatten(0, (num_variants, batch)) - change).pow(2).mean(-1)
+
+
+def best_masks(blm: BLM, senses: Senses, slots: Tensor, change: Tensor, read_price: float) -> Tensor:
+    """(B, N) the mask with the least error plus price of its reads, for each sample.
+
+    Args:
+        blm: the model that judges.
+        senses: B samples.
+        slots: (B, N, D).
+        change: (B, Y).
+        read_price: error that one read less is worth.
+    """
+    masks = masks_to_score(slots.shape[1]).to(slots.device)
+    errors = variant_errors(blm, senses, slots.expand(len(masks), *slots.shape), masks, change)
+    return masks[(errors + read_price * masks.sum(1, keepdim=True)).argmin(0)]
+
+
+def candidate_credit(
+    blm: BLM, senses: Senses, slots: Tensor, alternatives: Tensor, change: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Which of an SLM's candidates explain what happened, the other SLMs' best reads unchanged.
+
+    Args:
+        blm: the model that judges.
+        senses: B samples.
+        slots: (B, N, D) with every SLM's best candidate.
+        alternatives: (B, N, K, D) slots of all candidates; ``alternatives[:, :, 0]`` is ``slots``.
+        change: (B, Y).
+        temperature: of the target distribution, as a part of the spread that the candidates of a sample show.
+
+    Returns:
+        (B, N, K) target distribution and (B, N) weight in [0, 1]: the part of the worst error that choosing well saves.
+    """
+    batch, num_slms, num_candidates = alternatives.shape[:3]
+    variants = slots.expand(num_slms * num_candidates, *slots.shape).clone()
+    for n, k in itertools.product(range(num_slms), range(num_candidates)):
+        variants[n * num_candidates + k, :, n] = alternatives[:, n, k]
+    masks = slots.new_ones(len(variants), num_slms)
+    errors = variant_errors(blm, senses, variants, masks, change)
+    errors = errors.unflatten(0, (num_slms, num_candidates)).permute(2, 0, 1)
+    worst, best = errors.amax(-1, keepdim=True), errors.amin(-1, keepdim=True)
+    spread = (worst - best).clamp(min=1e-8)
+    target = torch.softmax((best - errors) / (temperature * spread), dim=-1)
+    return target, ((worst - best) / worst.clamp(min=1e-8)).squeeze(-1)

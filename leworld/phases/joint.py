@@ -1,0 +1,184 @@
+"""Phase 2, joint: SLMs compete for credit, the router for the cheapest good mask, the BLM for the error.
+
+Every SLM proposes K candidates. On part of the samples the learner finds out which candidates and which mask would have
+explained the transition, and teaches that back. Nothing is recurrent here, so time folds into the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from leworld.models.blm import Senses
+from leworld.models.router import Routing, logistic_noise
+from leworld.optim import warmup_cosine
+from leworld.phases.checks import check_fractions, check_positive
+from leworld.phases.hindsight import best_masks, candidate_credit
+from leworld.phases.learner import Learner, Metrics, Spoiling, slots_of, spoil
+from leworld.rng import generator
+from leworld.types import Batch, Credit, Proposals, Ranges
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """Phase 2.
+
+    Attributes:
+        steps: optimiser steps, of the BLM and of every SLM.
+        sequences: sequences drawn a step; ``samples`` transitions kept of them.
+        lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
+        irrelevant: part of the reads that are another sample's; ``dropped`` part left out; ``blind`` part of the
+            samples that read nothing.
+        scored: part of the samples on which hindsight scores candidates and masks.
+        credit_weight: of hindsight over candidates in the SLMs' loss.
+        credit_temperature: of its target, as a part of the spread of the candidates' errors.
+        label_weight: of the write log in the SLMs' loss.
+        mask_weight: of hindsight over masks in the router's loss.
+        read_price: error that one read less is worth.
+        balance_weight, entropy_weight: of the router's terms.
+        temperature: of the router at the start; it falls geometrically to ``temperature_end``.
+    """
+
+    steps: int = 400
+    sequences: int = 64
+    samples: int = 256
+    lr: float = 5e-4
+    slm_lr: float = 3e-4
+    warmup_steps: int = 20
+    irrelevant: float = 0.3
+    dropped: float = 0.1
+    blind: float = 0.05
+    scored: float = 0.25
+    credit_weight: float = 0.2
+    credit_temperature: float = 0.2
+    label_weight: float = 1.0
+    mask_weight: float = 0.1
+    read_price: float = 0.0005
+    balance_weight: float = 0.001
+    entropy_weight: float = 0.001
+    temperature: float = 1.0
+    temperature_end: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_fractions("phases.joint", self, "irrelevant", "dropped", "blind", "scored")
+        check_positive("phases.joint", self, "sequences", "samples", "lr", "slm_lr", "credit_temperature", "temperature")
+        check_positive("phases.joint", self, "temperature_end", "warmup_steps")
+
+    def temperature_at(self, step: int) -> float:
+        """Router temperature, falling geometrically."""
+        part = min(1.0, step / max(1, self.steps - 1))
+        return self.temperature * (self.temperature_end / self.temperature) ** part
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What hindsight found on the scored samples ``rows``.
+
+    ``mask`` (R, N) best mask; ``candidate`` (R, N, K) and ``weight`` (R, N) credit.
+    """
+
+    rows: Tensor
+    mask: Tensor
+    candidate: Tensor
+    weight: Tensor
+
+
+def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
+    """One step of everything: propose, route, read, predict, score in hindsight, send credit."""
+    draw = generator(learner.seed, "joint", step)
+    batch = learner.samples(config.sequences, config.samples, draw)
+    query = learner.query(batch)
+    proposals = attach_hidden(learner.fleet.propose(query, learn=True).to(learner.device))
+    senses = learner.blm.sense(query)
+    noise = logistic_noise(proposals.confidence.shape, draw).to(learner.device)
+    routing = learner.blm.route(senses, proposals, config.temperature_at(step), noise)
+    ranges, kept = spoil(proposals.ranges(), Spoiling(config.irrelevant, config.dropped, config.blind), draw)
+    rows = scored_rows(len(batch.current), config.scored, draw).to(learner.device)
+    candidates = Ranges(proposals.start[rows], proposals.length[rows])
+    records, (index, candidate_index) = learner.read(ranges, candidates)
+
+    slots = slots_of(learner, senses, records, index, proposals)
+    prediction = learner.blm.predict(senses, slots, routing.mask * kept)
+    change = learner.change(batch)
+    error = (prediction.change - change).pow(2).mean()
+
+    chosen = proposals.map(lambda x: x[rows].detach())
+    seen = Senses(senses.tokens[rows].detach(), senses.state[rows].detach())
+    scores = score(learner, config, seen, records, candidate_index, chosen, change[rows], rows)
+    loss = error + routing_loss(config, routing, scores)
+    loss.backward()
+    lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
+    norm = learner.optimizer.step(lr)
+    credit = to_credit(config, batch, proposals, scores)
+    learner.fleet.learn([credit], warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps))
+    return {
+        "loss": error.item(), "grad_norm": norm, "lr": lr, "temperature": config.temperature_at(step),
+        **hit_metrics(batch, proposals), **mask_metrics(batch, routing.logit),
+    }  # fmt: skip
+
+
+def attach_hidden(proposals: Proposals) -> Proposals:
+    """Let the gradient of ``hidden`` be collected: it is part of the credit."""
+    proposals.hidden.requires_grad_()
+    return proposals
+
+
+def scored_rows(batch: int, part: float, generator: torch.Generator) -> Tensor:
+    """(R,) the samples on which hindsight works, at least one."""
+    return torch.randperm(batch, generator=generator)[: max(1, round(batch * part))]
+
+
+@torch.no_grad()
+def score(
+    learner: Learner, config: JointConfig, senses: Senses, records, index: Tensor, proposals: Proposals,
+    change: Tensor, rows: Tensor,
+) -> Scores:  # fmt: skip
+    """Hindsight over candidates (R, N, K) and masks on the scored samples."""
+    alternatives = slots_of(learner, senses, records, index, proposals)
+    best = alternatives[:, :, 0]
+    mask = best_masks(learner.blm, senses, best, change, config.read_price)
+    candidate, weight = candidate_credit(
+        learner.blm, senses, best, alternatives, change, config.credit_temperature
+    )
+    return Scores(rows, mask, candidate, weight)
+
+
+def routing_loss(config: JointConfig, routing: Routing, scores: Scores) -> Tensor:
+    """Hindsight's masks, and the router's own terms."""
+    taught = F.binary_cross_entropy_with_logits(routing.logit[scores.rows], scores.mask)
+    own = config.balance_weight * routing.balance_loss() + config.entropy_weight * routing.entropy()
+    return config.mask_weight * taught + own
+
+
+def to_credit(config: JointConfig, batch: Batch, proposals: Proposals, scores: Scores) -> Credit:
+    """What the SLMs are taught: the write log where the address follows from the inputs, hindsight where it scored."""
+    candidate = torch.zeros_like(proposals.log_prob)
+    weight = torch.zeros_like(proposals.confidence)
+    # The mean over the batch is taken later: scored rows stand for all.
+    share = len(weight) / len(scores.rows)
+    candidate[scores.rows] = scores.candidate
+    weight[scores.rows] = config.credit_weight * share * scores.weight
+    hidden_grad = proposals.hidden.grad
+    assert hidden_grad is not None
+    return Credit(batch.labels, config.label_weight * batch.keyed.float(), candidate, weight, hidden_grad)
+
+
+def hit_metrics(batch: Batch, proposals: Proposals) -> Metrics:
+    """How often the best candidate, and any candidate, is where the write log says; over addresses that can be known."""
+    known = batch.keyed & (batch.labels.length > 0)
+    if not bool(known.any()):
+        return {}
+    right = (proposals.start == batch.labels.start.unsqueeze(-1))[known]
+    return {"hit_top1": right[:, 0].float().mean().item(), "hit_topk": right.any(1).float().mean().item()}
+
+
+def mask_metrics(batch: Batch, logit: Tensor) -> Metrics:
+    """Reads that the plain decision would make, and how often it is the true subset."""
+    hard = logit > 0
+    metrics = {"reads": hard.float().sum(1).mean().item()}
+    if batch.relevant is not None:
+        metrics["exact_mask"] = (hard == batch.relevant).all(1).float().mean().item()
+    return metrics

@@ -1,0 +1,136 @@
+"""Learner: the BLM, its optimiser, and the hands to reach SLMs and memory; what all three phases share.
+
+Shapes: see ``leworld.types``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leworld.memory import Memory
+from leworld.models.blm import BLM, Records, Senses, trust_features
+from leworld.models.fleet import Fleet
+from leworld.models.reads import read_ranges
+from leworld.models.system import System, to_change
+from leworld.optim import Optimizer
+from leworld.types import Batch, Proposals, Query, Ranges
+from leworld.worlds.base import World
+
+Metrics = dict[str, float]
+
+
+class Learner:
+    """What a phase works with. It owns the BLM and its optimiser; fleet and memory may be anywhere."""
+
+    def __init__(
+        self,
+        blm: BLM,
+        fleet: Fleet,
+        memory: Memory,
+        world: World,
+        *,
+        weight_decay: float,
+        grad_clip: float,
+        seed: int,
+        device: str = "cpu",
+    ) -> None:
+        self.blm = blm.to(device)
+        self.fleet = fleet
+        self.memory = memory
+        self.world = world
+        self.seed = seed
+        self.device = device
+        self.optimizer = Optimizer(self.blm, weight_decay, grad_clip)
+
+    @property
+    def system(self) -> System:
+        """The same parts, ready to predict."""
+        return System(self.blm, self.fleet, self.memory, self.world.spec, self.device)
+
+    def samples(self, sequences: int, count: int, generator: torch.Generator) -> Batch:
+        """(count, ...) single transitions out of as many training sequences, the time axis gone."""
+        batch = self.world.batch("train", sequences, generator).fold_time().at(0)
+        rows = torch.randperm(len(batch.current), generator=generator)[:count]
+        return batch.map(lambda tensor: tensor[rows]).to(self.device)
+
+    def read(self, *ranges: Ranges) -> tuple[Records, list[Tensor]]:
+        """Read and encode several sets of ranges in one call to the memory.
+
+        Returns:
+            the encoded records, and for each set the index of its ranges in them.
+        """
+        joined = Ranges(
+            torch.cat([r.start.flatten() for r in ranges]), torch.cat([r.length.flatten() for r in ranges])
+        )
+        reads = read_ranges(self.memory, joined, self.world.spec.record_words, self.device)
+        parts = reads.index.split([r.start.numel() for r in ranges])
+        return self.blm.encode(reads), [part.view(r.start.shape) for part, r in zip(parts, ranges, strict=True)]
+
+    def query(self, batch: Batch, info_query: Tensor | None = None) -> Query:
+        """What is known at a step of a (B, ...) batch; no request means zeros."""
+        if info_query is None:
+            info_query = batch.current.new_zeros(len(batch.current), self.blm.config.query_dim)
+        return Query(batch.past, batch.current, batch.characteristics, info_query)
+
+    def change(self, batch: Batch) -> Tensor:
+        """(B, Y) what happens, in the units that the BLM predicts."""
+        return to_change(self.world.spec, batch.current, batch.target)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimiser state of the BLM, by name, on the CPU."""
+        return self.optimizer.state(self.blm)
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of ``state``."""
+        self.optimizer.load_state(self.blm, state)
+
+
+@dataclass(frozen=True)
+class Spoiling:
+    """How reads are spoilt in training, so that a wrong read does no harm later.
+
+    Attributes:
+        irrelevant: part of the reads replaced by another sample's.
+        dropped: part of the reads not made.
+        blind: part of the samples that read nothing at all.
+    """
+
+    irrelevant: float
+    dropped: float
+    blind: float
+
+
+def spoil(ranges: Ranges, spoiling: Spoiling, generator: torch.Generator) -> tuple[Ranges, Tensor]:
+    """Replace and drop reads at random.
+
+    Args:
+        ranges: (B, N).
+        spoiling: how much.
+        generator: on the CPU.
+
+    Returns:
+        (B, N) ranges, some of them of other samples, and the (B, N) mask of the reads that remain.
+    """
+    batch, device = len(ranges.start), ranges.start.device
+    other = torch.randperm(batch, generator=generator).to(device)
+    wrong, dropped = (torch.rand(ranges.start.shape, generator=generator).to(device) for _ in range(2))
+    lost, blind = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
+    # Half of the wrong reads come alone, half come with all of the sample's others wrong too.
+    all_wrong = spoiling.irrelevant / 2
+    swap = (lost < all_wrong) | (wrong < all_wrong / (1 - all_wrong))
+    start = torch.where(swap, ranges.start[other], ranges.start)
+    length = torch.where(swap, ranges.length[other], ranges.length)
+    kept = (dropped >= spoiling.dropped) & (blind >= spoiling.blind) & (length > 0)
+    return Ranges(start, length), kept.float()
+
+
+def slots_of(learner: Learner, senses: Senses, records: Records, index: Tensor, proposals: Proposals) -> Tensor:
+    """(B, N, D) or (B, N, K, D): what each range would put into its SLM's slot."""
+    pooled = learner.blm.pool(senses, records, index)
+    hidden, trust = proposals.hidden, trust_features(proposals)
+    if index.dim() == 3:
+        hidden, trust = hidden.unsqueeze(2), trust.unsqueeze(2)
+    return learner.blm.slots(pooled, hidden, trust)

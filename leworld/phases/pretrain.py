@@ -1,0 +1,77 @@
+"""Phase 1, pre-train: SLMs learn the placement from the write log, the BLM learns to use reads that are known good.
+
+Nothing is recurrent here, so time folds into the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from leworld.phases.checks import check_fractions, check_positive
+from leworld.phases.learner import Learner, Metrics, Spoiling, spoil
+from leworld.optim import warmup_cosine
+from leworld.rng import generator
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Phase 1.
+
+    Attributes:
+        steps: optimiser steps of the BLM.
+        sequences: sequences drawn a step.
+        samples: transitions kept of them.
+        lr: peak learning rate of the BLM.
+        warmup_steps: of the BLM and the SLMs.
+        irrelevant: part of the reads that are another sample's.
+        dropped: part of the reads that are left out.
+        blind: part of the samples that read nothing.
+        codec_weight: of the loss of words decoded from their codes.
+        slm_steps: optimiser steps of each SLM.
+        slm_batch: keys a step.
+        slm_lr: peak learning rate of the SLMs.
+        length_weight: of the length in the SLMs' loss.
+        confidence_weight: of the confidence in the SLMs' loss.
+    """
+
+    steps: int = 600
+    sequences: int = 64
+    samples: int = 256
+    lr: float = 1e-3
+    warmup_steps: int = 50
+    irrelevant: float = 0.3
+    dropped: float = 0.2
+    blind: float = 0.1
+    codec_weight: float = 0.1
+    slm_steps: int = 600
+    slm_batch: int = 512
+    slm_lr: float = 1e-3
+    length_weight: float = 0.5
+    confidence_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_fractions("phases.pretrain", self, "irrelevant", "dropped", "blind")
+        check_positive("phases.pretrain", self, "sequences", "samples", "lr", "slm_batch", "slm_lr", "warmup_steps")
+
+
+def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metrics:
+    """One step of the BLM on reads of the write log, some of them spoilt."""
+    draw = generator(learner.seed, "pretrain", step)
+    batch = learner.samples(config.sequences, config.samples, draw)
+    ranges, mask = spoil(batch.labels, Spoiling(config.irrelevant, config.dropped, config.blind), draw)
+    senses = learner.blm.sense(learner.query(batch))
+    records, (index,) = learner.read(ranges)
+    prediction = learner.blm.predict(senses, learner.blm.pool(senses, records, index), mask)
+    error = (prediction.change - learner.change(batch)).pow(2).mean()
+    loss = error + config.codec_weight * learner.blm.codec.reconstruction_loss(_random_words(learner, step))
+    loss.backward()
+    lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
+    norm = learner.optimizer.step(lr)
+    return {"loss": error.item(), "grad_norm": norm, "lr": lr}
+
+
+def _random_words(learner: Learner, step: int) -> torch.Tensor:
+    """(64, 32) random bits for the codec to tell apart."""
+    return torch.randint(0, 2, (64, 32), generator=generator(learner.seed, "codec", step)).float().to(learner.device)

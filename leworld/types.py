@@ -1,0 +1,145 @@
+"""The frozen records that travel between the parts of a system.
+
+Shapes:
+    B: batch.  T: time steps.  N: SLMs (and memory tables).  K: candidates an SLM proposes.
+    S: state (with its action).  Y: the part of the state that is predicted.  C: characteristics.
+    Q: info query.  H: SLM hidden.  P: the oracle's context.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+Split = Literal["train", "valid", "test"]
+R = TypeVar("R", bound="_Record")
+
+
+class _Record:
+    """Tensor records that can be sliced, reshaped and moved as one."""
+
+    def map(self: R, function) -> R:
+        """Apply ``function`` to every tensor of the record, nested ones too; None stays None."""
+        changed = {}
+        for field in fields(self):  # pyright: ignore[reportArgumentType]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changed[field.name] = function(value)
+            elif isinstance(value, _Record):
+                changed[field.name] = value.map(function)
+        return replace(self, **changed)  # pyright: ignore[reportType]
+
+    def to(self: R, device: torch.device | str) -> R:
+        """Copy every tensor to ``device``."""
+        return self.map(lambda tensor: tensor.to(device))
+
+
+@dataclass(frozen=True)
+class Ranges(_Record):
+    """Word ranges ``[start, start + length)``; length 0 means that no read is made.
+
+    ``start`` and ``length`` are int64 of one shape.
+    """
+
+    start: Tensor
+    length: Tensor
+
+
+@dataclass(frozen=True)
+class Batch(_Record):
+    """Transitions, in the order they happened.
+
+    Attributes:
+        past: (B, T, S) state before ``current`` with its action; equal to ``current`` where there is none.
+        current: (B, T, S) state with its action.
+        target: (B, T, Y) next state.
+        characteristics: (B, T, C) which world this is.
+        labels: (B, T, N) what the write log says: where table n keeps what this sample needs.
+        keyed: (B, T, N) bool, True where that address follows from this step's inputs alone (not from a request).
+        relevant: (B, T, N) bool, which tables matter, where the world knows it.
+        context: (B, T, P) what an oracle is told, where the world knows it.
+        world: (B, T) int64, which body or data set the sample is of, where a world has such.
+    """
+
+    past: Tensor
+    current: Tensor
+    target: Tensor
+    characteristics: Tensor
+    labels: Ranges
+    keyed: Tensor
+    relevant: Tensor | None = None
+    context: Tensor | None = None
+    world: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, T)."""
+        return self.current.shape[0], self.current.shape[1]
+
+    def fold_time(self) -> Batch:
+        """(B, T, ...) to (B * T, 1, ...): for everything that is not recurrent."""
+        return self.map(lambda tensor: tensor.flatten(0, 1).unsqueeze(1))
+
+    def at(self, t: int) -> Batch:
+        """Step ``t`` alone, without the time axis: (B, ...)."""
+        return self.map(lambda tensor: tensor[:, t])
+
+
+@dataclass(frozen=True)
+class Query(_Record):
+    """What the learner asks the SLMs: one message a step.
+
+    ``past``, ``current`` (B, S); ``characteristics`` (B, C); ``info_query`` (B, Q), zeros where nothing was asked.
+    """
+
+    past: Tensor
+    current: Tensor
+    characteristics: Tensor
+    info_query: Tensor
+
+
+@dataclass(frozen=True)
+class Proposals(_Record):
+    """What N SLMs answer, best candidate first.
+
+    Attributes:
+        start: (B, N, K) int64.
+        length: (B, N, K) int64, clipped to the end of the memory.
+        clipped: (B, N, K) bool, True where it was.
+        log_prob: (B, N, K) of the start, normalised over the whole address space.
+        confidence: (B, N) probability that the best candidate is the right one.
+        hidden: (B, N, H).
+    """
+
+    start: Tensor
+    length: Tensor
+    clipped: Tensor
+    log_prob: Tensor
+    confidence: Tensor
+    hidden: Tensor
+
+    def ranges(self, k: int = 0) -> Ranges:
+        """(B, N) candidate ``k`` of every SLM."""
+        return Ranges(self.start[..., k], self.length[..., k])
+
+
+@dataclass(frozen=True)
+class Credit(_Record):
+    """What the learner sends back to the SLMs after the transition was seen.
+
+    Attributes:
+        labels: (B, N) where the answer lay, from the write log; length 0 where unknown.
+        label_weight: (B, N) how much that label counts.
+        candidate: (B, N, K) target distribution over the candidates, from hindsight; zero rows where unscored.
+        candidate_weight: (B, N) how much it counts.
+        hidden_grad: (B, N, H) gradient of the learner's loss with respect to ``Proposals.hidden``.
+    """
+
+    labels: Ranges
+    label_weight: Tensor
+    candidate: Tensor
+    candidate_weight: Tensor
+    hidden_grad: Tensor

@@ -1,0 +1,166 @@
+"""World ``pointers``: the words read at one step hold the address that the next step needs.
+
+Every record names another; all of them form one cycle. The first address is a hash of the characteristics, every
+later one is the pointer in the record before it. A model that cannot follow it is lost after one step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leworld.errors import ConfigError
+from leworld.memory import HashPlacement, Memory, Receipt
+from leworld.rng import derive_seed
+from leworld.types import Batch, Ranges, Split
+from leworld.worlds import checks
+from leworld.worlds.base import Keys, Stored, WorldSpec
+from leworld.worlds.draws import stream
+from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
+from leworld.worlds.slots import Slots, payload_words, random_slots, slot_words, table_addresses
+
+ADDRESS_BITS = 16
+
+
+@dataclass(frozen=True)
+class PointersConfig:
+    """Settings of ``pointers``.
+
+    Attributes:
+        depth: records in a chain, and transitions in a sequence.
+        drive: weight of a record's bits, taken as -1 and +1.
+        noise: standard deviation of the noise; the floor is its square.
+        decay: share of the state that stays.
+    """
+
+    depth: int = 8
+    state_dim: int = 32
+    char_dim: int = 32
+    num_tables: int = 3
+    address_bits: int = ADDRESS_BITS
+    drive: float = 0.25
+    noise: float = 0.1
+    decay: float = 0.8
+
+    def __post_init__(self) -> None:
+        checks.at_least("pointers", 1, depth=self.depth, state_dim=self.state_dim, char_dim=self.char_dim)
+        checks.at_least("pointers", 1, num_tables=self.num_tables)
+        checks.at_least("pointers", 0, drive=self.drive, noise=self.noise)
+        checks.between("pointers", 0, 1, decay=self.decay)
+        if self.address_bits != ADDRESS_BITS:
+            raise ConfigError(f"pointers: address_bits is {self.address_bits}, but a pointer has 16 bits: use 16.")
+        checks.fits_a_page("pointers", self.record_words, "take a smaller state_dim")
+
+    @property
+    def record_words(self) -> int:
+        """Payload, and the word of tag and pointer."""
+        return payload_words(self.state_dim) + 1
+
+    @property
+    def slot_bits(self) -> int:
+        """Bits that name a slot."""
+        return self.address_bits - slot_words(self.record_words).bit_length() + 1
+
+
+class PointersWorld:
+    """See the module.
+
+    Without a request the first address is known and the later ``depth - 1`` are not, and their drive has variance
+    ``drive ** 2`` a dimension. So the floor without requests is ``noise ** 2 + drive ** 2 * (depth - 1) / depth``.
+    """
+
+    def __init__(self, config: PointersConfig, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+        self.version = 0
+        self.slots = self._content(0)
+        self.placements = tuple(self._placement(table) for table in range(config.num_tables))
+        self.spec = self._spec()
+
+    def populate(self, memory: Memory, split: Split) -> list[Receipt]:
+        """Write every slot once, for "train": all splits share one memory, and differ in their keys."""
+        return [self.slots.write(memory)] if split == "train" else []
+
+    def rewrite(self, memory: Memory, version: int) -> Receipt:
+        """Write another content, pointers too, and live by it. Version 0 is the first content."""
+        self.slots, self.version = self._content(version), version
+        return self.slots.write(memory)
+
+    def batch(self, split: Split, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw sequences; ``context`` is the true drive of each step."""
+        return self._batch(batch_size, stream(generator, split, self.seed))
+
+    def keys(self, batch_size: int, generator: torch.Generator) -> Keys:
+        """Draw fresh first steps: only there an address follows from the characteristics."""
+        first = self._batch(batch_size, stream(generator, "keys", self.seed)).at(0)
+        return Keys(first.past, first.current, first.characteristics, first.labels)
+
+    def stored(self, world: Tensor) -> Stored | None:
+        """None: memory holds a chain of records here, not transitions."""
+        return None
+
+    def _batch(self, batch_size: int, random: torch.Generator) -> Batch:
+        config = self.config
+        once = torch.randn(batch_size, config.char_dim, generator=random)
+        characteristics = once.unsqueeze(1).repeat(1, config.depth, 1)
+        labels = self._labels(once)
+        context = config.drive * self.slots.signs(labels.start[..., 0], config.state_dim)
+        first = FIRST_STATE_STD * torch.randn(batch_size, config.state_dim, generator=random)
+        states = roll_out(first, context, characteristics, config.decay, config.noise, random)
+        current = states[:, :-1]
+        relevant = torch.zeros(labels.start.shape, dtype=torch.bool)
+        relevant[..., 0] = True
+        keyed = torch.ones_like(relevant)
+        keyed[:, 1:, 0] = False
+        return Batch(before(current), current, states[:, 1:], characteristics, labels, keyed, relevant, context)
+
+    def _labels(self, characteristics: Tensor) -> Ranges:
+        """(B, C) to (B, T, N): the chain in table 0, and in the others a record that never matters."""
+        start = table_addresses(self.placements, characteristics)
+        start = start.unsqueeze(1).repeat(1, self.config.depth, 1)
+        for t in range(1, self.config.depth):
+            start[:, t, 0] = self.slots.following(start[:, t - 1, 0])
+        return Ranges(start, torch.full_like(start, self.config.record_words))
+
+    def _content(self, version: int) -> Slots:
+        config = self.config
+        random = np.random.default_rng(derive_seed(self.seed, "pointers", version))
+        order = random.permutation(2**config.slot_bits).astype(np.uint32)
+        following = np.empty_like(order)
+        # One cycle through all slots: no chain meets a record twice.
+        following[order] = np.roll(order, -1)
+        return random_slots(config.address_bits, payload_words(config.state_dim), following, random)
+
+    def _placement(self, table: int) -> HashPlacement:
+        config = self.config
+        return HashPlacement(
+            key_dim=config.char_dim,
+            hash_bits=config.slot_bits,
+            align_words=slot_words(config.record_words),
+            address_bits=config.address_bits,
+            seed=self.seed,
+            table=table,
+        )
+
+    def _spec(self) -> WorldSpec:
+        config = self.config
+        floor = config.noise**2
+        return WorldSpec(
+            name="pointers",
+            state_dim=config.state_dim,
+            target_dim=config.state_dim,
+            char_dim=config.char_dim,
+            context_dim=config.state_dim,
+            num_tables=config.num_tables,
+            address_bits=config.address_bits,
+            record_words=config.record_words,
+            read_words=config.record_words,
+            horizon=config.depth,
+            residual=False,
+            scale=torch.ones(config.state_dim),
+            floor=floor,
+            floor_no_request=floor + config.drive**2 * (config.depth - 1) / config.depth,
+        )

@@ -1,0 +1,180 @@
+"""World ``rules``: which memory regions matter, and where they lie, follows from characteristics drawn at every step.
+
+Dimensions ``[0, N)`` of the characteristics are flags: region i, one of the first 1, 2 or 3 (easy, medium, hard),
+matters where flag i is positive. Flags of the other tables look the same and mean nothing. The other dimensions are the
+key, and each table finds its record by its own hash of that key. As characteristics are drawn anew at every step,
+history tells nothing: only a read does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leworld.memory import HashPlacement, Memory, Receipt, check_address_bits
+from leworld.rng import derive_seed
+from leworld.types import Batch, Ranges, Split
+from leworld.worlds import checks
+from leworld.worlds.base import Keys, Stored, WorldSpec
+from leworld.worlds.draws import first_keys, stream
+from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
+from leworld.worlds.slots import Slots, check_dense, payload_words, random_slots, slot_words, table_addresses
+
+REGIONS = {"easy": 1, "medium": 2, "hard": 3}
+MIN_FLAG = 0.5
+
+
+@dataclass(frozen=True)
+class RulesConfig:
+    """Settings of ``rules``.
+
+    Attributes:
+        difficulty: easy, medium or hard: 1, 2 or 3 regions that may matter.
+        hash_bits: bits of a table's hash; None takes all slots of the memory.
+        drive: weight of each relevant record's bits, taken as -1 and +1.
+        noise: standard deviation of the noise; the floor is its square.
+        decay: share of the state that stays.
+    """
+
+    difficulty: str = "easy"
+    state_dim: int = 32
+    char_dim: int = 32
+    num_tables: int = 3
+    address_bits: int = 16
+    hash_bits: int | None = None
+    horizon: int = 8
+    drive: float = 0.25
+    noise: float = 0.1
+    decay: float = 0.8
+
+    def __post_init__(self) -> None:
+        checks.one_of("rules", "difficulty", self.difficulty, tuple(REGIONS))
+        checks.at_least("rules", 1, state_dim=self.state_dim, horizon=self.horizon)
+        checks.at_least("rules", REGIONS[self.difficulty], num_tables=self.num_tables)
+        checks.at_least("rules", self.num_tables + 1, char_dim=self.char_dim)
+        checks.at_least("rules", 0, drive=self.drive, noise=self.noise)
+        checks.between("rules", 0, 1, decay=self.decay)
+        check_address_bits(self.address_bits)
+        check_dense("rules", self.address_bits)
+        checks.fits_a_page("rules", self.record_words, "take a smaller state_dim")
+        checks.between("rules", 1, self.slot_bits, hash_bits=self.used_hash_bits)
+
+    @property
+    def record_words(self) -> int:
+        """Payload and tag."""
+        return payload_words(self.state_dim) + 1
+
+    @property
+    def slot_bits(self) -> int:
+        """Bits that name a slot."""
+        return self.address_bits - slot_words(self.record_words).bit_length() + 1
+
+    @property
+    def used_hash_bits(self) -> int:
+        """``hash_bits``, or all that the slots have."""
+        return self.slot_bits if self.hash_bits is None else self.hash_bits
+
+
+class RulesWorld:
+    """See the module. ``rewrite`` changes the dynamics at once, as the dynamics are the memory's content."""
+
+    def __init__(self, config: RulesConfig, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+        self.version = 0
+        self.slots = self._content(0)
+        self.placements = tuple(self._placement(table) for table in range(config.num_tables))
+        self.spec = self._spec()
+
+    def populate(self, memory: Memory, split: Split) -> list[Receipt]:
+        """Write every slot once, for "train": all splits share one memory, and differ in their keys."""
+        return [self.slots.write(memory)] if split == "train" else []
+
+    def rewrite(self, memory: Memory, version: int) -> Receipt:
+        """Write another content, and live by it: the dynamics change at once. Version 0 is the first content."""
+        self.slots, self.version = self._content(version), version
+        return self.slots.write(memory)
+
+    def batch(self, split: Split, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw sequences; ``context`` is the true drive of each step."""
+        return self._batch(batch_size, stream(generator, split, self.seed))
+
+    def keys(self, batch_size: int, generator: torch.Generator) -> Keys:
+        """Draw fresh characteristics and states, of the distribution of the batches."""
+        sequences = -(-batch_size // self.config.horizon)
+        return first_keys(self._batch(sequences, stream(generator, "keys", self.seed)), batch_size)
+
+    def stored(self, world: Tensor) -> Stored | None:
+        """None: memory holds rules here, not transitions."""
+        return None
+
+    def _batch(self, batch_size: int, random: torch.Generator) -> Batch:
+        config = self.config
+        characteristics, relevant = self._characteristics(batch_size, random)
+        labels = self._labels(characteristics)
+        signs = self.slots.signs(labels.start, config.state_dim)
+        context = config.drive * (signs * relevant.unsqueeze(-1)).sum(dim=2)
+        first = FIRST_STATE_STD * torch.randn(batch_size, config.state_dim, generator=random)
+        states = roll_out(first, context, characteristics, config.decay, config.noise, random)
+        current = states[:, :-1]
+        keyed = torch.ones_like(relevant)
+        return Batch(before(current), current, states[:, 1:], characteristics, labels, keyed, relevant, context)
+
+    def _characteristics(self, batch_size: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(B, T, C) characteristics, and (B, T, N) which tables matter: never none."""
+        config = self.config
+        shape = (batch_size, config.horizon)
+        values = torch.randn(*shape, config.char_dim, generator=random)
+        tables = torch.arange(config.num_tables)
+        positive = torch.randint(2, (*shape, config.num_tables), generator=random).bool()
+        regions = REGIONS[config.difficulty]
+        # A subset drawn as a number in [1, 2 ** regions) is uniform over the subsets that are not empty.
+        subset = torch.randint(1, 2**regions, shape, generator=random).unsqueeze(-1)
+        matters = ((subset >> tables) & 1).bool()
+        positive = torch.where(tables < regions, matters, positive)
+        size = MIN_FLAG + values[..., : config.num_tables].abs()
+        values[..., : config.num_tables] = torch.where(positive, size, -size)
+        return values, matters
+
+    def _labels(self, characteristics: Tensor) -> Ranges:
+        start = table_addresses(self.placements, characteristics[..., self.config.num_tables :])
+        return Ranges(start, torch.full_like(start, self.config.record_words))
+
+    def _content(self, version: int) -> Slots:
+        config = self.config
+        random = np.random.default_rng(derive_seed(self.seed, "rules", version))
+        high_half = random.integers(2**16, size=2**config.slot_bits, dtype=np.uint32)
+        return random_slots(config.address_bits, payload_words(config.state_dim), high_half, random)
+
+    def _placement(self, table: int) -> HashPlacement:
+        config = self.config
+        return HashPlacement(
+            key_dim=config.char_dim - config.num_tables,
+            hash_bits=config.used_hash_bits,
+            align_words=slot_words(config.record_words),
+            address_bits=config.address_bits,
+            seed=self.seed,
+            table=table,
+        )
+
+    def _spec(self) -> WorldSpec:
+        config = self.config
+        return WorldSpec(
+            name="rules",
+            state_dim=config.state_dim,
+            target_dim=config.state_dim,
+            char_dim=config.char_dim,
+            context_dim=config.state_dim,
+            num_tables=config.num_tables,
+            address_bits=config.address_bits,
+            record_words=config.record_words,
+            read_words=config.record_words,
+            horizon=config.horizon,
+            residual=False,
+            scale=torch.ones(config.state_dim),
+            floor=config.noise**2,
+            floor_no_request=config.noise**2,
+        )

@@ -1,0 +1,150 @@
+"""What holds for every world: shapes, determinism, splits, keys, and that a world can be sent."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from leworld.errors import ConfigError
+from leworld.worlds import WORLDS, World, build_world
+from tests.worlds.reading import assert_same, generator, populated
+
+SETTINGS = {
+    "seed": {"num_train": 20},
+    "rules": {"difficulty": "medium"},
+    "pointers": {"depth": 4},
+    "physics": {"num_train": 6, "num_valid": 2, "num_test": 2, "sequences_per_body": 2},
+    "arrays": {"records": 6, "horizon": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("arrays") / "data.npz"
+    characteristics = random.standard_normal((12, 5))
+    np.savez(path, states=random.standard_normal((12, 21, 3)), characteristics=characteristics)
+    return path
+
+
+@pytest.fixture(scope="module", params=sorted(WORLDS))
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def world(name: str, path: Path) -> World:
+    return _build(name, path, 0)
+
+
+def _build(name: str, path: Path, seed: int) -> World:
+    return build_world(name, {**SETTINGS[name], **({"path": str(path)} if name == "arrays" else {})}, seed)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_batches_have_the_shapes_of_the_spec(world, name, split):
+    batch, spec = world.batch(split, 5, generator()), world.spec
+    lead = (5, spec.horizon)
+    assert spec.name == name
+    assert batch.past.shape == batch.current.shape == (*lead, spec.state_dim)
+    assert batch.target.shape == (*lead, spec.target_dim)
+    assert batch.characteristics.shape == (*lead, spec.char_dim)
+    assert batch.labels.start.shape == batch.labels.length.shape == batch.keyed.shape == (*lead, spec.num_tables)
+    assert spec.scale.shape == (spec.target_dim,)
+    assert batch.context is None if spec.context_dim == 0 else batch.context.shape == (*lead, spec.context_dim)
+    assert batch.labels.start.dtype == batch.labels.length.dtype == torch.int64
+    assert batch.keyed.dtype == torch.bool
+    floats = (batch.past, batch.current, batch.target, batch.characteristics, spec.scale)
+    assert {tensor.dtype for tensor in floats} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in floats)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20])
+def test_keys_have_the_shapes_of_the_spec(world, batch_size):
+    keys, spec = world.keys(batch_size, generator()), world.spec
+    assert keys.past.shape == keys.current.shape == (batch_size, spec.state_dim)
+    assert keys.characteristics.shape == (batch_size, spec.char_dim)
+    assert keys.labels.start.shape == keys.labels.length.shape == (batch_size, spec.num_tables)
+    assert keys.past.dtype == keys.characteristics.dtype == torch.float32
+
+
+def test_labels_lie_in_the_memory_and_are_no_longer_than_said(world):
+    for labels in (world.batch("train", 50, generator()).labels, world.keys(50, generator()).labels):
+        assert labels.start.min() >= 0
+        assert (labels.start + labels.length).max() <= 2**world.spec.address_bits
+        assert labels.length.max() == world.spec.read_words or world.spec.name == "seed"
+        assert labels.length.max() <= world.spec.read_words
+
+
+def test_same_seed_same_bits(world, name, path):
+    other = _build(name, path, 0)
+    for split in ("train", "valid", "test"):
+        assert_same(world.batch(split, 4, generator(1)), other.batch(split, 4, generator(1)))
+    assert_same(world.keys(9, generator(1)), other.keys(9, generator(1)))
+    first, second = populated(world).snapshot(), populated(other).snapshot()
+    assert np.array_equal(first.pages, second.pages)
+    assert np.array_equal(first.words, second.words)
+
+
+def test_other_seed_other_samples(world, name, path):
+    other = _build(name, path, 1)
+    same = world.batch("train", 4, generator(1)).current == other.batch("train", 4, generator(1)).current
+    assert same.float().mean() < 0.1
+
+
+def test_other_generator_other_samples_and_the_generator_goes_on(world):
+    source = generator(2)
+    first, second = world.batch("train", 8, source), world.batch("train", 8, source)
+    assert not torch.equal(first.current, second.current)
+
+
+def test_splits_never_share_a_key_even_with_one_generator(world):
+    seen = [world.batch(split, 50, generator()).characteristics for split in ("train", "valid", "test")]
+    seen.append(world.keys(50, generator()).characteristics)
+    rows = [{tuple(row) for row in values.reshape(-1, values.shape[-1]).tolist()} for values in seen]
+    assert len(set.union(*rows)) == sum(len(part) for part in rows)
+
+
+def test_world_survives_pickling(world):
+    other = pickle.loads(pickle.dumps(world))
+    assert_same(world.batch("test", 4, generator()), other.batch("test", 4, generator()))
+
+
+def test_global_generators_are_left_alone(world, name, path):
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    _build(name, path, 3).batch("train", 4, generator())
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "named"),
+    [
+        ("phisics", {}, "'physics'"),
+        ("rules", {"dificulty": "easy"}, "'difficulty'"),
+        ("rules", {"zzz": 1}, "use difficulty"),
+        ("rules", {"horizon": "8"}, "horizon is '8', not of type int"),
+        ("rules", {"horizon": True}, "horizon is True"),
+        ("rules", {"noise": None}, "noise is None"),
+        ("rules", {"difficulty": 3}, "difficulty is 3"),
+        ("arrays", {}, "path is empty"),
+    ],
+)
+def test_bad_settings_are_named_with_the_nearest_known(name, settings, named):
+    with pytest.raises(ConfigError) as caught:
+        build_world(name, settings, 0)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_negative_seed_is_refused():
+    with pytest.raises(ConfigError, match="seed is -1"):
+        build_world("rules", {}, -1)
+
+
+def test_whole_numbers_and_none_are_taken_where_they_fit():
+    world = build_world("rules", {"noise": 0, "hash_bits": None}, 0)
+    assert world.spec.floor == 0
