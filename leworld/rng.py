@@ -1,6 +1,6 @@
 """Random generators that depend on what they are for, not on what was drawn before.
 
-A step's generator follows from (seed, phase, step) alone, so a run resumed at step s draws what the undisturbed run drew.
+A step's generator follows from (seed, phase, step) alone: a run resumed at a step draws what the undisturbed run drew.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class _Record:
                 changed[field.name] = function(value)
             elif isinstance(value, _Record):
                 changed[field.name] = value.map(function)
-        return replace(self, **changed)  # pyright: ignore[reportType]
+        return replace(self, **changed)  # pyright: ignore[reportArgumentType]
 
     def to(self: R, device: torch.device | str) -> R:
         """Copy every tensor to ``device``."""

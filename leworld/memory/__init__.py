@@ -12,6 +12,7 @@ from leworld.memory.population import read_experience as read_experience
 from leworld.memory.protocol import PAGE_WORDS as PAGE_WORDS
 from leworld.memory.protocol import WORD_BITS as WORD_BITS
 from leworld.memory.protocol import Memory as Memory
+from leworld.memory.protocol import Reader as Reader
 from leworld.memory.protocol import Receipt as Receipt
 from leworld.memory.protocol import Snapshot as Snapshot
 from leworld.memory.protocol import Words as Words

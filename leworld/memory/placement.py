@@ -22,7 +22,7 @@ from leworld.rng import derive_seed
 
 @dataclass(frozen=True)
 class HashPlacement:
-    """Keys of one direction share an address: the signs of a fixed Gaussian projection, as a number.
+    """Keys of one direction share an address: the signs of a fixed random projection, as a number.
 
     ``address = value * align_words`` with ``value`` of ``hash_bits`` bits. Every table has a projection of its own.
 
@@ -91,7 +91,11 @@ class HashPlacement:
     def _draw(self, num_bits: int, purpose: str) -> Tensor:
         generator = np.random.default_rng(derive_seed(self.seed, "placement", self.table, purpose))
         # Drawn bit by bit, so that more hash bits refine an address and do not replace it.
-        return torch.from_numpy(generator.standard_normal((num_bits, self.key_dim)).T.copy())
+        directions = generator.standard_normal((num_bits, self.key_dim))
+        # As many bits as a key has dimensions are at right angles, so independent: addresses spread evenly.
+        blocks = np.split(directions, range(self.key_dim, num_bits, self.key_dim))
+        columns = [np.linalg.qr(block.T)[0] for block in blocks]
+        return torch.from_numpy(np.concatenate(columns, axis=1).copy())
 
     def _signs(self, keys: Tensor, projection: Tensor) -> Tensor:
         if keys.ndim != 2 or keys.shape[1] != self.key_dim:

@@ -48,8 +48,8 @@ class Snapshot:
     words: NDArray[np.uint32]
 
 
-class Memory(Protocol):
-    """A memory of ``2 ** address_bits`` words; what was never written reads as zero."""
+class Reader(Protocol):
+    """What a model needs of a memory of ``2 ** address_bits`` words; what was never written reads as zero."""
 
     address_bits: int
 
@@ -64,6 +64,10 @@ class Memory(Protocol):
             RangeError: a range is outside the memory.
         """
         ...
+
+
+class Memory(Reader, Protocol):
+    """A memory that can be written, copied and set back."""
 
     def write(self, start: NDArray[np.int64], words: NDArray[np.uint32]) -> Receipt:
         """Write R blocks of one length; where blocks overlap the later row wins.

@@ -179,7 +179,8 @@ class BLM(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.change = mlp(d, d, target_dim)
         self.ask = nn.Sequential(mlp(d, d, config.query_dim), nn.LayerNorm(config.query_dim))
-        # What an SLM says of itself is worth nothing until joint training: it enters as zero and grows.
+        # What an SLM says of itself is worth nothing until joint training, nor a request until one is made: zero first.
+        nn.init.zeros_(self.info_query.weight)
         nn.init.zeros_(self.slm_hidden.weight)
         nn.init.zeros_(self.trust.weight)
 
@@ -214,7 +215,7 @@ class BLM(nn.Module):
         content = gate * slots + (1 - gate) * self.unread + self.slot
         # The read-out starts from the sum of its inputs: what is linear in them need not pass the attention.
         first = self.readout + senses.state.unsqueeze(1) + content.sum(1, keepdim=True)
-        x = torch.cat([first, senses.tokens, content], dim=1)
+        x = torch.cat([first, content], dim=1)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x[:, 0])

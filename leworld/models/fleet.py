@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leworld.models.slm import SLM, SLMConfig, SLMOutput
 from leworld.models.addressing import address_loss
+from leworld.models.slm import SLM, SLMConfig, SLMOutput
 from leworld.optim import Optimizer, warmup_cosine
 from leworld.rng import derive_seed, generator
 from leworld.types import Credit, Proposals, Query
@@ -107,7 +107,7 @@ class SLMGroup:
         """See ``Fleet``."""
         assert len(credits) == len(self.kept), (len(credits), len(self.kept))
         kept, self.kept = self.kept, []
-        for i, (slm, optimizer) in enumerate(zip(self.slms, self.optimizers, strict=True)):
+        for i, optimizer in enumerate(self.optimizers):
             losses = [
                 self._loss(outputs[i], proposals, credit.to(self.device), i)
                 for (_, outputs, proposals), credit in zip(kept, credits, strict=True)

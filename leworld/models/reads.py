@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leworld.memory import PAGE_WORDS, Memory, unpack_bits
+from leworld.memory import PAGE_WORDS, Reader, unpack_bits
 from leworld.types import Ranges, _Record
 
 
@@ -36,7 +36,7 @@ class Reads(_Record):
     index: Tensor
 
 
-def read_ranges(memory: Memory, ranges: Ranges, record_words: int, device: torch.device | str = "cpu") -> Reads:
+def read_ranges(memory: Reader, ranges: Ranges, record_words: int, device: torch.device | str = "cpu") -> Reads:
     """Read distinct ranges in one call to the memory.
 
     Args:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Routing:
-    """``logit`` (B, N), ``prob`` (B, N), ``mask`` (B, N) 0 or 1 with a straight-through gradient, at least one 1 a row."""
+    """``logit``, ``prob`` and ``mask``, all (B, N); the mask is 0 or 1, at least one 1 a row, and passes gradient."""
 
     logit: Tensor
     prob: Tensor

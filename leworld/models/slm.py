@@ -65,6 +65,8 @@ class SLM(nn.Module):
         self.readout = nn.Parameter(torch.randn(1, 1, d) * 0.02)
         self.kind = nn.Parameter(torch.randn(1, 4, d) * 0.02)
         self.blocks = nn.ModuleList([Block(d, config.num_heads) for _ in range(config.num_layers)])
+        # A request has no effect until one was worth making.
+        nn.init.zeros_(self.info_query.weight)
         self.norm = nn.LayerNorm(d)
         self.digits = DigitHead(d, num_digits)
         self.length = mlp(d, d // 2, PAGE_WORDS)

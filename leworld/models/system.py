@@ -5,13 +5,14 @@ Shapes: see ``leworld.types``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from leworld.errors import ConfigError
-from leworld.memory import Memory
+from leworld.memory import Reader
 from leworld.models.blm import BLM, BLMConfig, trust_features
 from leworld.models.fleet import Fleet
 from leworld.models.reads import read_ranges
@@ -25,8 +26,8 @@ from leworld.worlds.base import WorldSpec
 class ModelConfig:
     """Sizes of a system: ``num_slms`` SLMs of one kind and a BLM."""
 
-    slm: SLMConfig = SLMConfig()
-    blm: BLMConfig = BLMConfig()
+    slm: SLMConfig = field(default_factory=SLMConfig)
+    blm: BLMConfig = field(default_factory=BLMConfig)
     num_slms: int = 3
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class Step:
 class System:
     """A BLM, a fleet of SLMs and a memory, ready to predict. Nothing here is trained."""
 
-    def __init__(self, blm: BLM, fleet: Fleet, memory: Memory, spec: WorldSpec, device: str = "cpu") -> None:
+    def __init__(self, blm: BLM, fleet: Fleet, memory: Reader, spec: WorldSpec, device: str = "cpu") -> None:
         self.blm = blm
         self.fleet = fleet
         self.memory = memory
@@ -64,19 +65,29 @@ class System:
         self.device = device
 
     @torch.no_grad()
-    def predict(self, query: Query, *, ranges: Ranges | None = None, mask: Tensor | None = None) -> Step:
+    def predict(
+        self,
+        query: Query,
+        *,
+        ranges: Ranges | None = None,
+        mask: Tensor | None = None,
+        redirect: Callable[[Ranges], Ranges] | None = None,
+    ) -> Step:
         """Predict the next state; only the ranges of trusted SLMs are read.
 
         Args:
             query: what is known.
             ranges: (B, N) read these instead of what the SLMs propose.
             mask: (B, N) trust these instead of what the router says.
+            redirect: what becomes of the (B, N) ranges, on the CPU, before they are read; for controls.
         """
         query = query.to(self.device)
         proposals = self.fleet.propose(query).to(self.device)
         senses = self.blm.sense(query)
         chosen = self.blm.route(senses, proposals).mask if mask is None else mask.to(self.device)
         wanted = proposals.ranges() if ranges is None else ranges.to(self.device)
+        if redirect is not None:
+            wanted = redirect(wanted.to("cpu")).to(self.device)
         made = Ranges(wanted.start, wanted.length * chosen.round().long())
         reads = read_ranges(self.memory, made, self.spec.record_words, self.device)
         pooled = self.blm.pool(senses, self.blm.encode(reads), reads.index)

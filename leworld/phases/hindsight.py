@@ -42,9 +42,7 @@ def variant_errors(blm: BLM, senses: Senses, slots: Tensor, masks: Tensor, chang
         (V, B).
     """
     num_variants, batch = slots.shape[:2]
-    repeated = Senses(
-        senses.tokens.repeat(num_variants, 1, 1), senses.state.repeat(num_variants, 1)
-    )
+    repeated = Senses(senses.tokens.repeat(num_variants, 1, 1), senses.state.repeat(num_variants, 1))
     mask = masks.repeat_interleave(batch, dim=0)
     prediction = blm.predict(repeated, slots.flatten(0, 1), mask)
     return (prediction.change.unflatten(0, (num_variants, batch)) - change).pow(2).mean(-1)
@@ -81,7 +79,7 @@ def candidate_credit(
     Returns:
         (B, N, K) target distribution and (B, N) weight in [0, 1]: the part of the worst error that choosing well saves.
     """
-    batch, num_slms, num_candidates = alternatives.shape[:3]
+    num_slms, num_candidates = alternatives.shape[1:3]
     variants = slots.expand(num_slms * num_candidates, *slots.shape).clone()
     for n, k in itertools.product(range(num_slms), range(num_candidates)):
         variants[n * num_candidates + k, :, n] = alternatives[:, n, k]

@@ -64,7 +64,9 @@ class JointConfig:
 
     def __post_init__(self) -> None:
         check_fractions("phases.joint", self, "irrelevant", "dropped", "blind", "scored")
-        check_positive("phases.joint", self, "sequences", "samples", "lr", "slm_lr", "credit_temperature", "temperature")
+        check_positive(
+            "phases.joint", self, "sequences", "samples", "lr", "slm_lr", "credit_temperature", "temperature"
+        )
         check_positive("phases.joint", self, "temperature_end", "warmup_steps")
 
     def temperature_at(self, step: int) -> float:
@@ -140,9 +142,7 @@ def score(
     alternatives = slots_of(learner, senses, records, index, proposals)
     best = alternatives[:, :, 0]
     mask = best_masks(learner.blm, senses, best, change, config.read_price)
-    candidate, weight = candidate_credit(
-        learner.blm, senses, best, alternatives, change, config.credit_temperature
-    )
+    candidate, weight = candidate_credit(learner.blm, senses, best, alternatives, change, config.credit_temperature)
     return Scores(rows, mask, candidate, weight)
 
 
@@ -167,7 +167,7 @@ def to_credit(config: JointConfig, batch: Batch, proposals: Proposals, scores: S
 
 
 def hit_metrics(batch: Batch, proposals: Proposals) -> Metrics:
-    """How often the best candidate, and any candidate, is where the write log says; over addresses that can be known."""
+    """How often the best candidate, and any candidate, is where the write log says, if it can be known."""
     known = batch.keyed & (batch.labels.length > 0)
     if not bool(known.any()):
         return {}

@@ -62,9 +62,7 @@ class Learner:
         Returns:
             the encoded records, and for each set the index of its ranges in them.
         """
-        joined = Ranges(
-            torch.cat([r.start.flatten() for r in ranges]), torch.cat([r.length.flatten() for r in ranges])
-        )
+        joined = Ranges(torch.cat([r.start.flatten() for r in ranges]), torch.cat([r.length.flatten() for r in ranges]))
         reads = read_ranges(self.memory, joined, self.world.spec.record_words, self.device)
         parts = reads.index.split([r.start.numel() for r in ranges])
         return self.blm.encode(reads), [part.view(r.start.shape) for part, r in zip(parts, ranges, strict=True)]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_positive
 from leworld.phases.learner import Learner, Metrics, Spoiling, spoil
-from leworld.optim import warmup_cosine
 from leworld.rng import generator
 
 

@@ -1,8 +1,8 @@
 """Phase 3, refine: the BLM learns to ask.
 
-Sequences run step by step, each request going to the SLMs of the next step. The gradient of the SLMs' loss at t + 1 goes to
-the request made at t. How much an address counts there is what a request could gain: the error without requests, less the
-error with the right reads, on the same samples.
+Sequences run step by step, each request going to the SLMs of the next step. The gradient of the SLMs' loss at t + 1
+goes to the request made at t. How much an address counts there is what a request could gain: the error without any,
+less the error with the right reads, on the same samples.
 
 Source: paired branches as in ProactAgent, https://arxiv.org/abs/2604.20572, compared like for like.
 """
@@ -66,7 +66,7 @@ class RefineConfig:
 class Trace:
     """What one step of a sequence left behind.
 
-    ``error`` (B,), ``mask_loss`` scalar, ``request`` (B, Q) with its graph, ``proposals`` with ``hidden`` to collect gradient.
+    ``error`` (B,), ``mask_loss`` scalar, ``request`` (B, Q) with graph, ``proposals`` whose ``hidden`` has a gradient.
     """
 
     error: Tensor
@@ -107,9 +107,7 @@ def roll_out(learner: Learner, config: RefineConfig, batch: Batch, guided: Tenso
     return traces
 
 
-def request_step(
-    learner: Learner, config: RefineConfig, batch: Batch, request: Tensor | None, guided: Tensor
-) -> Trace:
+def request_step(learner: Learner, config: RefineConfig, batch: Batch, request: Tensor | None, guided: Tensor) -> Trace:
     """One step of a sequence, with the request of the step before."""
     query = learner.query(batch, request)
     proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), learn=True).to(learner.device))
@@ -128,9 +126,7 @@ def request_step(
 def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:
     """(B, N) what the write log names where it does and the row is guided, what was proposed elsewhere."""
     use = guided.unsqueeze(1) & (labels.length > 0)
-    return Ranges(
-        torch.where(use, labels.start, proposed.start), torch.where(use, labels.length, proposed.length)
-    )
+    return Ranges(torch.where(use, labels.start, proposed.start), torch.where(use, labels.length, proposed.length))
 
 
 @torch.no_grad()

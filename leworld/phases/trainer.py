@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from leworld.errors import CheckpointError
+from leworld.memory import Memory
 from leworld.models.fleet import Fleet, FleetConfig
 from leworld.models.system import ModelConfig, build_blm
-from leworld.memory import Memory
 from leworld.phases.joint import JointConfig, joint_step
 from leworld.phases.learner import Learner, Metrics
 from leworld.phases.pretrain import PretrainConfig, pretrain_step

@@ -21,6 +21,8 @@ from leworld.worlds.checks import listed, nearest
 LAYOUT = {"states": "(E, L + 1, S)", "characteristics": "(E, C)", "actions": "(E, L, A)", "ends": "(E,)"}
 NDIM = {"states": 3, "characteristics": 2, "actions": 3, "ends": 1}
 NEEDED = ("states", "characteristics")
+_DAMAGE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise, NotImplementedError among them, when a bit of the file is wrong."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,11 @@ def _load(path: str | Path) -> dict[str, NDArray[Any]]:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path}: not an .npz file: save the arrays with numpy.savez.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: _load_array(path, file, name) for name in file.files}
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except _DAMAGE as error:
         raise DataError(f"{path}: the file is damaged ({_one_line(error)}): save it anew with numpy.savez.") from error
 
 

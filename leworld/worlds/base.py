@@ -84,6 +84,10 @@ class World(Protocol):
         """Write what the memory is to know of the worlds of a split."""
         ...
 
+    def outdate(self, memory: Memory, split: Split) -> None:
+        """Write what the memory would still hold had the worlds of a split changed since: a control."""
+        ...
+
     def batch(self, split: Split, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw ``batch_size`` sequences of ``spec.horizon`` transitions."""
         ...

@@ -40,13 +40,13 @@ class PhysicsConfig:
     """
 
     body: str = "pendulum"
-    num_train: int = 384
+    num_train: int = 1200
     num_valid: int = 48
     num_test: int = 64
     records: int = 33
-    sequences_per_body: int = 4
+    sequences_per_body: int = 2
     horizon: int = 16
-    char_dim: int = 16
+    char_dim: int = 32
     num_tables: int = 3
     address_bits: int = 24
 

@@ -98,6 +98,10 @@ class RulesWorld:
         self.slots, self.version = self._content(version), version
         return self.slots.write(memory)
 
+    def outdate(self, memory: Memory, split: Split) -> None:
+        """Write another content than the one that the dynamics follow."""
+        self._content(self.version + 1).write(memory)
+
     def batch(self, split: Split, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw sequences; ``context`` is the true drive of each step."""
         return self._batch(batch_size, stream(generator, split, self.seed))

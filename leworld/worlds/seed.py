@@ -20,7 +20,7 @@ from torch import Tensor
 from leworld import rng
 from leworld.errors import ConfigError
 from leworld.memory import PAGE_WORDS, Memory, Receipt, unpack_bits
-from leworld.memory.population import structured_words
+from leworld.memory.population import fill_random, structured_words
 from leworld.types import Batch, Ranges, Split
 from leworld.worlds import checks
 from leworld.worlds.base import Keys, Stored, WorldSpec
@@ -80,6 +80,10 @@ class SeedWorld:
             return []
         pages = self._words.reshape(-1, PAGE_WORDS)
         return [memory.write(np.arange(len(pages), dtype=np.int64) * PAGE_WORDS, pages)]
+
+    def outdate(self, memory: Memory, split: Split) -> None:
+        """Fill the memory with random bits: another content than the one that the dynamics follow."""
+        fill_random(memory, np.random.default_rng(self.seed))
 
     def batch(self, split: Split, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw from the split's fixed set of sequences, with repetition."""

@@ -21,16 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from leworld.memory import PAGE_WORDS, HashPlacement, Memory, Receipt
+from leworld.memory import HashPlacement, Memory, Receipt
 from leworld.types import Batch, Ranges, Split
 from leworld.worlds import checks
 from leworld.worlds.base import Keys, Stored, WorldSpec
 from leworld.worlds.draws import SPLITS, pick, stream
-from leworld.worlds.pages import plan_pages
+from leworld.worlds.pages import plan_ways, way_words
 from leworld.worlds.records import TAG_BITS, transition_schema
 from leworld.worlds.slots import table_addresses
-
-PAGE_BITS = PAGE_WORDS.bit_length() - 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class TrajectoryWorld:
     Attributes:
         schema: the layout of a record.
         placements: one hash a table; their keys are ``placement_keys``.
-        collisions: blocks that found their page in use, and lie behind an earlier block.
+        collisions: blocks that found their way in use, and lie in another way of the page.
         evictions: blocks that lost their place in a full page; their labels have length 0.
 
     ``Batch.keyed`` is False for the blocks that collided: their place follows from the order of writing too.
@@ -80,8 +78,8 @@ class TrajectoryWorld:
         self.data = _normalised(data)
         self._train_worlds = (data.split == 0).nonzero().squeeze(1)
         self._sequences = {split: self._sequences_of(index) for index, split in enumerate(SPLITS)}
-        self.placements = tuple(self._placement(address_bits, table) for table in range(num_tables))
         self._pack(name)
+        self.placements = tuple(self._placement(address_bits, table) for table in range(num_tables))
         self._place()
         self.spec = self._spec(name, address_bits)
 
@@ -91,6 +89,16 @@ class TrajectoryWorld:
         if not written.any():
             return []
         return [memory.write(self._start[written], self._words[written])]
+
+    def outdate(self, memory: Memory, split: Split) -> None:
+        """Write under each body's characteristics the transitions of another body of the split."""
+        bodies = (self.data.split == SPLITS.index(split)).nonzero().squeeze(1).numpy()
+        others = self._words[np.roll(bodies, 1)]
+        rows = self.schema.unpack(others.reshape(-1, self.schema.num_words))
+        rows["tag"] = self._tags[bodies].repeat(self.per_table * self.num_tables)[:, None]
+        blocks = self.schema.pack(rows).reshape(others.shape)
+        alive = self._alive[bodies]
+        memory.write(self._start[bodies][alive], blocks[alive])
 
     def batch(self, split: Split, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw sequences of the split's bodies uniformly."""
@@ -135,10 +143,11 @@ class TrajectoryWorld:
         return (self.data.split[self.data.world] == split).nonzero().squeeze(1)
 
     def _placement(self, address_bits: int, table: int) -> HashPlacement:
+        way = way_words(self._words.shape[-1])
         return HashPlacement(
             key_dim=self.data.characteristics.shape[1] + 1,
-            hash_bits=address_bits - PAGE_BITS,
-            align_words=PAGE_WORDS,
+            hash_bits=address_bits - (way.bit_length() - 1),
+            align_words=way,
             address_bits=address_bits,
             seed=self.seed,
             table=table,
@@ -150,11 +159,12 @@ class TrajectoryWorld:
         deltas = following - inputs[..., : following.shape[-1]]
         train = self._train_worlds
         self.schema = transition_schema(inputs[train].numpy(), deltas[train].numpy())
-        tags = self.placements[0].tag(placement_keys(self.data.characteristics), TAG_BITS)
+        keys = placement_keys(self.data.characteristics)
+        self._tags = HashPlacement(keys.shape[1], 1, 1, 8, self.seed).tag(keys, TAG_BITS).numpy()
         rows = {
             "inputs": inputs.flatten(0, 1).numpy(),
             "deltas": deltas.flatten(0, 1).numpy(),
-            "tag": tags.repeat_interleave(inputs.shape[1]).unsqueeze(1).numpy(),
+            "tag": self._tags.repeat(inputs.shape[1])[:, None],
         }
         words = self.schema.pack(rows)
         checks.fits_a_page(name, self.per_table * words.shape[1], "store fewer records or use more num_tables")
@@ -168,11 +178,11 @@ class TrajectoryWorld:
         """Plan every block's place, training bodies first, so that labels do not wait for ``populate``."""
         home = table_addresses(self.placements, placement_keys(self.data.characteristics)).numpy()
         order = np.argsort(self.data.split.numpy(), kind="stable")
-        plan = plan_pages(home[order].reshape(-1), self._words.shape[-1])
+        plan = plan_ways(home[order].reshape(-1), self._words.shape[-1])
         self._start, self._alive = np.empty_like(home), np.empty(home.shape, dtype=bool)
         self._start[order] = plan.start.reshape(home.shape)
         self._alive[order] = plan.alive.reshape(home.shape)
-        # A block that lies behind another is where its hash says but for the offset, which no input tells.
+        # A block in another way than its own is where its hash says but for the offset, which no input tells.
         self._at_home = self._start == home
         self.collisions, self.evictions = plan.collisions, plan.evictions
 

@@ -1,0 +1,107 @@
+"""Calls to many actors at once: every one has a timeout, and a failure names the actor and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from actors.errors import ActorError
+from leworld.errors import LeWorldError
+
+RESUME = "continue from the last checkpoint with 'leworld resume'"
+
+Answers = Callable[[], dict[int, Any]]
+"""Waits for what was asked, and gives each target's answer."""
+
+
+class Peers(Protocol):
+    """Some objects that can be asked, wherever they live."""
+
+    names: tuple[str, ...]
+
+    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> Answers:
+        """Send one message to each target.
+
+        Args:
+            method: what to call.
+            messages: target to the arguments that it gets.
+            patience: multiple of the usual timeout.
+        """
+        ...
+
+
+class ActorPeers:
+    """Ray actors as ``Peers``."""
+
+    def __init__(self, handles: Sequence[Any], names: Sequence[str], timeout_s: float) -> None:
+        assert len(handles) == len(names), (len(handles), len(names))
+        self.handles = tuple(handles)
+        self.names = tuple(names)
+        self.timeout_s = timeout_s
+
+    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> Answers:
+        """See ``Peers``."""
+        refs = [getattr(self.handles[target], method).remote(*arguments) for target, arguments in messages.items()]
+        names = [self.names[target] for target in messages]
+        return lambda: dict(zip(messages, gather(refs, names, patience * self.timeout_s), strict=True))
+
+
+def ask(peers: Peers, method: str, messages: Mapping[int, tuple[Any, ...]] | None = None) -> dict[int, Any]:
+    """Send one message to each target (everyone, without arguments, by default) and wait for the answers."""
+    return peers.start(method, dict.fromkeys(range(len(peers.names)), ()) if messages is None else messages)()
+
+
+def gather(refs: Sequence[Any], names: Sequence[str], timeout_s: float) -> list[Any]:
+    """Get the results of many calls.
+
+    Args:
+        refs: one a call.
+        names: of the actors called.
+        timeout_s: for all of them together.
+
+    Raises:
+        ActorError: an actor died, was too slow or failed.
+        LeWorldError: the one that an actor raised.
+    """
+    try:
+        return ray.get(list(refs), timeout=timeout_s)
+    except GetTimeoutError:
+        raise _too_slow(refs, names, timeout_s) from None
+    except (RayError, LeWorldError) as error:
+        raise _first_failure(refs, names, error) from None
+
+
+def _too_slow(refs: Sequence[Any], names: Sequence[str], timeout_s: float) -> ActorError:
+    late = [name for ref, name in zip(refs, names, strict=True) if not _is_done(ref)]
+    who = ", ".join(late) or names[0]
+    return ActorError(who, f"did not answer in {timeout_s:g} s", f"raise cluster.timeout_s, or {RESUME}")
+
+
+def _first_failure(refs: Sequence[Any], names: Sequence[str], error: Exception) -> LeWorldError:
+    """One get over many calls does not say which of them failed."""
+    for ref, name in zip(refs, names, strict=True):
+        if _is_done(ref):
+            try:
+                ray.get(ref, timeout=0)
+            except (RayError, LeWorldError) as own:
+                return translate(own, name)
+    return translate(error, ", ".join(names))
+
+
+def _is_done(ref: Any) -> bool:
+    done, _ = ray.wait([ref], timeout=0, fetch_local=False)
+    return bool(done)
+
+
+def translate(error: Exception, name: str) -> LeWorldError:
+    """Turn what Ray raises for a call into an error of ours."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, LeWorldError):
+        return cause
+    if isinstance(cause, RayActorError):
+        return ActorError(name, "died", f"see that machine's memory and Ray's logs, then {RESUME}")
+    first_line = (str(cause).strip() or "no message").splitlines()[0]
+    return ActorError(name, f"failed with {type(cause).__name__} ({first_line})", f"mend the cause, then {RESUME}")

@@ -1,0 +1,49 @@
+"""SLM actor: some of a fleet's SLMs in a process of their own. Made remote in ``actors.launch``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from actors.processes import ProcessStat, own_stat
+from actors.weights import Packed, pack, unpack
+from actors.wire import from_wire, to_wire
+from leworld.models.fleet import FleetConfig, Metrics, SLMGroup
+from leworld.types import Credit, Proposals, Query
+from leworld.worlds.base import World
+
+
+class SLMActor:
+    """An ``SLMGroup`` whose messages are arrays. It owns its SLMs' weights and optimisers."""
+
+    def __init__(self, name: str, config: FleetConfig, world: World, slm_ids: Sequence[int]) -> None:
+        self.name = name
+        # Actors share a machine, and one thread gives the same sums everywhere.
+        torch.set_num_threads(1)
+        self.group = SLMGroup(config, world, slm_ids)
+
+    def pretrain(self, first_step: int, num_steps: int) -> list[Metrics]:
+        """See ``Fleet.pretrain``: the last metrics of each SLM."""
+        return self.group.pretrain(first_step, num_steps)()
+
+    def propose(self, query: Query, learn: bool) -> Proposals:
+        """See ``Fleet.propose``."""
+        return to_wire(self.group.propose(from_wire(query), learn=learn))
+
+    def learn(self, credits: list[Credit], lr: float) -> list[Any]:
+        """See ``Fleet.learn``: (B, Q) arrays, summed over this actor's SLMs."""
+        return [gradient.numpy() for gradient in self.group.learn([from_wire(credit) for credit in credits], lr)]
+
+    def state(self) -> Packed:
+        """See ``Fleet.state``."""
+        return pack(self.group.state())
+
+    def load_state(self, state: Packed) -> None:
+        """See ``Fleet.load_state``."""
+        self.group.load_state(unpack(state))
+
+    def process(self) -> ProcessStat:
+        """Its process and that one's peak memory."""
+        return own_stat(self.name)

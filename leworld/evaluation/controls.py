@@ -1,0 +1,60 @@
+"""Controls: what is left of a prediction when its memory is taken away, mixed up, outdated or missed.
+
+Shapes: see ``leworld.types``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from leworld.memory import PAGE_WORDS, Reader, Words
+from leworld.types import Ranges
+
+Redirect = Callable[[Ranges], Ranges]
+
+
+class ZeroedMemory:
+    """A reader of the same width to which every word is zero."""
+
+    def __init__(self, memory: Reader) -> None:
+        self.memory = memory
+        self.address_bits = memory.address_bits
+
+    def read(self, start: NDArray[np.int64], length: NDArray[np.int64]) -> Words:
+        """Zeros, of the lengths asked for; the same errors as the memory itself."""
+        words = self.memory.read(start, length)
+        return replace(words, words=np.zeros_like(words.words))
+
+
+def shuffled(generator: torch.Generator) -> Redirect:
+    """Every sample reads what another sample of its batch asked for."""
+
+    def redirect(ranges: Ranges) -> Ranges:
+        other = derangement(len(ranges.start), generator)
+        return Ranges(ranges.start[other], ranges.length[other])
+
+    return redirect
+
+
+def random_addresses(address_bits: int, generator: torch.Generator) -> Redirect:
+    """Every read goes to an address drawn uniformly, at its own length."""
+
+    def redirect(ranges: Ranges) -> Ranges:
+        last = (1 << address_bits) - PAGE_WORDS
+        return replace(ranges, start=torch.randint(0, last + 1, ranges.start.shape, generator=generator))
+
+    return redirect
+
+
+def derangement(count: int, generator: torch.Generator) -> Tensor:
+    """(count,) a permutation in which nothing stays in place, if count is above 1."""
+    order = torch.randperm(count, generator=generator)
+    moved = torch.empty_like(order)
+    moved[order] = order.roll(1)
+    return moved

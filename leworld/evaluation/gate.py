@@ -1,0 +1,235 @@
+"""The gate: what the system makes of worlds it never trained on, beside everything else that could have been tried.
+
+The result, ``gate.json``, has for every name the mean squared error in the world's units:
+
+    world, leworld          the name, and the system as it is
+    floor, oracle           what no model can beat; a model told the truth about the world
+    baselines {name: mse}   trained on the same data with the budget in ``budget``
+    controls {name: mse}    the system with its memory zeroed, shuffled, stale, or read at random addresses
+    oracle_addresses        the system reading what the write log names
+    hit_top1, hit_top4      how often the right address is the SLM's best, or among its best four
+    exact_mask              how often the mask is the true one
+    reads_per_prediction    ranges read
+    info_gain               error without requests less error with them: {mean, low, high}, paired, 95 %
+    info_controls           the same against shuffled and random requests
+    rollout                 {teacher_forced, free_running}: error by step of the sequence
+    versus {name: ...}      error of a baseline less ours, paired, 95 %: above 0 where we win
+    beaten_by               the baselines whose error is lower than ours
+
+and null where a world has no such truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leworld.errors import ConfigError
+from leworld.evaluation.baselines import applicable, evaluate, train_baselines
+from leworld.evaluation.controls import ZeroedMemory, derangement, random_addresses, shuffled
+from leworld.evaluation.metrics import exact_mask, hit_rate, paired_interval
+from leworld.evaluation.predictor import Budget
+from leworld.evaluation.trials import Request, Trial, free_running, no_request, teacher_forced
+from leworld.memory import Reader, WordStore
+from leworld.models.system import System
+from leworld.rng import generator
+from leworld.types import Batch
+from leworld.worlds.base import World
+
+Gate = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What the gate may cost.
+
+    Attributes:
+        sequences: test sequences.
+        baseline_steps: optimiser steps of each trained baseline; ``baseline_sequences`` sequences a step.
+        baseline_lr: their peak learning rate.
+    """
+
+    sequences: int = 128
+    baseline_steps: int = 1500
+    baseline_sequences: int = 16
+    baseline_lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.sequences < 2:
+            raise ConfigError(f"evaluation.sequences {self.sequences} is below 2: an interval needs two groups")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Something the gate has finished: ``done`` of ``total``."""
+
+    name: str
+    done: int
+    total: int
+
+
+class GateRun:
+    """One passage of the gate. The test worlds must be in the system's memory; nothing is trained but the baselines.
+
+    Attributes:
+        result: what was found so far; whole after ``stages`` has ended.
+    """
+
+    def __init__(self, world: World, system: System, config: EvaluationConfig, seed: int) -> None:
+        self.world = world
+        self.system = system
+        self.config = config
+        self.seed = seed
+        self.batch = world.batch("test", config.sequences, generator(seed, "gate"))
+        self.errors: dict[str, Tensor] = {}
+        self.result: Gate = {}
+
+    def stages(self) -> Iterator[Stage]:
+        """Do the work, one stage at each request for the next item."""
+        parts = [("system", self._measure_system), ("controls", self._measure_controls)]
+        parts += [("requests", self._measure_requests), ("rollouts", self._measure_rollouts)]
+        names = applicable(self.world)
+        total = len(parts) + len(names)
+        for done, (name, measure) in enumerate(parts, start=1):
+            measure()
+            yield Stage(name, done, total)
+        for done, name in enumerate(names, start=len(parts) + 1):
+            self._measure_baseline(name)
+            yield Stage(name, done, total)
+        self._conclude()
+
+    def _budget(self) -> Budget:
+        config = self.config
+        return Budget(config.baseline_steps, config.baseline_sequences, config.baseline_lr, self.seed)
+
+    def _draw(self, purpose: str) -> torch.Generator:
+        return generator(self.seed, "gate", purpose)
+
+    def _measure_system(self) -> None:
+        trial = teacher_forced(self.system, self.batch)
+        right = teacher_forced(self.system, self.batch, oracle=True)
+        self.trial = trial
+        spec = self.world.spec
+        self.result = {
+            "world": spec.name,
+            "leworld": mean(trial.error),
+            "floor": spec.floor,
+            "oracle": None,
+            "oracle_addresses": mean(right.error),
+            "baselines": {},
+            "controls": {},
+            "samples": trial.error.numel(),
+            "budget": asdict(self._budget()),
+            **address_figures(trial, self.batch),
+        }
+
+    def _measure_controls(self) -> None:
+        spec = self.world.spec
+        trials = {
+            "zeroed": teacher_forced(self._with(ZeroedMemory(self.system.memory)), self.batch),
+            "shuffled": teacher_forced(self.system, self.batch, redirect=shuffled(self._draw("shuffled"))),
+            "stale": teacher_forced(self._with(stale_memory(self.world)), self.batch),
+            "random": teacher_forced(
+                self.system, self.batch, redirect=random_addresses(spec.address_bits, self._draw("random"))
+            ),
+        }
+        self.result["controls"] = {name: mean(trial.error) for name, trial in trials.items()}
+
+    def _measure_requests(self) -> None:
+        """Like for like: the same samples, the same metric, only the request differs."""
+        others = {"none": no_request, **other_requests(self._draw("requests"))}
+        trials = {name: teacher_forced(self.system, self.batch, request=request) for name, request in others.items()}
+        gains = {name: self._paired(trial.error) for name, trial in trials.items()}
+        self.result["info_gain"] = gains.pop("none")
+        self.result["info_controls"] = gains
+
+    def _measure_rollouts(self) -> None:
+        self.result["rollout"] = {
+            "teacher_forced": self.trial.error.mean(0).tolist(),
+            "free_running": free_running(self.system, self.batch).mean(0).tolist(),
+        }
+
+    def _measure_baseline(self, name: str) -> None:
+        predictor = train_baselines(self.world, self._budget(), [name])[name]
+        error = evaluate(predictor, [self.batch], self.world.spec.scale)
+        if name == "oracle":
+            self.result["oracle"] = mean(error)
+        else:
+            self.result["baselines"][name] = mean(error)
+        self.errors[name] = error
+
+    def _conclude(self) -> None:
+        self.result["versus"] = {name: self._paired(error) for name, error in self.errors.items()}
+        ours = self.result["leworld"]
+        self.result["beaten_by"] = [name for name, error in self.result["baselines"].items() if error < ours]
+
+    def _paired(self, error: Tensor) -> dict[str, float]:
+        """Interval of an error less ours, on the same samples; worlds, or else sequences, are the groups."""
+        return paired_interval(error, self.trial.error, self.batch.world).to_dict()
+
+    def _with(self, memory: Reader) -> System:
+        return System(self.system.blm, self.system.fleet, memory, self.system.spec, self.system.device)
+
+
+def mean(error: Tensor) -> float:
+    """Mean over all samples."""
+    return float(error.double().mean())
+
+
+def stale_memory(world: World) -> WordStore:
+    """A memory that holds what was true before the test worlds changed."""
+    memory = WordStore(world.spec.address_bits)
+    world.outdate(memory, "test")
+    return memory
+
+
+def other_requests(draw: torch.Generator) -> dict[str, Request]:
+    """Requests that say nothing of this sample: another's, and noise of the same size."""
+
+    def shuffled_request(query: Tensor) -> Tensor:
+        return query[derangement(len(query), draw)]
+
+    def random_request(query: Tensor) -> Tensor:
+        return torch.randn(query.shape, generator=draw) * query.std()
+
+    return {"shuffled": shuffled_request, "random": random_request}
+
+
+def address_figures(trial: Trial, batch: Batch) -> Gate:
+    """Hit rates, mask and reads of a trial."""
+    start = trial.start.flatten(0, 1)
+    labels = batch.labels.map(lambda tensor: tensor.flatten(0, 1))
+    keyed = batch.keyed.flatten(0, 1)
+    top = min(4, start.shape[-1])
+    relevant = batch.relevant
+    return {
+        "hit_top1": hit_rate(start, labels, 1, keyed),
+        "hit_top4": hit_rate(start, labels, top, keyed),
+        "hit_asked": hit_rate(start, labels, 1, ~keyed),
+        "exact_mask": None if relevant is None else exact_mask(trial.mask, relevant),
+        "reads_per_prediction": float((trial.reads > 0).double().sum(-1).mean()),
+    }
+
+
+def rows(gate: Gate) -> list[tuple[str, str, float]]:
+    """The table: (kind, name, mse), best first within ours, references, baselines and controls."""
+    table = [("ours", "leworld", gate["leworld"]), ("ours", "leworld, right addresses", gate["oracle_addresses"])]
+    table += [("limit", name, gate[name]) for name in ("floor", "oracle") if gate[name] is not None]
+    for kind in ("baselines", "controls"):
+        found = sorted(gate[kind].items(), key=lambda item: item[1])
+        table += [(kind[:-1], name, value) for name, value in found]
+    return table
+
+
+def verdict(gate: Gate) -> str:
+    """One sentence that says first what beats us."""
+    beaten = gate["beaten_by"]
+    best = min(gate["baselines"], key=gate["baselines"].get)
+    ratio = gate["leworld"] / gate["baselines"][best]
+    if beaten:
+        return f"Beaten by {', '.join(beaten)}: LeWorld's error is {ratio:.2f} x that of {best}."
+    return f"No baseline wins: LeWorld's error is {ratio:.2f} x that of the best, {best}."

@@ -1,0 +1,91 @@
+"""Trials: the system run over test sequences, under the same samples each time.
+
+Shapes: see ``leworld.types``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leworld.evaluation.controls import Redirect
+from leworld.evaluation.metrics import errors
+from leworld.models.system import System
+from leworld.types import Batch, Query, Ranges
+
+Request = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the system did on (B, T) samples.
+
+    ``error`` (B, T); ``mask`` (B, T, N) bool; ``start`` (B, T, N, K) candidates, best first; ``reads`` (B, T, N).
+    """
+
+    error: Tensor
+    mask: Tensor
+    start: Tensor
+    reads: Tensor
+
+
+def no_request(query: Tensor) -> Tensor:
+    """Nothing is asked."""
+    return torch.zeros_like(query)
+
+
+def teacher_forced(
+    system: System,
+    batch: Batch,
+    *,
+    request: Request | None = None,
+    redirect: Redirect | None = None,
+    oracle: bool = False,
+) -> Trial:
+    """Predict every step from the true states, each request going to the next step.
+
+    Args:
+        system: what is tried.
+        batch: (B, T) sequences.
+        request: what becomes of a request on its way; None passes it on.
+        redirect: what becomes of the proposed ranges; None reads them.
+        oracle: read what the write log names and trust what is truly relevant, instead of SLMs and router.
+    """
+    asked = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
+    steps = []
+    for t in range(batch.shape[1]):
+        now = batch.at(t)
+        query = Query(now.past, now.current, now.characteristics, asked)
+        ranges, mask = oracle_choice(now) if oracle else (None, None)
+        step = system.predict(query, ranges=ranges, mask=mask, redirect=redirect)
+        error = errors(step.next_state.cpu(), now.target, system.spec.scale)
+        steps.append((error, step.mask.cpu() > 0.5, step.proposals.start.cpu(), step.reads.length.cpu()))
+        asked = step.info_query.cpu() if request is None else request(step.info_query.cpu())
+    error, mask, start, reads = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
+    return Trial(error, mask, start, reads)
+
+
+def oracle_choice(batch: Batch) -> tuple[Ranges, Tensor]:
+    """(B, N) ranges of the write log, and the mask of those that are known and, where the world tells, relevant."""
+    mask = batch.labels.length > 0
+    if batch.relevant is not None:
+        mask = mask & batch.relevant
+    return batch.labels, mask.float()
+
+
+def free_running(system: System, batch: Batch) -> Tensor:
+    """(B, T) error of step t when all states after the first are the system's own; actions are the true ones."""
+    target_dim = system.spec.target_dim
+    asked = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
+    past, current = batch.past[:, 0], batch.current[:, 0]
+    results = []
+    for t in range(batch.shape[1]):
+        step = system.predict(Query(past, current, batch.characteristics[:, t], asked))
+        predicted, asked = step.next_state.cpu(), step.info_query.cpu()
+        results.append(errors(predicted, batch.target[:, t], system.spec.scale))
+        if t + 1 < batch.shape[1]:
+            past, current = current, torch.cat([predicted, batch.current[:, t + 1, target_dim:]], dim=-1)
+    return torch.stack(results, dim=1)
