@@ -14,7 +14,7 @@ from torch import Tensor
 from actors.calls import Peers, ask
 from actors.weights import pack, unpack
 from actors.wire import from_wire, to_wire
-from leworld.models.fleet import Metrics, join_proposals
+from leworld.models.fleet import Metrics, Moment, join_proposals
 from leworld.types import Credit, Proposals, Query
 
 
@@ -51,11 +51,11 @@ class ActorFleet:
         parts = ask(self.slm_actors, "propose", self._to_all(to_wire(query), learn))
         return join_proposals([from_wire(part) for part in parts.values()])
 
-    def learn(self, credits: Sequence[Credit], lr: float) -> list[Tensor]:
+    def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
         """See ``Fleet``."""
         messages = {}
         for target, ids in enumerate(self.slm_ids):
-            messages[target] = ([to_wire(_columns(credit, ids[0], ids[-1] + 1)) for credit in credits], lr)
+            messages[target] = ([to_wire(_columns(credit, ids[0], ids[-1] + 1)) for credit in credits], lr, moment)
         parts = ask(self.slm_actors, "learn", messages).values()
         return [_sum_in_order(gradients) for gradients in zip(*parts, strict=True)]
 

@@ -10,7 +10,7 @@ import torch
 from actors.processes import ProcessStat, own_stat
 from actors.weights import Packed, pack, unpack
 from actors.wire import from_wire, to_wire
-from leworld.models.fleet import FleetConfig, Metrics, SLMGroup
+from leworld.models.fleet import FleetConfig, Metrics, Moment, SLMGroup
 from leworld.types import Credit, Proposals, Query
 from leworld.worlds.base import World
 
@@ -32,9 +32,10 @@ class SLMActor:
         """See ``Fleet.propose``."""
         return to_wire(self.group.propose(from_wire(query), learn=learn))
 
-    def learn(self, credits: list[Credit], lr: float) -> list[Any]:
+    def learn(self, credits: list[Credit], lr: float, moment: Moment) -> list[Any]:
         """See ``Fleet.learn``: (B, Q) arrays, summed over this actor's SLMs."""
-        return [gradient.numpy() for gradient in self.group.learn([from_wire(credit) for credit in credits], lr)]
+        gradients = self.group.learn([from_wire(credit) for credit in credits], lr, moment)
+        return [gradient.numpy() for gradient in gradients]
 
     def state(self) -> Packed:
         """See ``Fleet.state``."""

@@ -8,6 +8,7 @@ The result, ``gate.json``, has for every name the mean squared error in the worl
     controls {name: mse}    the system with its memory zeroed, shuffled, stale, or read at random addresses
     oracle_addresses        the system reading what the write log names
     hit_top1, hit_top4      how often the right address is the SLM's best, or among its best four
+    hit_asked               the same of the best, where only a request can tell the address
     exact_mask              how often the mask is the true one
     reads_per_prediction    ranges read
     info_gain               error without requests less error with them: {mean, low, high}, paired, 95 %
@@ -61,6 +62,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.sequences < 2:
             raise ConfigError(f"evaluation.sequences {self.sequences} is below 2: an interval needs two groups")
+        # Refused now, not after the training that comes first.
+        Budget(self.baseline_steps, self.baseline_sequences, self.baseline_lr)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from leworld.errors import ConfigError
 from leworld.models.codec import CODE_DIM, Codec
-from leworld.models.layers import Block, check_heads, mlp
+from leworld.models.layers import Block, check_heads, mlp, zeroed
 from leworld.models.reads import Reads
 from leworld.models.router import Router, Routing
 from leworld.types import Proposals, Query
@@ -164,25 +164,22 @@ class BLM(nn.Module):
         self.past = nn.Linear(state_dim, d)
         self.current = nn.Linear(state_dim, d)
         self.characteristics = nn.Linear(char_dim, d)
-        self.info_query = nn.Linear(config.query_dim, d)
+        # A request has no effect until one was worth making, nor has what an SLM says of itself until joint training.
+        self.info_query = zeroed(nn.Linear(config.query_dim, d))
         self.kind = nn.Parameter(torch.randn(1, 4, d) * 0.02)
         self.norm_state = nn.LayerNorm(d)
         self.router = Router(d, slm_dim, num_slms)
         self.records = RecordEncoder(record_words, config.read_dim)
         self.pooling = Pooling(d, config.read_dim, config.read_heads, num_slms)
-        self.slm_hidden = nn.Linear(slm_dim, d)
-        self.trust = nn.Linear(2, d, bias=False)
+        self.slm_hidden = zeroed(nn.Linear(slm_dim, d))
+        self.trust = zeroed(nn.Linear(2, d, bias=False))
         self.slot = nn.Parameter(torch.randn(1, num_slms, d) * 0.02)
         self.unread = nn.Parameter(torch.randn(d) * 0.02)
         self.readout = nn.Parameter(torch.randn(1, 1, d) * 0.02)
         self.blocks = nn.ModuleList([Block(d, config.num_heads) for _ in range(config.num_layers)])
         self.norm = nn.LayerNorm(d)
-        self.change = mlp(d, d, target_dim)
+        self.change = nn.Sequential(nn.Linear(d, d), nn.GELU(), zeroed(nn.Linear(d, target_dim)))
         self.ask = nn.Sequential(mlp(d, d, config.query_dim), nn.LayerNorm(config.query_dim))
-        # What an SLM says of itself is worth nothing until joint training, nor a request until one is made: zero first.
-        nn.init.zeros_(self.info_query.weight)
-        nn.init.zeros_(self.slm_hidden.weight)
-        nn.init.zeros_(self.trust.weight)
 
     def sense(self, query: Query) -> Senses:
         """Encode everything that is known before reading."""

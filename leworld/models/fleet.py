@@ -21,6 +21,8 @@ from leworld.types import Credit, Proposals, Query
 from leworld.worlds.base import World, WorldSpec
 
 Metrics = dict[str, float]
+Moment = tuple[str, int]
+"""A phase and a step of it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class FleetConfig:
     pretrain_batch: int
     pretrain_steps: int
     pretrain_lr: float
+    rehearsal_batch: int
     warmup_steps: int
     weight_decay: float
     grad_clip: float
@@ -54,8 +57,13 @@ class Fleet(Protocol):
         """Ask all SLMs; with ``learn`` they keep what ``learn`` needs, call by call."""
         ...
 
-    def learn(self, credits: Sequence[Credit], lr: float) -> list[Tensor]:
-        """One optimiser step on the credits of all kept proposals, in their order.
+    def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
+        """One optimiser step on the credits of all kept proposals, in their order, and on fresh keys.
+
+        Args:
+            credits: one for each kept proposal.
+            lr: of this step.
+            moment: phase and step; the fresh keys follow from it.
 
         Returns:
             for each credit the (B, Q) gradient of all that the SLMs were taught with respect to the info query.
@@ -103,7 +111,7 @@ class SLMGroup:
             self.kept.append((query, outputs, proposals))
         return proposals
 
-    def learn(self, credits: Sequence[Credit], lr: float) -> list[Tensor]:
+    def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
         """See ``Fleet``."""
         assert len(credits) == len(self.kept), (len(credits), len(self.kept))
         kept, self.kept = self.kept, []
@@ -114,7 +122,7 @@ class SLMGroup:
             ]
             hidden = [outputs[i].hidden for _, outputs, _ in kept]
             hidden_grad = [credit.hidden_grad[:, i].to(self.device) for credit in credits]
-            loss = torch.stack(losses).mean()
+            loss = torch.stack(losses).mean() + self._rehearsal_loss(i, moment)
             torch.autograd.backward([loss, *hidden], [torch.ones_like(loss), *hidden_grad])
             optimizer.step(lr)
         return [cast(Tensor, query.info_query.grad) for query, _, _ in kept]
@@ -142,20 +150,30 @@ class SLMGroup:
 
     def _pretrain_step(self, i: int, step: int) -> Metrics:
         """Cross-entropy against the write log: the placement says where a key is kept."""
-        config, slm_id = self.config, self.slm_ids[i]
-        keys = self.world.keys(config.pretrain_batch, generator(config.seed, "keys", slm_id, step))
+        config = self.config
+        loss, hit = self._key_loss(i, config.pretrain_batch, ("keys", step))
+        loss.backward()
+        self.optimizers[i].step(warmup_cosine(step, config.pretrain_steps, config.pretrain_lr, config.warmup_steps))
+        return {"slm_loss": loss.item(), "hit_top1": hit}
+
+    def _rehearsal_loss(self, i: int, moment: Moment) -> Tensor | float:
+        """Fresh keys keep an SLM from learning the training worlds' own by heart."""
+        batch = self.config.rehearsal_batch
+        return self._key_loss(i, batch, moment)[0] if batch else 0.0
+
+    def _key_loss(self, i: int, batch: int, moment: Moment) -> tuple[Tensor, float]:
+        """Loss on fresh keys, and the share of them whose best candidate is right."""
+        slm_id = self.slm_ids[i]
+        keys = self.world.keys(batch, generator(self.config.seed, "slm", slm_id, *moment))
         table = slm_id % self.world.spec.num_tables
-        nothing = keys.past.new_zeros(len(keys.past), config.query_dim)
+        nothing = keys.past.new_zeros(len(keys.past), self.config.query_dim)
         query = Query(keys.past, keys.current, keys.characteristics, nothing).to(self.device)
         start = keys.labels.start[:, table].to(self.device)
         length = keys.labels.length[:, table].to(self.device)
         output = self.slms[i](query)
         found = output.candidates(1)[0][:, 0] == start
         loss = self._label_loss(output, start, length, torch.ones_like(start, dtype=torch.float32), found)
-        loss.backward()
-        lr = warmup_cosine(step, config.pretrain_steps, config.pretrain_lr, config.warmup_steps)
-        self.optimizers[i].step(lr)
-        return {"slm_loss": loss.item(), "hit_top1": found.float().mean().item()}
+        return loss, found.float().mean().item()
 
     def _label_loss(self, output: SLMOutput, start: Tensor, length: Tensor, weight: Tensor, found: Tensor) -> Tensor:
         """Cross-entropy on digits and length where the address is known, and the calibration of the confidence."""

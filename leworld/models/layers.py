@@ -39,6 +39,14 @@ def mlp(d_in: int, d_hidden: int, d_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(d_in, d_hidden), nn.GELU(), nn.Linear(d_hidden, d_out))
 
 
+def zeroed(linear: nn.Linear) -> nn.Linear:
+    """The layer with its weights at zero: it adds nothing at first, and learns."""
+    nn.init.zeros_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
 def check_heads(owner: str, d_model: int, num_heads: int) -> str | None:
     """What is wrong with a width and its number of heads, or None."""
     if num_heads < 1 or d_model % num_heads:

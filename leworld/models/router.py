@@ -29,9 +29,8 @@ class Routing:
         return self.prob.mean(0).var(unbiased=False)
 
     def entropy(self) -> Tensor:
-        """Mean entropy of the decisions in nats: 0 where every decision is firm."""
-        softplus = F.softplus(self.logit)
-        return (softplus - self.prob * self.logit).mean()
+        """Mean entropy of the decisions at temperature 1, in nats: 0 where every decision is firm."""
+        return (F.softplus(self.logit) - torch.sigmoid(self.logit) * self.logit).mean()
 
 
 def mask_ste(logit: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -50,7 +49,8 @@ def mask_ste(logit: Tensor, temperature: float, noise: Tensor | None) -> tuple[T
     hard = (score > 0).float()
     best = F.one_hot(score.argmax(-1), logit.shape[-1]).float()
     hard = torch.where(hard.any(-1, keepdim=True), hard, best)
-    return hard + prob - prob.detach(), prob
+    # The bracket is exactly 0, so that the mask is exactly 0 or 1.
+    return hard + (prob - prob.detach()), prob
 
 
 def logistic_noise(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -69,6 +69,8 @@ class Router(nn.Module):
         self.hidden = nn.Linear(slm_dim, d, bias=False)
         self.trust = nn.Linear(2, d, bias=False)
         self.key = nn.Parameter(torch.randn(num_slms, d) * 0.02)
+        # Each SLM's key also says which sides of the state concern it.
+        self.key_scale = nn.Parameter(1 + torch.randn(num_slms, d) * 0.5)
         self.norm = nn.LayerNorm(d)
         self.score = nn.Linear(d, 1)
         nn.init.constant_(self.score.bias, 1.0)
@@ -85,7 +87,7 @@ class Router(nn.Module):
             temperature: see ``mask_ste``.
             noise: see ``mask_ste``.
         """
-        x = self.state(state).unsqueeze(1) + self.hidden(hidden) + self.trust(trust) + self.key
+        x = self.state(state).unsqueeze(1) * self.key_scale + self.hidden(hidden) + self.trust(trust) + self.key
         logit = self.score(F.gelu(self.norm(x))).squeeze(-1)
         mask, prob = mask_ste(logit, temperature, noise)
         return Routing(logit, prob, mask)

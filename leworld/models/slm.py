@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from leworld.errors import ConfigError
 from leworld.memory import PAGE_WORDS
 from leworld.models.addressing import DigitHead, best_k, check_candidates
-from leworld.models.layers import Block, check_heads, mlp
+from leworld.models.layers import Block, check_heads, mlp, zeroed
 from leworld.types import Query
 
 
@@ -61,12 +61,11 @@ class SLM(nn.Module):
         self.past = nn.Linear(state_dim, d)
         self.current = nn.Linear(state_dim, d)
         self.characteristics = nn.Linear(char_dim, d)
-        self.info_query = nn.Linear(query_dim, d)
+        # A request has no effect until one was worth making.
+        self.info_query = zeroed(nn.Linear(query_dim, d))
         self.readout = nn.Parameter(torch.randn(1, 1, d) * 0.02)
         self.kind = nn.Parameter(torch.randn(1, 4, d) * 0.02)
         self.blocks = nn.ModuleList([Block(d, config.num_heads) for _ in range(config.num_layers)])
-        # A request has no effect until one was worth making.
-        nn.init.zeros_(self.info_query.weight)
         self.norm = nn.LayerNorm(d)
         self.digits = DigitHead(d, num_digits)
         self.length = mlp(d, d // 2, PAGE_WORDS)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leworld.errors import ConfigError
+from leworld.errors import ConfigError, DataError
 from leworld.memory import Reader
 from leworld.models.blm import BLM, BLMConfig, trust_features
 from leworld.models.fleet import Fleet
@@ -80,7 +80,11 @@ class System:
             ranges: (B, N) read these instead of what the SLMs propose.
             mask: (B, N) trust these instead of what the router says.
             redirect: what becomes of the (B, N) ranges, on the CPU, before they are read; for controls.
+
+        Raises:
+            DataError: the query does not fit the world, or is not finite.
         """
+        check_query(query, self.spec, self.blm.config.query_dim)
         query = query.to(self.device)
         proposals = self.fleet.propose(query).to(self.device)
         senses = self.blm.sense(query)
@@ -95,6 +99,23 @@ class System:
         prediction = self.blm.predict(senses, slots, chosen)
         next_state = from_change(self.spec, query.current, prediction.change)
         return Step(next_state, chosen.round(), made, proposals, prediction.info_query)
+
+
+def check_query(query: Query, spec: WorldSpec, query_dim: int) -> None:
+    """Raise DataError unless every input is finite float32 of the world's width, for one or more samples."""
+    widths = {"past": spec.state_dim, "current": spec.state_dim, "characteristics": spec.char_dim}
+    widths["info_query"] = query_dim
+    inputs: dict[str, Tensor] = {name: getattr(query, name) for name in widths}
+    fitting = [len(x) for name, x in inputs.items() if x.dim() == 2 and x.shape[1] == widths[name] and len(x)]
+    wanted = fitting[0] if fitting else "B"
+    for name, x in inputs.items():
+        if x.shape != (wanted, widths[name]) or x.dtype != torch.float32:
+            found = f"shape {tuple(x.shape)} of {str(x.dtype).removeprefix('torch.')}"
+            raise DataError(f"query.{name} has {found}: {spec.name} needs ({wanted}, {widths[name]}) of float32")
+        wrong = ~x.isfinite()
+        if bool(wrong.any()):
+            index = tuple(wrong.nonzero()[0].tolist())
+            raise DataError(f"query.{name} is {float(x[index])} at {index}: give finite numbers")
 
 
 def build_blm(config: ModelConfig, spec: WorldSpec, seed: int) -> BLM:

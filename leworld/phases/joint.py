@@ -46,7 +46,7 @@ class JointConfig:
     sequences: int = 64
     samples: int = 256
     lr: float = 5e-4
-    slm_lr: float = 3e-4
+    slm_lr: float = 1e-3
     warmup_steps: int = 20
     irrelevant: float = 0.3
     dropped: float = 0.1
@@ -54,8 +54,8 @@ class JointConfig:
     scored: float = 0.25
     credit_weight: float = 0.2
     credit_temperature: float = 0.2
-    label_weight: float = 1.0
-    mask_weight: float = 0.1
+    label_weight: float = 0.1
+    mask_weight: float = 0.5
     read_price: float = 0.0005
     balance_weight: float = 0.001
     entropy_weight: float = 0.001
@@ -115,7 +115,8 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimizer.step(lr)
     credit = to_credit(config, batch, proposals, scores)
-    learner.fleet.learn([credit], warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps))
+    slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
+    learner.fleet.learn([credit], slm_lr, ("joint", step))
     return {
         "loss": error.item(), "grad_norm": norm, "lr": lr, "temperature": config.temperature_at(step),
         **hit_metrics(batch, proposals), **mask_metrics(batch, routing.logit),

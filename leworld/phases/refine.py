@@ -45,12 +45,12 @@ class RefineConfig:
     sequences: int = 16
     horizon: int = 8
     lr: float = 3e-4
-    slm_lr: float = 3e-4
+    slm_lr: float = 1e-3
     warmup_steps: int = 10
     guided: float = 0.9
     request_weight: float = 1.0
     label_weight: float = 0.5
-    mask_weight: float = 0.1
+    mask_weight: float = 0.5
     read_price: float = 0.0005
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
     (errors.mean() + config.mask_weight * mask_loss).backward(retain_graph=True)
     credits = [credit_at(config, batch.at(t), trace.proposals, worth[:, t]) for t, trace in enumerate(traces)]
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
-    gradients = learner.fleet.learn(credits, slm_lr)
+    gradients = learner.fleet.learn(credits, slm_lr, ("refine", step))
     teach_requests(traces, gradients, config.request_weight)
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimizer.step(lr)

@@ -24,11 +24,17 @@ CHUNK_STEPS = 25
 
 @dataclass(frozen=True)
 class PhasesConfig:
-    """The three phases, and what they share: weight decay and the clipping norm of every optimiser."""
+    """The three phases, and what they share.
+
+    Attributes:
+        rehearsal: fresh keys that each SLM goes on practising on in a step of the later phases; 0 for none.
+        weight_decay, grad_clip: of every optimiser.
+    """
 
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     joint: JointConfig = field(default_factory=JointConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
+    rehearsal: int = 256
     weight_decay: float = 0.01
     grad_clip: float = 1.0
 
@@ -64,6 +70,7 @@ def fleet_config(model: ModelConfig, phases: PhasesConfig, seed: int) -> FleetCo
         pretrain_batch=pretrain.slm_batch,
         pretrain_steps=pretrain.slm_steps,
         pretrain_lr=pretrain.slm_lr,
+        rehearsal_batch=phases.rehearsal,
         warmup_steps=pretrain.warmup_steps,
         weight_decay=phases.weight_decay,
         grad_clip=phases.grad_clip,

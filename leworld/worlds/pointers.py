@@ -163,7 +163,7 @@ class PointersWorld:
             record_words=config.record_words,
             read_words=config.record_words,
             horizon=config.depth,
-            residual=False,
+            residual=True,
             scale=torch.ones(config.state_dim),
             floor=floor,
             floor_no_request=floor + config.drive**2 * (config.depth - 1) / config.depth,

@@ -177,7 +177,7 @@ class RulesWorld:
             record_words=config.record_words,
             read_words=config.record_words,
             horizon=config.horizon,
-            residual=False,
+            residual=True,
             scale=torch.ones(config.state_dim),
             floor=config.noise**2,
             floor_no_request=config.noise**2,

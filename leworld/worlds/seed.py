@@ -147,7 +147,7 @@ class SeedWorld:
             record_words=1,
             read_words=MAX_LENGTH,
             horizon=config.horizon,
-            residual=False,
+            residual=True,
             scale=torch.ones(config.state_dim),
             floor=NOISE**2,
             floor_no_request=NOISE**2,

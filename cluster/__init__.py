@@ -1,0 +1,1 @@
+"""The outside: configuration, command line, topology, runtime and training."""

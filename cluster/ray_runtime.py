@@ -1,0 +1,153 @@
+"""The system as actors of a Ray cluster, and training by one ``fit()`` of Ray Train with all phases inside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import train
+from ray.train import FailureConfig, RunConfig as TrainRunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from actors.blm_learner import BLMLearner
+from actors.calls import RESUME
+from actors.errors import ActorError
+from actors.launch import Handles, launch
+from actors.processes import ProcessStat
+from cluster.config import RunConfig
+from cluster.ray_session import ray_session
+from cluster.run_dir import RunDir
+from cluster.topology import Topology
+from cluster.training import learn
+from leworld.errors import LeWorldError
+from leworld.models.fleet import Fleet
+from leworld.memory import Memory
+from leworld.phases.trainer import fleet_config
+from leworld.worlds.base import World
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a learner in a Ray Train worker needs; the world comes by reference."""
+
+    config: RunConfig
+    handles: Handles
+    world: Any
+    run: RunDir
+
+
+class RayRuntime:
+    """SLMs and memory in actors; the learner in a worker of Ray Train while it trains."""
+
+    def __init__(self, config: RunConfig, world: World, handles: Handles) -> None:
+        self.config = config
+        self.world = world
+        self.handles = handles
+
+    def fleet(self) -> Fleet:
+        """See ``Runtime``."""
+        return self.handles.fleet()
+
+    def memory(self) -> Memory:
+        """See ``Runtime``."""
+        return self.handles.memory()
+
+    def processes(self) -> list[ProcessStat]:
+        """See ``Runtime``."""
+        return self.handles.processes()
+
+    def train(self, run: RunDir) -> None:
+        """See ``Runtime``."""
+        work = Work(self.config, self.handles, ray.put(self.world), run)
+        result = in_background(lambda: fit(work))
+        if result is not None:
+            raise result
+
+
+@contextmanager
+def ray_runtime(config: RunConfig, world: World, topology: Topology) -> Iterator[RayRuntime]:
+    """Connect, launch, and take everything down in the end."""
+    with ray_session(config.cluster.address, topology):
+        handles = launch(
+            fleet_config(config.model, config.phases, config.seed),
+            world,
+            topology.shard_ids,
+            topology.slm_ids,
+            config.cluster.timeout_s,
+        )
+        try:
+            yield RayRuntime(config, world, handles)
+        finally:
+            handles.stop()
+
+
+def fit(work: Work) -> LeWorldError | None:
+    """Train in a Ray Train worker; one that is lost is started again from the newest checkpoint.
+
+    Returns:
+        the error of ours that ended the training, if one did.
+    """
+    cluster = work.config.cluster
+    trainer = TorchTrainer(
+        learner_loop,
+        train_loop_config={"work": work},
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": cluster.threads}),
+        run_config=TrainRunConfig(
+            name="ray",
+            storage_path=str(work.run.path),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            logging_config=LoggingConfig("ERROR"),
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    except TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", {}) or {0: error}
+        reason = (str(next(iter(failures.values()))).strip() or type(error).__name__).splitlines()[-1]
+        return ActorError("BLM learner", f"was lost {cluster.max_failures + 1} times ({reason})", RESUME)
+
+
+def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
+    """What the Ray Train worker does. Errors of ours are returned: to try again would not mend them."""
+    work: Work = settings["work"]
+    config = work.config
+    try:
+        learner = BLMLearner(
+            config.model,
+            config.phases,
+            ray.get(work.world, timeout=config.cluster.timeout_s),
+            work.handles.fleet(),
+            work.handles.memory(),
+            seed=config.seed,
+            threads=config.cluster.threads,
+        )
+        learn(learner, work.run, config, work.handles.processes, train.report)
+    except LeWorldError as error:
+        return error
+    return None
+
+
+def in_background(function: Callable[[], Any]) -> Any:
+    """Run in a thread and wait, for on the main thread Ray Train would take Ctrl-C for itself."""
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["value"] = function()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, name="fit", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        # A join without a limit would hold Ctrl-C back on some systems.
+        thread.join(timeout=0.2)
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]

@@ -1,0 +1,98 @@
+"""One session with a Ray cluster: started here or joined, quiet on the console, and left behind clean."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from actors.errors import ActorError
+from cluster.topology import Topology, check_cpus
+
+CONNECT_TIMEOUT_S = 3.0
+START = "start one with 'ray start --head', or leave --address out to run on this machine"
+
+ENVIRONMENT = {
+    # Ray reads these when it is imported or started.
+    "RAY_worker_niceness": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextmanager
+def ray_session(address: str | None, topology: Topology) -> Iterator[None]:
+    """Hold a connection to Ray; end it, and a cluster started for it, whatever happens.
+
+    Raises:
+        ActorError: no cluster answers at the address, or none can be started.
+        ConfigError: there are too few CPUs.
+    """
+    if address is None:
+        check_cpus(topology, os.cpu_count() or 1, "this machine")
+    else:
+        check_reachable(address)
+    prepare_environment(address)
+    import ray  # Reads the environment that was just prepared.
+
+    try:
+        _connect(address)
+        check_cpus(topology, ray.available_resources().get("CPU", 0.0), address or "this machine")
+        yield
+    finally:
+        ray.shutdown()
+
+
+def prepare_environment(address: str | None) -> None:
+    """Set what Ray takes from the environment, unless the user did."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    if address is None:
+        # A secret of its own keeps others on the network out, and leaves no token file that changes later clusters.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    else:
+        has_token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+        found = has_token or (Path.home() / ".ray" / "auth_token").is_file()
+        os.environ["RAY_AUTH_MODE"] = "token" if found else "disabled"
+
+
+def check_reachable(address: str) -> None:
+    """Find out in seconds what Ray would find out in minutes.
+
+    Raises:
+        ActorError: nothing answers there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in address or not 0 < int(port) < 1 << 16:
+        raise ActorError(f"address {address}", "is not host:port", "give one such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ActorError(f"Ray cluster {address}", f"cannot be reached ({reason})", START) from None
+
+
+def _connect(address: str | None) -> None:
+    import ray
+
+    # What shapes a new cluster may not be said to one that runs already.
+    shape: dict[str, Any] = {"include_dashboard": False} if address is None else {}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **shape)
+    except Exception as error:
+        # Ray raises whatever came up; its first line says what.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        who = f"Ray cluster {address}" if address else "Ray on this machine"
+        raise ActorError(who, f"does not take us in ({reason})", START) from None

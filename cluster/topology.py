@@ -1,0 +1,63 @@
+"""Topology: which process hosts what, as data; what cannot fit is refused before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from cluster.config import RunConfig
+from leworld.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Who hosts what.
+
+    Attributes:
+        shard_ids: one memory shard each.
+        slm_ids: the SLMs of each SLM actor, ascending over all of them.
+        learner_cpus: CPUs that the learner holds; actors hold none, for they wait most of the time.
+    """
+
+    shard_ids: tuple[int, ...]
+    slm_ids: tuple[tuple[int, ...], ...]
+    learner_cpus: int
+
+
+def plan(config: RunConfig) -> Topology:
+    """Spread a system over processes.
+
+    Raises:
+        ConfigError: there are more SLM actors than SLMs.
+    """
+    cluster, num_slms = config.cluster, config.model.num_slms
+    if cluster.slm_actors > num_slms:
+        raise ConfigError(
+            f"cluster.slm_actors {cluster.slm_actors} is above model.num_slms {num_slms}: "
+            f"set it to {num_slms} or less, or take more SLMs"
+        )
+    return Topology(tuple(range(cluster.shards)), spread(num_slms, cluster.slm_actors), cluster.threads)
+
+
+def spread(num_slms: int, num_actors: int) -> tuple[tuple[int, ...], ...]:
+    """Consecutive SLMs to each actor, as even as can be."""
+    borders = [num_slms * actor // num_actors for actor in range(num_actors + 1)]
+    return tuple(tuple(range(first, end)) for first, end in pairwise(borders))
+
+
+def check_cpus(topology: Topology, cpus: float, where: str) -> None:
+    """Refuse a place with too few CPUs.
+
+    Args:
+        topology: what is to run.
+        cpus: that are free there.
+        where: ``this machine`` or the cluster's address.
+
+    Raises:
+        ConfigError: they are too few.
+    """
+    if cpus < topology.learner_cpus:
+        most = f"set cluster.threads to {int(cpus)} or less" if cpus >= 1 else "wait for CPUs or add a machine"
+        raise ConfigError(
+            f"the learner needs {topology.learner_cpus} CPUs (cluster.threads), {where} has {cpus:g} free: {most}"
+        )
