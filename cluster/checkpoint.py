@@ -26,10 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from actors.blm_learner import LearnerState
-from cluster.config import RunConfig
+from cluster.config import RunConfig, parse_config
 from cluster.files import sha256, sync, write_json
-from cluster.presets import dump_config
-from leworld.errors import CheckpointError, LeWorldError
+from cluster.presets import dump_config, parse_yaml
+from leworld.errors import CheckpointError, ConfigError, LeWorldError
 from leworld.memory import load_snapshot, save_snapshot
 from leworld.phases.trainer import PHASES, Position
 
@@ -63,19 +63,20 @@ def save_checkpoint(state: LearnerState, config: RunConfig, directory: Path) -> 
     return path
 
 
-def load_checkpoint(path: Path, seed: int) -> LearnerState:
+def load_checkpoint(path: Path, config: RunConfig) -> LearnerState:
     """Read a checkpoint, checking every byte before any of it is used.
 
     Args:
         path: of the checkpoint.
-        seed: of the run that goes on from it.
+        config: of the run that goes on from it.
 
     Raises:
-        CheckpointError: it is missing, foreign, truncated, changed, or of another seed.
+        CheckpointError: it is missing, foreign, truncated, changed, or of another seed, world or model.
     """
     verify(path)
+    _check_config(path / "config.yaml", config)
     return LearnerState(
-        position=_position(path / "state.json", seed),
+        position=_position(path / "state.json", config.seed),
         blm=_tensors(path / "blm.safetensors"),
         slms=_tensors(path / "slms.safetensors"),
         memory=load_snapshot(path / "memory.lw"),
@@ -150,6 +151,17 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
     if not all(isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in files.values()):
         raise CheckpointError(f"checkpoint file {path} lists a file without size or checksum; {WAY_OUT}")
     return files
+
+
+def _check_config(path: Path, config: RunConfig) -> None:
+    """What a state is made of must be what it goes into; how it is trained and where may change."""
+    try:
+        own = parse_config(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"checkpoint file {path} cannot be used ({error}); {WAY_OUT}") from None
+    for name in ("world", "model"):
+        if getattr(own, name) != getattr(config, name):
+            raise CheckpointError(f"checkpoint file {path} is of another {name} than this run; {WAY_OUT} of this run")
 
 
 def _position(path: Path, seed: int) -> Position:

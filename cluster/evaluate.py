@@ -29,7 +29,7 @@ def evaluate(runtime: Runtime, run: RunDir, checkpoint: Path, console: Console) 
         CheckpointError: the checkpoint cannot be used.
     """
     learner = make_learner(runtime)
-    learner.load_state(load_checkpoint(checkpoint, runtime.config.seed))
+    learner.load_state(load_checkpoint(checkpoint, runtime.config))
     # Held-out worlds are written, never trained on.
     runtime.world.populate(learner.trainer.learner.memory, "test")
     gate_run = GateRun(runtime.world, learner.system, runtime.config.evaluation, runtime.config.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from typing import Any
 
 import ray
 from ray import train
-from ray.train import FailureConfig, RunConfig as TrainRunConfig, ScalingConfig
+from ray.train import FailureConfig, ScalingConfig
+from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -21,15 +23,16 @@ from actors.errors import ActorError
 from actors.launch import Handles, launch
 from actors.processes import ProcessStat
 from cluster.config import RunConfig
-from cluster.ray_session import ray_session
 from cluster.run_dir import RunDir
 from cluster.topology import Topology
 from cluster.training import learn
 from leworld.errors import LeWorldError
-from leworld.models.fleet import Fleet
 from leworld.memory import Memory
+from leworld.models.fleet import Fleet
 from leworld.phases.trainer import fleet_config
 from leworld.worlds.base import World
+
+STORAGE = ".ray"
 
 
 @dataclass(frozen=True)
@@ -71,20 +74,14 @@ class RayRuntime:
 
 
 @contextmanager
-def ray_runtime(config: RunConfig, world: World, topology: Topology) -> Iterator[RayRuntime]:
-    """Connect, launch, and take everything down in the end."""
-    with ray_session(config.cluster.address, topology):
-        handles = launch(
-            fleet_config(config.model, config.phases, config.seed),
-            world,
-            topology.shard_ids,
-            topology.slm_ids,
-            config.cluster.timeout_s,
-        )
-        try:
-            yield RayRuntime(config, world, handles)
-        finally:
-            handles.stop()
+def launched(config: RunConfig, world: World, topology: Topology) -> Iterator[RayRuntime]:
+    """Start the actors, and end them whatever happens."""
+    slms = fleet_config(config.model, config.phases, config.seed)
+    handles = launch(slms, world, topology.shard_ids, topology.slm_ids, config.cluster.timeout_s)
+    try:
+        yield RayRuntime(config, world, handles)
+    finally:
+        handles.stop()
 
 
 def fit(work: Work) -> LeWorldError | None:
@@ -99,7 +96,7 @@ def fit(work: Work) -> LeWorldError | None:
         train_loop_config={"work": work},
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": cluster.threads}),
         run_config=TrainRunConfig(
-            name="ray",
+            name=STORAGE,
             storage_path=str(work.run.path),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
             logging_config=LoggingConfig("ERROR"),
@@ -111,6 +108,9 @@ def fit(work: Work) -> LeWorldError | None:
         failures = getattr(error, "worker_failures", {}) or {0: error}
         reason = (str(next(iter(failures.values()))).strip() or type(error).__name__).splitlines()[-1]
         return ActorError("BLM learner", f"was lost {cluster.max_failures + 1} times ({reason})", RESUME)
+    finally:
+        # Ray Train's own notes; what a run goes on from is in its checkpoints.
+        shutil.rmtree(work.run.path / STORAGE, ignore_errors=True)
 
 
 def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:

@@ -63,25 +63,47 @@ def prepare_environment(address: str | None) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     else:
-        has_token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-        found = has_token or (Path.home() / ".ray" / "auth_token").is_file()
-        os.environ["RAY_AUTH_MODE"] = "token" if found else "disabled"
+        os.environ["RAY_AUTH_MODE"] = "token" if has_token() else "disabled"
+
+
+def has_token() -> bool:
+    """Whether the user has a token for a cluster, in any of the places that Ray looks in."""
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    return bool(given) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def check_reachable(address: str) -> None:
     """Find out in seconds what Ray would find out in minutes.
 
     Raises:
-        ActorError: nothing answers there.
+        ActorError: nothing answers there, or something that is no Ray cluster, or one that wants a token.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in address or not 0 < int(port) < 1 << 16:
         raise ActorError(f"address {address}", "is not host:port", "give one such as 10.0.0.1:6379")
+    who = f"Ray cluster {address}"
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ActorError(f"Ray cluster {address}", f"cannot be reached ({reason})", START) from None
+        raise ActorError(who, f"cannot be reached ({error.strerror or error})", START) from None
+    problem = _health_problem(address)
+    if problem == "UNAUTHENTICATED" and not has_token():
+        raise ActorError(who, "asks for a token", "set RAY_AUTH_TOKEN_PATH to the file that holds the cluster's")
+    if problem not in (None, "UNAUTHENTICATED"):
+        raise ActorError(who, f"is no Ray cluster, though something answers ({problem})", START)
+
+
+def _health_problem(address: str) -> str | None:
+    """What the head's standard gRPC health service answers; None if all is well."""
+    import grpc  # Only those who join a cluster need it.
+
+    with grpc.insecure_channel(address) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        try:
+            check(b"", timeout=CONNECT_TIMEOUT_S)
+        except grpc.RpcError as error:
+            return error.code().name  # pyright: ignore[reportAttributeAccessIssue]
+    return None
 
 
 def _connect(address: str | None) -> None:

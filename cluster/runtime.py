@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from actors.blm_learner import BLMLearner
-from actors.processes import ProcessStat, own_stat
+from actors.processes import ProcessStat
 from cluster.config import RunConfig, check_world
+from cluster.ray_session import ray_session
 from cluster.run_dir import RunDir
 from cluster.topology import plan
 from cluster.training import learn
@@ -82,10 +83,12 @@ def open_runtime(config: RunConfig) -> Iterator[Runtime]:
     if config.cluster.mode == "inline":
         yield InlineRuntime(config, world)
         return
-    from cluster.ray_runtime import ray_runtime  # Without Ray, a run does not pay for importing it.
+    with ray_session(config.cluster.address, topology):
+        # Ray reads the environment when it is imported, so the session comes first.
+        from cluster.ray_runtime import launched
 
-    with ray_runtime(config, world, topology) as runtime:
-        yield runtime
+        with launched(config, world, topology) as runtime:
+            yield runtime
 
 
 def make_learner(runtime: Runtime) -> BLMLearner:
@@ -100,8 +103,3 @@ def make_learner(runtime: Runtime) -> BLMLearner:
         seed=config.seed,
         threads=config.cluster.threads,
     )
-
-
-def own_process() -> ProcessStat:
-    """The process that a user started."""
-    return own_stat("driver")

@@ -61,7 +61,7 @@ def begin(learner: BLMLearner, run: RunDir, config: RunConfig) -> None:
         learner.trainer.learner.world.populate(learner.trainer.learner.memory, "train")
         keep(learner, run, config)
     else:
-        learner.load_state(load_checkpoint(newest, config.seed))
+        learner.load_state(load_checkpoint(newest, config))
     run.cut_metrics(learner.trainer.position)
 
 

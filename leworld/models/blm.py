@@ -53,10 +53,21 @@ class Senses:
 
 @dataclass(frozen=True)
 class Records:
-    """Encoded records: ``keys`` and ``values`` (U, M, E), ``valid`` (U, M)."""
+    """Encoded records: ``features`` (U, M, 3 E), which are keys, values and marks, and ``valid`` (U, M)."""
 
-    keys: Tensor
-    values: Tensor
+    features: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What reads tell.
+
+    ``content`` (B, N[, K], D); ``belief`` (B, N[, K], M) logit that a record is what the sample needs; ``valid`` alike.
+    """
+
+    content: Tensor
+    belief: Tensor
     valid: Tensor
 
 
@@ -69,7 +80,7 @@ class Prediction:
 
 
 class RecordEncoder(nn.Module):
-    """Codes of words to keys and values of records, with the record's position in the range."""
+    """Codes of words to features of records, with the record's position in the range."""
 
     frequency: Tensor
 
@@ -78,7 +89,7 @@ class RecordEncoder(nn.Module):
         self.record_words = record_words
         self.join = nn.Linear(record_words * CODE_DIM, read_dim)
         self.mix = nn.Sequential(nn.LayerNorm(read_dim), mlp(read_dim, 2 * read_dim, read_dim))
-        self.key_value = nn.Linear(read_dim, 2 * read_dim)
+        self.features = nn.Linear(read_dim, 3 * read_dim)
         self.position = nn.Parameter(torch.zeros(read_dim))
         self.register_buffer("frequency", 10_000 ** -torch.linspace(0, 1, read_dim), persistent=False)
 
@@ -92,55 +103,58 @@ class RecordEncoder(nn.Module):
         x = self.join(joined[reads.valid])
         x = x + self.position * torch.sin(reads.valid.nonzero()[:, 1:] * self.frequency)
         x = x + self.mix(x)
-        encoded = x.new_zeros(num_ranges, num_records, 2 * x.shape[-1])
-        encoded[reads.valid] = self.key_value(x)
-        keys, values = encoded.chunk(2, dim=-1)
-        return Records(keys, values, reads.valid)
+        features = x.new_zeros(num_ranges, num_records, 3 * x.shape[-1])
+        features[reads.valid] = self.features(x)
+        return Records(features, reads.valid)
 
 
 class Pooling(nn.Module):
-    """Attention over the records of a range, and over nothing: a null record lets a useless read be ignored."""
+    """Attention over the records of a range, each weighed by the belief that it is what this sample needs.
+
+    A record that is not believed gives its weight to a null value, so that a wrong read does no harm. Attention asks
+    what a record says, belief asks whose it is: a mark in the record, such as a tag, against what the sample expects.
+    """
 
     def __init__(self, d_model: int, read_dim: int, num_heads: int, num_slots: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query = nn.Linear(d_model, read_dim)
-        self.slot = nn.Parameter(torch.randn(num_slots, read_dim) * 0.02)
-        self.slot_scale = nn.Parameter(1 + torch.randn(num_slots, read_dim) * 0.5)
-        self.null_key = nn.Parameter(torch.zeros(read_dim))
+        self.query = nn.Linear(d_model, 2 * read_dim)
+        self.slot = nn.Parameter(torch.randn(num_slots, 2 * read_dim) * 0.02)
+        # A sum of state and slot could not make a slot look at its own part of the state; a product can.
+        self.slot_scale = nn.Parameter(1 + torch.randn(num_slots, 2 * read_dim) * 0.5)
+        self.doubt = nn.Parameter(torch.zeros(()))
         self.null_value = nn.Parameter(torch.zeros(read_dim))
         self.out = nn.Sequential(nn.LayerNorm(read_dim), nn.Linear(read_dim, d_model))
 
-    def forward(self, state: Tensor, records: Records, index: Tensor) -> Tensor:
+    def forward(self, state: Tensor, records: Records, index: Tensor) -> Pooled:
         """Pool the ranges that each sample reads.
 
         Args:
             state: (B, D).
             records: U encoded ranges.
             index: (B, N) or (B, N, K) int64 in [0, U).
-
-        Returns:
-            (B, N, D) or (B, N, K, D).
         """
         query = self.query(state).unsqueeze(1) * self.slot_scale + self.slot
-        shape = index.shape
         if index.dim() == 3:
-            query = query.unsqueeze(2).expand(*shape, -1)
-        pooled = self._pool(query.reshape(-1, query.shape[-1]), records, index.flatten())
-        return self.out(pooled).unflatten(0, shape)
+            query = query.unsqueeze(2).expand(*index.shape, -1)
+        flat = index.flatten()
+        pooled, belief = self._pool(query.reshape(len(flat), -1), records.features[flat], records.valid[flat])
+        valid = records.valid[index]
+        return Pooled(self.out(pooled).unflatten(0, index.shape), belief.view(valid.shape), valid)
 
-    def _pool(self, query: Tensor, records: Records, index: Tensor) -> Tensor:
-        heads, width = self.num_heads, query.shape[-1] // self.num_heads
-        keys = records.keys[index].unflatten(-1, (heads, width))
-        values = records.values[index].unflatten(-1, (heads, width))
-        query = query.unflatten(-1, (heads, width))
-        score = torch.einsum("bhe,bmhe->bhm", query, keys) / width**0.5
-        score = score.masked_fill(~records.valid[index].unsqueeze(1), float("-inf"))
-        null = torch.einsum("bhe,he->bh", query, self.null_key.unflatten(0, (heads, width))) / width**0.5
-        weight = torch.softmax(torch.cat([score, null.unsqueeze(-1)], dim=-1), dim=-1)
-        pooled = torch.einsum("bhm,bmhe->bhe", weight[..., :-1], values)
-        pooled = pooled + weight[..., -1:] * self.null_value.unflatten(0, (heads, width))
-        return pooled.flatten(1)
+    def _pool(self, query: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, 2 E) queries and (R, M, 3 E) features to (R, E) content and (R, M) belief."""
+        heads, width = self.num_heads, query.shape[-1] // 2 // self.num_heads
+        ask, expect = query.chunk(2, dim=-1)
+        keys, values, marks = features.chunk(3, dim=-1)
+        belief = torch.einsum("re,rme->rm", expect, marks) / expect.shape[-1] ** 0.5 - self.doubt
+        score = torch.einsum("rhe,rmhe->rhm", ask.unflatten(-1, (heads, width)), keys.unflatten(-1, (heads, width)))
+        # Where nothing was read, all weight is lost to the null value below.
+        score = (score / width**0.5).masked_fill(~valid.unsqueeze(1), -1e9)
+        weight = torch.softmax(score, dim=-1) * (torch.sigmoid(belief) * valid).unsqueeze(1)
+        pooled = torch.einsum("rhm,rmhe->rhe", weight, values.unflatten(-1, (heads, width)))
+        null = self.null_value.unflatten(0, (heads, width))
+        return (pooled + (1 - weight.sum(-1, keepdim=True)) * null).flatten(1), belief
 
 
 class BLM(nn.Module):
@@ -198,13 +212,13 @@ class BLM(nn.Module):
         """Encode the words of every distinct range once."""
         return self.records(self.codec.encode(reads.bits), reads)
 
-    def pool(self, senses: Senses, records: Records, index: Tensor) -> Tensor:
-        """(B, N[, K]) ranges to (B, N[, K], D) what each tells this sample."""
+    def pool(self, senses: Senses, records: Records, index: Tensor) -> Pooled:
+        """What each of (B, N[, K]) ranges tells this sample."""
         return self.pooling(senses.state, records, index)
 
-    def slots(self, pooled: Tensor, hidden: Tensor, trust: Tensor) -> Tensor:
-        """(B, N, D) what each slot holds if it is selected."""
-        return pooled + self.slm_hidden(hidden) + self.trust(trust)
+    def slots(self, pooled: Pooled, hidden: Tensor, trust: Tensor) -> Tensor:
+        """(B, N[, K], D) what each slot holds if it is selected."""
+        return pooled.content + self.slm_hidden(hidden) + self.trust(trust)
 
     def predict(self, senses: Senses, slots: Tensor, mask: Tensor) -> Prediction:
         """Predict from what is sensed and the slots that the mask (B, N) lets through."""

@@ -121,7 +121,8 @@ class SLMGroup:
                 for (_, outputs, proposals), credit in zip(kept, credits, strict=True)
             ]
             hidden = [outputs[i].hidden for _, outputs, _ in kept]
-            hidden_grad = [credit.hidden_grad[:, i].to(self.device) for credit in credits]
+            # Strides decide how sums are taken, and must not depend on how many SLMs share a process.
+            hidden_grad = [credit.hidden_grad[:, i].contiguous().to(self.device) for credit in credits]
             loss = torch.stack(losses).mean() + self._rehearsal_loss(i, moment)
             torch.autograd.backward([loss, *hidden], [torch.ones_like(loss), *hidden_grad])
             optimizer.step(lr)
@@ -207,7 +208,8 @@ def to_proposals(outputs: list[SLMOutput], k: int, num_words: int) -> Proposals:
     start, log_prob, length = (torch.stack(x, dim=1) for x in zip(*(o.candidates(k) for o in outputs), strict=True))
     wanted = length.unsqueeze(-1).expand_as(start)
     clipped = torch.minimum(wanted, num_words - start)
-    confidence = torch.stack([o.confidence_logit for o in outputs], dim=1).sigmoid()
+    # Each by itself: vectorised functions round by a number's place, which must not depend on who shares a process.
+    confidence = torch.stack([o.confidence_logit.sigmoid() for o in outputs], dim=1)
     hidden = torch.stack([o.hidden for o in outputs], dim=1)
     return Proposals(start, clipped, clipped < wanted, log_prob.detach(), confidence.detach(), hidden.detach())
 

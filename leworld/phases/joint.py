@@ -17,7 +17,7 @@ from leworld.models.router import Routing, logistic_noise
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_positive
 from leworld.phases.hindsight import best_masks, candidate_credit
-from leworld.phases.learner import Learner, Metrics, Spoiling, slots_of, spoil
+from leworld.phases.learner import Learner, Metrics, Spoiling, slots_of, spoil, verify_loss
 from leworld.rng import generator
 from leworld.types import Batch, Credit, Proposals, Ranges
 
@@ -33,6 +33,7 @@ class JointConfig:
         irrelevant: part of the reads that are another sample's; ``dropped`` part left out; ``blind`` part of the
             samples that read nothing.
         scored: part of the samples on which hindsight scores candidates and masks.
+        verify_weight: of the loss of reads wrongly ignored or wrongly believed.
         credit_weight: of hindsight over candidates in the SLMs' loss.
         credit_temperature: of its target, as a part of the spread of the candidates' errors.
         label_weight: of the write log in the SLMs' loss.
@@ -52,6 +53,7 @@ class JointConfig:
     dropped: float = 0.1
     blind: float = 0.05
     scored: float = 0.25
+    verify_weight: float = 0.1
     credit_weight: float = 0.2
     credit_temperature: float = 0.2
     label_weight: float = 0.1
@@ -97,20 +99,22 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     senses = learner.blm.sense(query)
     noise = logistic_noise(proposals.confidence.shape, draw).to(learner.device)
     routing = learner.blm.route(senses, proposals, config.temperature_at(step), noise)
-    ranges, kept = spoil(proposals.ranges(), Spoiling(config.irrelevant, config.dropped, config.blind), draw)
+    spoilt = spoil(proposals.ranges(), Spoiling(config.irrelevant, config.dropped, config.blind), draw)
     rows = scored_rows(len(batch.current), config.scored, draw).to(learner.device)
     candidates = Ranges(proposals.start[rows], proposals.length[rows])
-    records, (index, candidate_index) = learner.read(ranges, candidates)
+    records, (index, candidate_index) = learner.read(spoilt.ranges, candidates)
 
-    slots = slots_of(learner, senses, records, index, proposals)
-    prediction = learner.blm.predict(senses, slots, routing.mask * kept)
+    pooled = learner.blm.pool(senses, records, index)
+    slots = slots_of(learner, pooled, proposals)
+    prediction = learner.blm.predict(senses, slots, routing.mask * spoilt.kept)
     change = learner.change(batch)
     error = (prediction.change - change).pow(2).mean()
 
     chosen = proposals.map(lambda x: x[rows].detach())
     seen = Senses(senses.tokens[rows].detach(), senses.state[rows].detach())
     scores = score(learner, config, seen, records, candidate_index, chosen, change[rows], rows)
-    loss = error + routing_loss(config, routing, scores)
+    verify = verify_loss(pooled, spoilt.wrong, spoilt.wrong | right_reads(batch, proposals))
+    loss = error + config.verify_weight * verify + routing_loss(config, routing, scores)
     loss.backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimizer.step(lr)
@@ -121,6 +125,11 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
         "loss": error.item(), "grad_norm": norm, "lr": lr, "temperature": config.temperature_at(step),
         **hit_metrics(batch, proposals), **mask_metrics(batch, routing.logit),
     }  # fmt: skip
+
+
+def right_reads(batch: Batch, proposals: Proposals) -> Tensor:
+    """(B, N) bool, where the best candidate is what the write log names."""
+    return (proposals.start[..., 0] == batch.labels.start) & (batch.labels.length > 0)
 
 
 def attach_hidden(proposals: Proposals) -> Proposals:
@@ -140,7 +149,7 @@ def score(
     change: Tensor, rows: Tensor,
 ) -> Scores:  # fmt: skip
     """Hindsight over candidates (R, N, K) and masks on the scored samples."""
-    alternatives = slots_of(learner, senses, records, index, proposals)
+    alternatives = slots_of(learner, learner.blm.pool(senses, records, index), proposals)
     best = alternatives[:, :, 0]
     mask = best_masks(learner.blm, senses, best, change, config.read_price)
     candidate, weight = candidate_credit(learner.blm, senses, best, alternatives, change, config.credit_temperature)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from leworld.memory import Memory
-from leworld.models.blm import BLM, Records, Senses, trust_features
+from leworld.models.blm import BLM, Pooled, Records, trust_features
 from leworld.models.fleet import Fleet
 from leworld.models.reads import read_ranges
 from leworld.models.system import System, to_change
@@ -101,34 +102,53 @@ class Spoiling:
     blind: float
 
 
-def spoil(ranges: Ranges, spoiling: Spoiling, generator: torch.Generator) -> tuple[Ranges, Tensor]:
+@dataclass(frozen=True)
+class Spoilt:
+    """Reads after spoiling: (B, N) ``ranges``, ``wrong`` bool where they are not the sample's own, ``kept`` 0 or 1."""
+
+    ranges: Ranges
+    wrong: Tensor
+    kept: Tensor
+
+
+def spoil(ranges: Ranges, spoiling: Spoiling, generator: torch.Generator) -> Spoilt:
     """Replace and drop reads at random.
 
     Args:
         ranges: (B, N).
         spoiling: how much.
         generator: on the CPU.
-
-    Returns:
-        (B, N) ranges, some of them of other samples, and the (B, N) mask of the reads that remain.
     """
     batch, device = len(ranges.start), ranges.start.device
     other = torch.randperm(batch, generator=generator).to(device)
-    wrong, dropped = (torch.rand(ranges.start.shape, generator=generator).to(device) for _ in range(2))
+    alone, dropped = (torch.rand(ranges.start.shape, generator=generator).to(device) for _ in range(2))
     lost, blind = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
     # Half of the wrong reads come alone, half come with all of the sample's others wrong too.
     all_wrong = spoiling.irrelevant / 2
-    swap = (lost < all_wrong) | (wrong < all_wrong / (1 - all_wrong))
+    swap = (lost < all_wrong) | (alone < all_wrong / (1 - all_wrong))
     start = torch.where(swap, ranges.start[other], ranges.start)
     length = torch.where(swap, ranges.length[other], ranges.length)
     kept = (dropped >= spoiling.dropped) & (blind >= spoiling.blind) & (length > 0)
-    return Ranges(start, length), kept.float()
+    return Spoilt(Ranges(start, length), start != ranges.start, kept.float())
 
 
-def slots_of(learner: Learner, senses: Senses, records: Records, index: Tensor, proposals: Proposals) -> Tensor:
+def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor) -> Tensor:
+    """Right reads are to be believed and wrong ones not: which is which, the learner knows of its own spoiling.
+
+    Args:
+        pooled: (B, N) reads.
+        wrong: (B, N) bool.
+        known: (B, N) bool, the reads for which that is known.
+    """
+    target = (~wrong).float().unsqueeze(-1).expand_as(pooled.belief)
+    loss = F.binary_cross_entropy_with_logits(pooled.belief, target, reduction="none")
+    counted = (pooled.valid & known.unsqueeze(-1)).float()
+    return (loss * counted).sum() / counted.sum().clamp(min=1)
+
+
+def slots_of(learner: Learner, pooled: Pooled, proposals: Proposals) -> Tensor:
     """(B, N, D) or (B, N, K, D): what each range would put into its SLM's slot."""
-    pooled = learner.blm.pool(senses, records, index)
     hidden, trust = proposals.hidden, trust_features(proposals)
-    if index.dim() == 3:
+    if pooled.content.dim() == 4:
         hidden, trust = hidden.unsqueeze(2), trust.unsqueeze(2)
     return learner.blm.slots(pooled, hidden, trust)

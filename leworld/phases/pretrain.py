@@ -11,7 +11,7 @@ import torch
 
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_positive
-from leworld.phases.learner import Learner, Metrics, Spoiling, spoil
+from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
 from leworld.rng import generator
 
 
@@ -28,6 +28,7 @@ class PretrainConfig:
         irrelevant: part of the reads that are another sample's.
         dropped: part of the reads that are left out.
         blind: part of the samples that read nothing.
+        verify_weight: of the loss of reads wrongly ignored or wrongly believed.
         codec_weight: of the loss of words decoded from their codes.
         slm_steps: optimiser steps of each SLM.
         slm_batch: keys a step.
@@ -44,6 +45,7 @@ class PretrainConfig:
     irrelevant: float = 0.3
     dropped: float = 0.2
     blind: float = 0.1
+    verify_weight: float = 0.1
     codec_weight: float = 0.1
     slm_steps: int = 600
     slm_batch: int = 512
@@ -60,16 +62,19 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
     """One step of the BLM on reads of the write log, some of them spoilt."""
     draw = generator(learner.seed, "pretrain", step)
     batch = learner.samples(config.sequences, config.samples, draw)
-    ranges, mask = spoil(batch.labels, Spoiling(config.irrelevant, config.dropped, config.blind), draw)
+    spoilt = spoil(batch.labels, Spoiling(config.irrelevant, config.dropped, config.blind), draw)
     senses = learner.blm.sense(learner.query(batch))
-    records, (index,) = learner.read(ranges)
-    prediction = learner.blm.predict(senses, learner.blm.pool(senses, records, index), mask)
+    records, (index,) = learner.read(spoilt.ranges)
+    pooled = learner.blm.pool(senses, records, index)
+    prediction = learner.blm.predict(senses, pooled.content, spoilt.kept)
     error = (prediction.change - learner.change(batch)).pow(2).mean()
-    loss = error + config.codec_weight * learner.blm.codec.reconstruction_loss(_random_words(learner, step))
+    verify = verify_loss(pooled, spoilt.wrong, spoilt.ranges.length > 0)
+    codec = learner.blm.codec.reconstruction_loss(_random_words(learner, step))
+    loss = error + config.verify_weight * verify + config.codec_weight * codec
     loss.backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimizer.step(lr)
-    return {"loss": error.item(), "grad_norm": norm, "lr": lr}
+    return {"loss": error.item(), "verify_loss": verify.item(), "grad_norm": norm, "lr": lr}
 
 
 def _random_words(learner: Learner, step: int) -> torch.Tensor:

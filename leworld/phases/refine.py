@@ -1,8 +1,12 @@
 """Phase 3, refine: the BLM learns to ask.
 
-Sequences run step by step, each request going to the SLMs of the next step. The gradient of the SLMs' loss at t + 1
-goes to the request made at t. How much an address counts there is what a request could gain: the error without any,
-less the error with the right reads, on the same samples.
+The request made at t goes to the SLMs at t + 1, and the gradient of what they are taught there comes back to it. How
+much an address counts is what a request could gain: the error without any, less the error with the right reads, on the
+same samples.
+
+Two rounds take the place of a walk through time, so that all steps of all sequences are one batch: in the first, every
+step makes its request; in the second, every step receives the one made before it. What the first round reads is what
+the write log names in the guided part of the sequences, and what the SLMs propose in the others.
 
 Source: paired branches as in ProactAgent, https://arxiv.org/abs/2604.20572, compared like for like.
 """
@@ -63,10 +67,10 @@ class RefineConfig:
 
 
 @dataclass(frozen=True)
-class Trace:
-    """What one step of a sequence left behind.
+class Round:
+    """One pass over all (M = B * T) steps at once.
 
-    ``error`` (B,), ``mask_loss`` scalar, ``request`` (B, Q) with graph, ``proposals`` whose ``hidden`` has a gradient.
+    ``error`` (M,), ``mask_loss`` scalar, ``request`` (M, Q) with graph, ``proposals`` whose ``hidden`` has a gradient.
     """
 
     error: Tensor
@@ -76,55 +80,76 @@ class Trace:
 
 
 def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
-    """One step: sequences with requests, the same samples without, and the requests taught by what they led to."""
+    """One step: the same samples without requests and with them, and the requests taught by what they led to."""
     draw = generator(learner.seed, "refine", step)
     batch = learner.world.batch("train", config.sequences, draw)
     batch = batch.map(lambda tensor: tensor[:, : config.horizon]).to(learner.device)
+    horizon = batch.shape[1]
     guided = (torch.rand(len(batch.current), generator=draw) < config.guided_at(step)).to(learner.device)
+    guided = guided.repeat_interleave(horizon)
+    batch = batch.fold_time().at(0)
     without, worth = request_worth(learner, batch)
-    traces = roll_out(learner, config, batch, guided)
 
-    errors = torch.stack([trace.error for trace in traces], dim=1)
-    mask_loss = torch.stack([trace.mask_loss for trace in traces]).mean()
-    (errors.mean() + config.mask_weight * mask_loss).backward(retain_graph=True)
-    credits = [credit_at(config, batch.at(t), trace.proposals, worth[:, t]) for t, trace in enumerate(traces)]
+    asked = first_requests(learner, batch, guided, horizon)
+    requests = make_requests(learner, batch, asked, guided)
+    result = run_round(learner, config, batch, delay(requests, horizon))
+    (result.error.mean() + config.mask_weight * result.mask_loss).backward(retain_graph=True)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
-    gradients = learner.fleet.learn(credits, slm_lr, ("refine", step))
-    teach_requests(traces, gradients, config.request_weight)
+    credit = to_credit(config, batch, result.proposals, worth)
+    (gradient,) = learner.fleet.learn([credit], slm_lr, ("refine", step))
+    torch.autograd.backward(delay(requests, horizon), config.request_weight * gradient.to(learner.device))
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimizer.step(lr)
-    gain = (without - errors.detach()).mean().item()
-    return {"loss": errors.mean().item(), "gain": gain, "grad_norm": norm, "lr": lr, **asked_metrics(batch, traces)}
+    error = result.error.detach()
+    return {
+        "loss": error.mean().item(), "gain": (without - error).mean().item(), "grad_norm": norm, "lr": lr,
+        **asked_metrics(batch, result.proposals),
+    }  # fmt: skip
 
 
-def roll_out(learner: Learner, config: RefineConfig, batch: Batch, guided: Tensor) -> list[Trace]:
-    """Run (B, T) sequences step by step; guided sequences (B,) read what the write log names."""
-    request, traces = None, []
-    for t in range(batch.shape[1]):
-        trace = request_step(learner, config, batch.at(t), request, guided)
-        request = trace.request
-        traces.append(trace)
-    return traces
+def delay(requests: Tensor, horizon: int) -> Tensor:
+    """(M, Q) requests made at each step to (M, Q) requests received: those of the step before, zeros at the first."""
+    made = requests.unflatten(0, (-1, horizon))
+    return torch.cat([torch.zeros_like(made[:, :1]), made[:, :-1]], dim=1).flatten(0, 1)
 
 
-def request_step(learner: Learner, config: RefineConfig, batch: Batch, request: Tensor | None, guided: Tensor) -> Trace:
-    """One step of a sequence, with the request of the step before."""
-    query = learner.query(batch, request)
+@torch.no_grad()
+def first_requests(learner: Learner, batch: Batch, guided: Tensor, horizon: int) -> Tensor:
+    """(M, Q) requests that steps receive from steps that had received none: what the BLM is used to seeing."""
+    nothing = learner.query(batch).info_query
+    return delay(make_requests(learner, batch, nothing, guided), horizon)
+
+
+def make_requests(learner: Learner, batch: Batch, received: Tensor, guided: Tensor) -> Tensor:
+    """(M, Q) the request that every step makes after its reads, with its graph."""
+    query = learner.query(batch, received)
+    proposals = learner.fleet.propose(query.map(Tensor.detach)).to(learner.device)
+    senses = learner.blm.sense(query)
+    shown = guided.unsqueeze(1) & (batch.labels.length > 0)
+    mask = torch.where(shown, 1.0, learner.blm.route(senses, proposals).mask)
+    records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
+    slots = slots_of(learner, learner.blm.pool(senses, records, index), proposals)
+    return learner.blm.predict(senses, slots, mask).info_query
+
+
+def run_round(learner: Learner, config: RefineConfig, batch: Batch, received: Tensor) -> Round:
+    """All steps with the requests that they receive, as they will be at test time."""
+    query = learner.query(batch, received)
     proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), learn=True).to(learner.device))
     senses = learner.blm.sense(query)
     routing = learner.blm.route(senses, proposals)
-    records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
-    slots = slots_of(learner, senses, records, index, proposals)
+    records, (index,) = learner.read(proposals.ranges())
+    slots = slots_of(learner, learner.blm.pool(senses, records, index), proposals)
     prediction = learner.blm.predict(senses, slots, routing.mask)
     change = learner.change(batch)
     seen = Senses(senses.tokens.detach(), senses.state.detach())
     best = best_masks(learner.blm, seen, slots.detach(), change, config.read_price)
     mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best)
-    return Trace((prediction.change - change).pow(2).mean(-1), mask_loss, prediction.info_query, proposals)
+    return Round((prediction.change - change).pow(2).mean(-1), mask_loss, prediction.info_query, proposals)
 
 
 def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:
-    """(B, N) what the write log names where it does and the row is guided, what was proposed elsewhere."""
+    """(M, N) what the write log names where it does and the row is guided, what was proposed elsewhere."""
     use = guided.unsqueeze(1) & (labels.length > 0)
     return Ranges(torch.where(use, labels.start, proposed.start), torch.where(use, labels.length, proposed.length))
 
@@ -134,25 +159,23 @@ def request_worth(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
     """What requests could gain.
 
     Returns:
-        (B, T) error without requests, and (B, T) in [0, 1] the part of the mean error that the right reads would save.
+        (M,) error without requests, and (M,) in [0, 1] the part of the mean error that the right reads would save.
     """
-    folded = batch.fold_time().at(0)
-    query = learner.query(folded)
+    query = learner.query(batch)
     proposals = learner.fleet.propose(query).to(learner.device)
     senses = learner.blm.sense(query)
     mask = learner.blm.route(senses, proposals).mask
     everyone = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
-    right = guide(proposals.ranges(), folded.labels, everyone)
-    records, indices = learner.read(proposals.ranges(), right)
-    slots = torch.stack([slots_of(learner, senses, records, index, proposals) for index in indices])
-    change = learner.change(folded)
+    records, indices = learner.read(proposals.ranges(), guide(proposals.ranges(), batch.labels, everyone))
+    pooled = [learner.blm.pool(senses, records, index) for index in indices]
+    slots = torch.stack([slots_of(learner, each, proposals) for each in pooled])
+    change = learner.change(batch)
     own = (learner.blm.predict(senses, slots[0], mask).change - change).pow(2).mean(-1)
     best = variant_errors(learner.blm, senses, slots[1:], torch.ones_like(mask[:1]), change)[0]
-    worth = ((own - best) / own.mean().clamp(min=1e-8)).clamp(0, 1)
-    return own.view(batch.shape), worth.view(batch.shape)
+    return own, ((own - best) / own.mean().clamp(min=1e-8)).clamp(0, 1)
 
 
-def credit_at(config: RefineConfig, batch: Batch, proposals: Proposals, worth: Tensor) -> Credit:
+def to_credit(config: RefineConfig, batch: Batch, proposals: Proposals, worth: Tensor) -> Credit:
     """Addresses that follow from the inputs count as in the joint phase, the others by what they are worth."""
     hidden_grad = proposals.hidden.grad
     assert hidden_grad is not None
@@ -161,17 +184,9 @@ def credit_at(config: RefineConfig, batch: Batch, proposals: Proposals, worth: T
     return Credit(batch.labels, weight, zeros, zeros[..., 0], hidden_grad)
 
 
-def teach_requests(traces: list[Trace], gradients: list[Tensor], weight: float) -> None:
-    """Send each step's gradient to the request that the step before had made."""
-    requests = [trace.request for trace in traces[:-1]]
-    if requests:
-        torch.autograd.backward(requests, [weight * gradient.to(requests[0].device) for gradient in gradients[1:]])
-
-
-def asked_metrics(batch: Batch, traces: list[Trace]) -> Metrics:
+def asked_metrics(batch: Batch, proposals: Proposals) -> Metrics:
     """Hit rates of addresses that follow from the inputs, and of those that only a request can find."""
-    start = torch.stack([trace.proposals.start[..., 0] for trace in traces], dim=1)
-    right = start == batch.labels.start
+    right = proposals.start[..., 0] == batch.labels.start
     metrics = {}
     for name, known in (("hit_top1", batch.keyed), ("hit_asked", ~batch.keyed)):
         known = known & (batch.labels.length > 0)

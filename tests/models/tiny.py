@@ -39,6 +39,7 @@ PHASES = PhasesConfig(
     pretrain=PretrainConfig(steps=2, sequences=8, samples=12, warmup_steps=1, slm_steps=2, slm_batch=16),
     joint=JointConfig(steps=2, sequences=8, samples=12, warmup_steps=1, scored=0.5),
     refine=RefineConfig(steps=2, sequences=4, horizon=3, warmup_steps=1, guided=0.5),
+    rehearsal=8,
 )
 
 

@@ -1,0 +1,157 @@
+"""Command line: ``leworld train | eval | resume | describe | worlds``.
+
+What is heavy is imported by the commands that need it, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="leworld",
+    help="A world model that looks things up in a memory of bits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[str, typer.Option("--config", "-c", help="A preset's name, or the path of a YAML file.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="Change a setting: phases.joint.steps=100. May come many times.")
+]
+Run = Annotated[Path, typer.Argument(help="A run's directory, such as runs/latest.", show_default=False)]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="A checkpoint's path, or its name in the run. [default: the newest]")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: the config's]")]
+Address = Annotated[
+    str | None, typer.Option(help="host:port of a Ray cluster to join. [default: one is started on this machine]")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, to standard output.")]
+
+
+@app.command()
+def train(
+    config: Config = "small",
+    changes: Changes = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="Where the run's directory is made. [default: runs]")] = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Train a system, put it through the gate, and write a report.
+
+    The run's directory holds its config, metrics, timing, checkpoints, and report.html.
+    """
+    from cluster.commands import train_run
+    from cluster.output import progress_console, summary
+
+    loaded = _load(config, [*(changes or []), *_options(seed, out, address)])
+    _print(train_run(loaded, progress_console()), as_json, summary)
+
+
+@app.command("eval")
+def evaluate(
+    run: Run,
+    checkpoint: Checkpoint = None,
+    changes: Changes = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Put a checkpoint of a run through the gate again, and write its report anew."""
+    from cluster.commands import evaluate_run
+    from cluster.output import progress_console, summary
+
+    settings = [*(changes or []), *_options(None, None, address)]
+    _print(evaluate_run(run, checkpoint, settings, progress_console()), as_json, summary)
+
+
+@app.command()
+def resume(
+    run: Run,
+    checkpoint: Checkpoint = None,
+    changes: Changes = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run from a checkpoint: the numbers are those of a run that was never interrupted."""
+    from cluster.commands import resume_run
+    from cluster.output import progress_console, summary
+
+    settings = [*(changes or []), *_options(None, None, address)]
+    _print(resume_run(run, checkpoint, settings, progress_console()), as_json, summary)
+
+
+@app.command()
+def describe(config: Config = "small", changes: Changes = None, as_json: Json = False) -> None:
+    """Show what a config makes: parameters, world, and processes."""
+    from cluster.commands import describe as describe_config
+    from cluster.output import description
+
+    _print(describe_config(_load(config, changes or [])), as_json, description)
+
+
+@app.command()
+def worlds(as_json: Json = False) -> None:
+    """List the worlds."""
+    from cluster.commands import list_worlds
+    from cluster.output import world_list
+
+    _print(list_worlds(), as_json, world_list)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        the exit code: 0, 2 for an error that is the user's to mend, 130 after Ctrl-C.
+    """
+    from leworld.errors import LeWorldError
+
+    # A finally clause runs for an exception, but not for a signal: actors would be left behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        return app(args=arguments, prog_name="leworld", standalone_mode=False) or 0
+    except LeWorldError as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except Exception as error:
+        if type(error).__name__ == "Interrupted":
+            return _complain(str(error), 130)
+        if hasattr(error, "format_message"):
+            return _complain(f"{error.format_message()} See 'leworld --help'.", 2)  # pyright: ignore
+        raise
+
+
+def _load(name_or_path: str, changes: Sequence[str]) -> Any:
+    from cluster.presets import load_config
+
+    return load_config(name_or_path, changes)
+
+
+def _options(seed: int | None, out: Path | None, address: str | None) -> list[str]:
+    """Options are short for settings."""
+    settings = {"seed": seed, "output.dir": None if out is None else str(out), "cluster.address": address}
+    return [f"{name}={json.dumps(value)}" for name, value in settings.items() if value is not None]
+
+
+def _print(outcome: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    if as_json:
+        from cluster.files import to_json
+
+        print(to_json(outcome, indent=2))
+    else:
+        show(outcome)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"leworld: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,127 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from leworld.errors import ConfigError
+from leworld.models.blm import BLM, BLMConfig, Pooled, trust_features
+from leworld.models.system import build_blm, from_change, to_change
+from leworld.types import Proposals, Query
+from leworld.worlds.base import WorldSpec
+from tests.models.tiny import MODEL, random_query, spec_of, stir
+
+SPEC = spec_of(state_dim=4, target_dim=3, char_dim=5, scale=torch.tensor([0.5, 1.0, 4.0]))
+
+
+@pytest.fixture
+def blm() -> BLM:
+    made = build_blm(MODEL, SPEC, 0)
+    stir(made, size=0.1)
+    return made
+
+
+def slots_for(batch: int = 4) -> torch.Tensor:
+    return torch.randn(batch, 3, MODEL.blm.d_model, generator=torch.Generator().manual_seed(2))
+
+
+def changed(query: Query, name: str) -> Query:
+    return replace(query, **{name: getattr(query, name) + 0.5})
+
+
+@pytest.mark.parametrize("name", ["past", "current", "characteristics", "info_query"])
+def test_every_input_reaches_the_prediction_the_request_and_the_mask(blm, name):
+    query, proposals, slots = random_query(SPEC, 4), proposals_for(), slots_for()
+    mask = torch.ones(4, 3)
+    outcomes = []
+    for asked in (query, changed(query, name)):
+        senses = blm.sense(asked)
+        prediction = blm.predict(senses, slots, mask)
+        outcomes.append((prediction.change, prediction.info_query, blm.route(senses, proposals).logit))
+    for first, second in zip(*outcomes, strict=True):
+        assert (first - second).abs().max() > 1e-4
+
+
+def proposals_for(batch: int = 4) -> Proposals:
+    random = torch.Generator().manual_seed(1)
+    start = torch.randint(2**16, (batch, 3, 2), generator=random)
+    return Proposals(
+        start=start,
+        length=torch.ones_like(start),
+        clipped=start < 0,
+        log_prob=-torch.rand(batch, 3, 2, generator=random),
+        confidence=torch.rand(batch, 3, generator=random),
+        hidden=torch.randn(batch, 3, MODEL.slm.d_model, generator=random),
+    )
+
+
+def test_a_masked_slot_tells_nothing_and_a_trusted_one_does(blm):
+    senses, slots = blm.sense(random_query(SPEC, 4)), slots_for()
+    mask = torch.tensor([1.0, 0.0, 1.0]).expand(4, 3)
+    before = blm.predict(senses, slots, mask).change
+    for slm in range(3):
+        other = slots.clone()
+        other[:, slm] += 1
+        after = blm.predict(senses, other, mask).change
+        assert torch.equal(before, after) == (slm == 1)
+
+
+def test_slots_are_told_apart(blm):
+    senses, slots = blm.sense(random_query(SPEC, 4)), slots_for()
+    swapped = slots[:, [1, 0, 2]]
+    mask = torch.ones(4, 3)
+    assert (blm.predict(senses, slots, mask).change - blm.predict(senses, swapped, mask).change).abs().max() > 1e-4
+
+
+def test_hidden_and_trust_reach_the_slot_beside_what_was_read(blm):
+    proposals, content = proposals_for(), slots_for()
+    pooled, trust = Pooled(content, torch.zeros(4, 3, 2)), trust_features(proposals)
+    plain = content + blm.slm_hidden(proposals.hidden) + trust @ blm.trust.weight.T
+    found = blm.slots(pooled, proposals.hidden, trust)
+    assert torch.allclose(found, plain, atol=1e-5)
+    assert (found - content).abs().max() > 1e-3
+
+
+def test_trust_features_stay_in_their_bounds():
+    extreme = replace(
+        proposals_for(2), confidence=torch.tensor([[0.0, 0.5, 1.0]] * 2), log_prob=torch.tensor([[[-900.0]] * 3] * 2)
+    )
+    assert trust_features(extreme)[0].tolist() == [[-1.0, -1.0], [0.0, -1.0], [1.0, -1.0]]
+    sure = replace(extreme, log_prob=torch.zeros(2, 3, 1))
+    assert trust_features(sure)[0, :, 1].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_what_starts_at_zero_has_no_effect_yet():
+    fresh = build_blm(MODEL, SPEC, 0)
+    query = random_query(SPEC, 4)
+    assert torch.equal(fresh.sense(query).state, fresh.sense(changed(query, "info_query")).state)
+    pooled = Pooled(slots_for(), torch.zeros(4, 3, 2))
+    found = fresh.slots(pooled, torch.randn(4, 3, 16), torch.ones(4, 3, 2))
+    assert torch.equal(found, pooled.content)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_change_and_state_invert_each_other(residual):
+    spec: WorldSpec = replace(SPEC, residual=residual)
+    random = torch.Generator().manual_seed(0)
+    current, target = torch.randn(6, 4, generator=random), torch.randn(6, 3, generator=random)
+    change = to_change(spec, current, target)
+    plain = (target - (current[:, :3] if residual else 0)) / torch.tensor([0.5, 1.0, 4.0])
+    assert torch.allclose(change, plain)
+    assert torch.allclose(from_change(spec, current, change), target, atol=1e-6)
+
+
+def test_same_seed_same_bits_and_the_global_generator_is_left_alone():
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    first, second, other = build_blm(MODEL, SPEC, 3), build_blm(MODEL, SPEC, 3), build_blm(MODEL, SPEC, 4)
+    assert torch.equal(before, torch.get_rng_state())
+    pairs = list(zip(first.parameters(), second.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b, _ in pairs)
+    assert not all(torch.equal(a, c) for a, _, c in pairs)
+
+
+@pytest.mark.parametrize("settings", [{"num_heads": 5}, {"num_heads": 0}, {"read_heads": 7}, {"read_dim": 129}])
+def test_heads_that_do_not_divide_the_width_are_refused(settings):
+    with pytest.raises(ConfigError, match="is not a multiple of num_heads") as caught:
+        BLMConfig(**settings)
+    assert str(caught.value).startswith("blm.read" if "read" in next(iter(settings)) else "blm:")

@@ -1,0 +1,135 @@
+import math
+
+import pytest
+import torch
+
+from leworld.models.reads import read_ranges
+from leworld.phases.learner import Learner, Spoiling, spoil, verify_loss
+from leworld.types import Ranges
+from tests.models.tiny import tiny_trainer, tiny_world
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    return tiny_trainer(tiny_world("physics"), stirred=True).learner
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def own_ranges(batch: int, slms: int = 3) -> Ranges:
+    """Every read of every sample is at an address of its own."""
+    start = torch.arange(batch * slms).view(batch, slms)
+    return Ranges(start, start % 7 + 1)
+
+
+@pytest.mark.parametrize("irrelevant", [0.0, 0.3, 0.5, 1.0])
+def test_irrelevant_reads_are_as_many_as_configured_and_of_other_samples(irrelevant):
+    ranges = own_ranges(20_000)
+    spoilt = spoil(ranges, Spoiling(irrelevant, 0.0, 0.0), generator())
+    share = (spoilt.ranges.start != ranges.start).float().mean().item()
+    assert share == pytest.approx(irrelevant, abs=0.01)
+    assert torch.equal(spoilt.wrong, spoilt.ranges.start != ranges.start)
+    # Another sample's read is that of the same SLM, at its own length.
+    assert torch.equal(spoilt.ranges.start % 3, ranges.start % 3)
+    assert torch.equal(spoilt.ranges.length, spoilt.ranges.start % 7 + 1)
+    assert (spoilt.kept == 1).all()
+
+
+def test_at_least_30_percent_are_irrelevant_by_default_also_in_small_batches():
+    shares = [spoil(own_ranges(256), Spoiling(0.3, 0.2, 0.1), generator(seed)).wrong.float() for seed in range(60)]
+    assert torch.cat(shares).mean() > 0.29
+
+
+def test_half_of_the_wrong_reads_come_with_all_others_wrong():
+    wrong = spoil(own_ranges(20_000), Spoiling(0.3, 0.0, 0.0), generator()).wrong
+    alone = 0.15 / 0.85
+    assert wrong.all(1).float().mean().item() == pytest.approx(0.15 + 0.85 * alone**3, abs=0.01)
+    assert (~wrong).all(1).float().mean().item() == pytest.approx(0.85 * (1 - alone) ** 3, abs=0.01)
+
+
+@pytest.mark.parametrize(("dropped", "blind"), [(0.2, 0.0), (0.0, 0.1), (0.2, 0.1), (1.0, 0.0), (0.0, 1.0)])
+def test_reads_are_dropped_and_samples_blinded_as_configured(dropped, blind):
+    kept = spoil(own_ranges(20_000), Spoiling(0.0, dropped, blind), generator()).kept
+    assert set(kept.flatten().tolist()) <= {0.0, 1.0}
+    assert kept.mean().item() == pytest.approx((1 - dropped) * (1 - blind), abs=0.01)
+    assert (kept == 0).all(1).float().mean().item() == pytest.approx(blind + (1 - blind) * dropped**3, abs=0.01)
+
+
+def test_unknown_labels_are_never_kept():
+    ranges = own_ranges(4000)
+    ranges = Ranges(ranges.start, ranges.length * (ranges.start % 2))
+    spoilt = spoil(ranges, Spoiling(0.5, 0.0, 0.0), generator())
+    assert torch.equal(spoilt.kept, (spoilt.ranges.length > 0).float())
+    assert 0.4 < spoilt.kept.mean() < 0.6
+
+
+def test_spoiling_follows_from_the_generator_alone():
+    spoiling = Spoiling(0.3, 0.2, 0.1)
+    first, same, other = (spoil(own_ranges(64), spoiling, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.ranges.start, same.ranges.start)
+    assert torch.equal(first.kept, same.kept)
+    assert not torch.equal(first.ranges.start, other.ranges.start)
+    assert not torch.equal(first.kept, other.kept)
+
+
+def test_one_sample_has_no_other_to_take_from():
+    spoilt = spoil(own_ranges(1), Spoiling(1.0, 0.0, 0.0), generator())
+    assert not spoilt.wrong.any()
+
+
+def test_verify_loss_is_the_cross_entropy_of_ignoring_where_it_is_known():
+    ignored = torch.tensor([[[0.9, 0.2], [0.5, 0.5]], [[0.0, 1.0], [0.3, 0.6]]], requires_grad=True)
+    wrong = torch.tensor([[True, False], [False, True]])
+    known = torch.tensor([[True, False], [True, True]])
+    edge = -math.log(1e-6)
+    parts = [
+        -(math.log(0.9) + math.log(0.2)) / 2,
+        (-math.log(1 - 1e-6) + edge) / 2,
+        -(math.log(0.3) + math.log(0.6)) / 2,
+    ]
+    loss = verify_loss(ignored, wrong, known)
+    assert loss.item() == pytest.approx(sum(parts) / 4, rel=1e-2)
+    loss.backward()
+    assert ignored.grad[0, 0, 0] < 0
+    assert ignored.grad[0, 1].tolist() == [0, 0]
+    assert ignored.grad.isfinite().all()
+
+
+def test_samples_are_single_training_transitions_none_twice(learner):
+    batch = learner.samples(8, 12, generator())
+    horizon = learner.world.spec.horizon
+    assert batch.current.shape == (12, learner.world.spec.state_dim)
+    sequences = learner.world.batch("train", 8, generator())
+    rows = [tuple(row) for row in sequences.current.flatten(0, 1).tolist()]
+    places = [rows.index(tuple(row)) for row in batch.current.tolist()]
+    for place, target in zip(places, batch.target, strict=True):
+        assert torch.equal(sequences.target[place // horizon, place % horizon], target)
+    assert len(learner.samples(2, 100, generator()).current) == 2 * horizon
+
+
+def test_reading_several_sets_at_once_equals_reading_each_alone(learner):
+    sets = [
+        Ranges(torch.tensor([[3, 9], [3, 700]]), torch.tensor([[4, 0], [4, 20]])),
+        Ranges(torch.tensor([[[3], [5]], [[9], [3]]]), torch.tensor([[[5], [1]], [[0], [4]]])),
+    ]
+    records, indices = learner.read(*sets)
+    record_words = learner.world.spec.record_words
+    for ranges, index in zip(sets, indices, strict=True):
+        assert index.shape == ranges.start.shape
+        alone = read_ranges(learner.memory, ranges, record_words)
+        other = learner.blm.encode(alone)
+        for mine, theirs in zip(index.flatten().tolist(), alone.index.flatten().tolist(), strict=True):
+            valid = other.valid[theirs]
+            assert records.valid[mine].sum() == valid.sum()
+            width = int(valid.sum())
+            assert torch.allclose(records.keys[mine, :width], other.keys[theirs, :width], atol=1e-5)
+            assert torch.allclose(records.values[mine, :width], other.values[theirs, :width], atol=1e-5)
+
+
+def test_no_request_means_zeros(learner):
+    batch = learner.samples(2, 4, generator())
+    assert learner.query(batch).info_query.tolist() == [[0.0] * learner.blm.config.query_dim] * 4
+    asked = torch.ones(4, learner.blm.config.query_dim)
+    assert learner.query(batch, asked).info_query is asked

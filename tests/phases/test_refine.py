@@ -1,0 +1,158 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from leworld.errors import ConfigError
+from leworld.models.fleet import SLMGroup
+from leworld.phases.refine import RefineConfig, asked_metrics, delay, guide, refine_step, request_worth, to_credit
+from leworld.phases.trainer import Trainer
+from leworld.types import Batch, Ranges
+from tests.models.tiny import PHASES, tiny_trainer, tiny_world
+
+CONFIG = replace(PHASES.refine, horizon=4, guided=1.0, steps=1)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return tiny_world("pointers")
+
+
+def ask_gradients(world, config: RefineConfig, horizon: int = 4) -> dict[str, torch.Tensor]:
+    """The gradients of the BLM's ask head in one step, when the SLMs alone can teach it."""
+    learner = tiny_trainer(world, stirred=True).learner
+    with torch.no_grad():
+        # A BLM that does not hear its own request: what is left is what the SLMs send back.
+        learner.blm.info_query.weight.zero_()
+    found = {}
+    plain = learner.optimizer.step
+
+    def step(lr: float) -> float:
+        for name, weight in learner.blm.ask.named_parameters():
+            found[name] = torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
+        return plain(lr)
+
+    learner.optimizer.step = step
+    refine_step(learner, replace(config, horizon=horizon), 0)
+    return found
+
+
+def test_what_slms_are_taught_reaches_the_head_that_asks(world):
+    taught = ask_gradients(world, CONFIG)
+    assert all(gradient.abs().max() > 1e-7 for gradient in taught.values())
+    twice = ask_gradients(world, replace(CONFIG, request_weight=2.0))
+    for name, gradient in taught.items():
+        assert torch.allclose(twice[name], 2 * gradient, rtol=1e-4, atol=1e-8)
+
+
+def test_without_weight_or_without_a_next_step_no_request_is_taught(world):
+    for silent in (ask_gradients(world, replace(CONFIG, request_weight=0.0)), ask_gradients(world, CONFIG, horizon=1)):
+        assert all(gradient.abs().max() == 0 for gradient in silent.values())
+
+
+def test_requests_arrive_one_step_later_and_never_cross_sequences():
+    made = torch.arange(1.0, 9.0).unsqueeze(1)
+    assert delay(made, 4).flatten().tolist() == [0, 1, 2, 3, 0, 5, 6, 7]
+    assert delay(made, 1).flatten().tolist() == [0] * 8
+    assert delay(made, 8).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_slms_meet_the_requests_of_the_step_before(world):
+    trainer = tiny_trainer(world, stirred=True)
+    fleet = trainer.learner.fleet
+    asked = []
+    plain = fleet.propose
+
+    def propose(query, *, learn=False):
+        asked.append((learn, query.info_query.clone()))
+        return plain(query, learn=learn)
+
+    fleet.propose = propose
+    refine_step(trainer.learner, replace(CONFIG, sequences=3), 0)
+    [received] = [query for learn, query in asked if learn]
+    by_step = received.view(3, 4, -1)
+    assert not by_step[:, 0].any()
+    assert (by_step[:, 1:].abs().amax(-1) > 0).all()
+
+
+def test_guided_rows_read_what_the_write_log_names_where_it_knows():
+    proposed = Ranges(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[5, 5], [5, 5]]))
+    labels = Ranges(torch.tensor([[10, 20], [30, 40]]), torch.tensor([[2, 0], [2, 2]]))
+    found = guide(proposed, labels, torch.tensor([True, False]))
+    assert found.start.tolist() == [[10, 2], [3, 4]]
+    assert found.length.tolist() == [[2, 5], [5, 5]]
+
+
+def test_guidance_falls_to_0_over_the_phase():
+    config = RefineConfig(steps=11, guided=0.8)
+    assert [config.guided_at(step) for step in (0, 5, 10)] == pytest.approx([0.8, 0.4, 0.0])
+    assert RefineConfig(steps=1, guided=0.8).guided_at(0) == 0.8
+
+
+def folded(trainer: Trainer) -> Batch:
+    return trainer.learner.world.batch("train", 4, torch.Generator().manual_seed(0)).fold_time().at(0)
+
+
+def test_worth_is_the_part_of_the_error_that_right_reads_save(world):
+    trainer = tiny_trainer(world, stirred=True)
+    batch = folded(trainer)
+    without, worth = request_worth(trainer.learner, batch)
+    everyone = torch.ones(len(worth), 3)
+    query = trainer.learner.query(batch)
+    plain = trainer.learner.system.predict(query)
+    change = trainer.learner.change(batch)
+
+    def error(step) -> torch.Tensor:
+        return ((step.next_state - batch.target) / world.spec.scale).square().mean(-1)
+
+    right = trainer.learner.system.predict(query, ranges=batch.labels, mask=everyone)
+    assert torch.allclose(without, error(plain), rtol=1e-3, atol=1e-5)
+    expected = ((error(plain) - error(right)) / error(plain).mean()).clamp(0, 1)
+    assert torch.allclose(worth, expected, rtol=1e-3, atol=1e-4)
+    assert change.shape == batch.target.shape
+    assert 0 < (worth > 0).float().mean() < 1
+
+
+def test_keyed_addresses_count_as_configured_and_asked_ones_by_their_worth(world):
+    trainer = tiny_trainer(world, stirred=True)
+    batch = folded(trainer)
+    proposals = trainer.learner.fleet.propose(trainer.learner.query(batch))
+    proposals.hidden.requires_grad_()
+    proposals.hidden.grad = torch.randn_like(proposals.hidden)
+    worth = torch.linspace(0, 1, len(batch.current))
+    credit = to_credit(replace(CONFIG, label_weight=0.25), batch, proposals, worth)
+    for row in range(len(worth)):
+        for table in range(3):
+            expected = 0.25 if batch.keyed[row, table] else worth[row].item()
+            assert credit.label_weight[row, table].item() == pytest.approx(expected)
+    assert torch.equal(credit.hidden_grad, proposals.hidden.grad)
+    assert not credit.candidate_weight.any()
+
+
+def test_hits_are_counted_apart_for_keyed_and_asked_addresses(world):
+    trainer = tiny_trainer(world)
+    batch = folded(trainer)
+    proposals = trainer.learner.fleet.propose(trainer.learner.query(batch))
+    right = replace(proposals, start=torch.where(batch.keyed, batch.labels.start, 0).unsqueeze(-1))
+    assert asked_metrics(batch, right) == {"hit_top1": 1.0, "hit_asked": 0.0}
+    unknown = replace(batch, labels=Ranges(batch.labels.start, batch.labels.length * 0))
+    assert asked_metrics(unknown, right) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"guided": 1.1}, "phases.refine.guided 1.1"), ({"horizon": 0}, "horizon 0"), ({"lr": -1.0}, "lr -1.0"),
+     ({"sequences": 0}, "sequences 0"), ({"warmup_steps": 0}, "warmup_steps 0"), ({"slm_lr": float("nan")}, "nan")],
+)  # fmt: skip
+def test_bad_settings_are_named_in_one_line(settings, named):
+    with pytest.raises(ConfigError) as caught:
+        RefineConfig(**settings)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_asking_without_learning_leaves_no_proposals_behind(world):
+    trainer = tiny_trainer(world)
+    refine_step(trainer.learner, CONFIG, 0)
+    assert isinstance(trainer.learner.fleet, SLMGroup)
+    assert trainer.learner.fleet.kept == []

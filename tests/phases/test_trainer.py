@@ -1,0 +1,148 @@
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+
+from leworld.errors import CheckpointError
+from leworld.phases import trainer as trainer_module
+from leworld.phases.trainer import PHASES as PHASE_NAMES
+from leworld.phases.trainer import PhasesConfig, Position, Trainer, fleet_config, mean_metrics
+from leworld.worlds import World
+from tests.models.tiny import MODEL, PHASES, same_state, state_of, tiny_trainer, tiny_world
+
+CHUNK = 2
+NUM_STEPS = {"pretrain": 5, "joint": 3, "refine": 2}
+SHORT = replace(
+    PHASES,
+    pretrain=replace(PHASES.pretrain, steps=3, slm_steps=5),
+    joint=replace(PHASES.joint, steps=3),
+    refine=replace(PHASES.refine, steps=2),
+)
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    monkeypatch.setattr(trainer_module, "CHUNK_STEPS", CHUNK)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return tiny_world("rules")
+
+
+def made(world: World, seed: int = 0) -> Trainer:
+    return tiny_trainer(world, phases=SHORT, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world) -> Trainer:
+    trainer = made(world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "CHUNK_STEPS", CHUNK)
+        trainer.progress = list(trainer.steps())
+    return trainer
+
+
+def test_positions_count_every_step_of_every_phase(undisturbed):
+    places = [(p.position.phase, p.position.step, p.num_steps) for p in undisturbed.progress]
+    assert places == [(phase, i + 1, NUM_STEPS[phase]) for phase in PHASE_NAMES for i in range(NUM_STEPS[phase])]
+    assert undisturbed.position == Position("refine", 2)
+    assert list(undisturbed.steps()) == []
+
+
+def test_metrics_are_finite_and_say_what_was_done(undisturbed):
+    by_phase = {phase: [p.metrics for p in undisturbed.progress if p.position.phase == phase] for phase in PHASE_NAMES}
+    # The SLMs report at the ends of chunks, and the BLM for as long as it learns.
+    assert ["slm_loss" in metrics for metrics in by_phase["pretrain"]] == [False, True, False, True, True]
+    assert ["loss" in metrics for metrics in by_phase["pretrain"]] == [True, True, True, False, False]
+    assert all({"loss", "lr", "temperature", "hit_top1", "exact_mask", "reads"} <= m.keys() for m in by_phase["joint"])
+    assert all({"loss", "gain", "lr"} <= metrics.keys() for metrics in by_phase["refine"])
+    values = [value for p in undisturbed.progress for value in p.metrics.values()]
+    assert torch.tensor(values).isfinite().all()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 4, 5, 6, 7, 8, 9, 10])
+def test_a_run_cut_anywhere_and_taken_up_again_equals_the_undisturbed_one(world, undisturbed, cut):
+    first = made(world)
+    done = list(islice(first.steps(), cut))
+    position, learner, fleet = first.position, first.learner.state(), first.learner.fleet.state()
+    # Within a chunk of pre-training all of it is done already.
+    assert done == [] or position.step >= done[-1].position.step
+    second = made(world)
+    second.learner.load_state(learner)
+    second.learner.fleet.load_state(fleet)
+    second.position = position
+    rest = list(second.steps())
+    assert len(rest) == len(undisturbed.progress) - sum(NUM_STEPS[p] for p in _before(position.phase)) - position.step
+    assert [p.metrics for p in rest] == [p.metrics for p in undisturbed.progress[len(undisturbed.progress) - len(rest) :]]
+    assert same_state(state_of(second), state_of(undisturbed))
+
+
+def _before(phase: str) -> tuple[str, ...]:
+    return PHASE_NAMES[: PHASE_NAMES.index(phase)]
+
+
+def test_same_seed_same_bits_and_another_seed_others(world, undisturbed):
+    again, other = made(world), made(world, seed=1)
+    for trainer in (again, other):
+        trainer.progress = list(trainer.steps())
+    assert same_state(state_of(again), state_of(undisturbed))
+    assert again.progress == undisturbed.progress
+    different = state_of(other)
+    same = [name for name, tensor in state_of(again).items() if torch.equal(tensor, different[name])]
+    # Step counts and what no gradient reached in so few steps are all that can agree.
+    assert not [name for name in same if name.startswith("model.blocks") or ".digits.bit" in name]
+
+
+def test_the_global_generators_neither_matter_nor_move(world, undisturbed):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    trainer = made(world)
+    list(trainer.steps())
+    assert torch.equal(before, torch.get_rng_state())
+    assert same_state(state_of(trainer), state_of(undisturbed))
+
+
+def test_phases_of_no_steps_are_passed_over(world):
+    phases = replace(
+        PHASES,
+        pretrain=replace(PHASES.pretrain, steps=0, slm_steps=0),
+        joint=replace(PHASES.joint, steps=1),
+        refine=replace(PHASES.refine, steps=0),
+    )
+    trainer = tiny_trainer(world, phases=phases)
+    assert [p.position for p in trainer.steps()] == [Position("joint", 1)]
+    assert trainer.position == Position("refine", 0)
+
+
+@pytest.mark.parametrize(("steps", "slm_steps"), [(0, 3), (3, 0)])
+def test_either_half_of_pretraining_can_be_left_out(world, steps, slm_steps):
+    pretrain = replace(PHASES.pretrain, steps=steps, slm_steps=slm_steps)
+    trainer = tiny_trainer(world, phases=replace(PHASES, pretrain=pretrain))
+    before = trainer.learner.state(), trainer.learner.fleet.state()
+    assert len(list(islice(trainer.steps(), 3))) == 3
+    unchanged = [
+        all(torch.equal(tensor, now[name]) for name, tensor in was.items())
+        for was, now in zip(before, (trainer.learner.state(), trainer.learner.fleet.state()), strict=True)
+    ]
+    assert unchanged == [steps == 0, slm_steps == 0]
+
+
+@pytest.mark.parametrize(("phase", "step"), [("pretrian", 0), ("joint", -1), ("", 3)])
+def test_places_that_do_not_exist_are_refused(phase, step):
+    with pytest.raises(CheckpointError, match="is no place in pretrain, joint, refine"):
+        Position(phase, step)
+
+
+def test_means_over_slms():
+    assert mean_metrics([{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 2.0}]) == {"a": 2.0, "b": 2.0}
+    assert mean_metrics([]) == mean_metrics([{}, {}]) == {}
+
+
+def test_the_fleet_is_told_what_the_settings_say():
+    config = fleet_config(MODEL, PhasesConfig(), 5)
+    pretrain = PhasesConfig().pretrain
+    assert (config.seed, config.num_slms, config.query_dim) == (5, MODEL.num_slms, MODEL.blm.query_dim)
+    assert (config.pretrain_steps, config.pretrain_batch) == (pretrain.slm_steps, pretrain.slm_batch)
+    assert (config.pretrain_lr, config.warmup_steps) == (pretrain.slm_lr, pretrain.warmup_steps)
