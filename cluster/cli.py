@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="leworld",
     help="A world model that looks things up in a memory of bits.",
@@ -118,16 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A finally clause runs for an exception, but not for a signal: actors would be left behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        return app(args=arguments, prog_name="leworld", standalone_mode=False) or 0
+        code = app(args=arguments, prog_name="leworld", standalone_mode=False) or 0
+        # Before a run has begun there is nothing to go on with.
+        return _complain("interrupted before the run began", code) if code == INTERRUPTED else code
     except LeWorldError as error:
         return _complain(str(error), 2)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
     except Exception as error:
         if type(error).__name__ == "Interrupted":
-            return _complain(str(error), 130)
+            return _complain(str(error), INTERRUPTED)
         if hasattr(error, "format_message"):
-            return _complain(f"{error.format_message()} See 'leworld --help'.", 2)  # pyright: ignore
+            return _complain(f"{error.format_message().rstrip('.')}; see 'leworld --help'", 2)  # pyright: ignore
         raise
 
 

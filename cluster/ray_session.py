@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,6 +113,7 @@ def _connect(address: str | None) -> None:
 
     # What shapes a new cluster may not be said to one that runs already.
     shape: dict[str, Any] = {"include_dashboard": False} if address is None else {}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **shape)
     except Exception as error:
@@ -118,3 +121,6 @@ def _connect(address: str | None) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         who = f"Ray cluster {address}" if address else "Ray on this machine"
         raise ActorError(who, f"does not take us in ({reason})", START) from None
+    # Ray's own handler prints its stack and aborts; ours lets everything be taken down.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)

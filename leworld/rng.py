@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from torch import Tensor
 
 
 def derive_seed(seed: int, *path: str | int) -> int:
@@ -19,3 +20,11 @@ def derive_seed(seed: int, *path: str | int) -> int:
 def generator(seed: int, *path: str | int) -> torch.Generator:
     """A CPU generator for one purpose."""
     return torch.Generator().manual_seed(derive_seed(seed, *path))
+
+
+def derangement(count: int, generator: torch.Generator) -> Tensor:
+    """(count,) a permutation in which nothing stays in place, if count is above 1."""
+    order = torch.randperm(count, generator=generator)
+    moved = torch.empty_like(order)
+    moved[order] = order.roll(1)
+    return moved

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from leworld.memory import PAGE_WORDS, Reader, Words
+from leworld.rng import derangement
 from leworld.types import Ranges
 
 Redirect = Callable[[Ranges], Ranges]
@@ -50,11 +50,3 @@ def random_addresses(address_bits: int, generator: torch.Generator) -> Redirect:
         return replace(ranges, start=torch.randint(0, last + 1, ranges.start.shape, generator=generator))
 
     return redirect
-
-
-def derangement(count: int, generator: torch.Generator) -> Tensor:
-    """(count,) a permutation in which nothing stays in place, if count is above 1."""
-    order = torch.randperm(count, generator=generator)
-    moved = torch.empty_like(order)
-    moved[order] = order.roll(1)
-    return moved

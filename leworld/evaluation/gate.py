@@ -31,13 +31,13 @@ from torch import Tensor
 
 from leworld.errors import ConfigError
 from leworld.evaluation.baselines import applicable, evaluate, train_baselines
-from leworld.evaluation.controls import ZeroedMemory, derangement, random_addresses, shuffled
+from leworld.evaluation.controls import ZeroedMemory, random_addresses, shuffled
 from leworld.evaluation.metrics import exact_mask, hit_rate, paired_interval
 from leworld.evaluation.predictor import Budget
 from leworld.evaluation.trials import Request, Trial, free_running, no_request, teacher_forced
 from leworld.memory import Reader, WordStore
 from leworld.models.system import System
-from leworld.rng import generator
+from leworld.rng import derangement, generator
 from leworld.types import Batch
 from leworld.worlds.base import World
 

@@ -53,7 +53,7 @@ class Senses:
 
 @dataclass(frozen=True)
 class Records:
-    """Encoded records: ``features`` (U, M, 3 E), which are keys, values and marks, and ``valid`` (U, M)."""
+    """Encoded records: ``features`` (U, M, 4 E): keys, values, marks and notes; ``valid`` (U, M)."""
 
     features: Tensor
     valid: Tensor
@@ -63,10 +63,12 @@ class Records:
 class Pooled:
     """What reads tell.
 
-    ``content`` (B, N[, K], D); ``belief`` (B, N[, K], M) logit that a record is what the sample needs; ``valid`` alike.
+    ``content`` (B, N[, K], D) for the prediction; ``notes`` (B, N[, K], E) for the request; ``belief`` (B, N[, K], M)
+    logit that a record is what the sample needs; ``valid`` (B, N[, K], M).
     """
 
     content: Tensor
+    notes: Tensor
     belief: Tensor
     valid: Tensor
 
@@ -89,7 +91,7 @@ class RecordEncoder(nn.Module):
         self.record_words = record_words
         self.join = nn.Linear(record_words * CODE_DIM, read_dim)
         self.mix = nn.Sequential(nn.LayerNorm(read_dim), mlp(read_dim, 2 * read_dim, read_dim))
-        self.features = nn.Linear(read_dim, 3 * read_dim)
+        self.features = nn.Linear(read_dim, 4 * read_dim)
         self.position = nn.Parameter(torch.zeros(read_dim))
         self.register_buffer("frequency", 10_000 ** -torch.linspace(0, 1, read_dim), persistent=False)
 
@@ -103,7 +105,7 @@ class RecordEncoder(nn.Module):
         x = self.join(joined[reads.valid])
         x = x + self.position * torch.sin(reads.valid.nonzero()[:, 1:] * self.frequency)
         x = x + self.mix(x)
-        features = x.new_zeros(num_ranges, num_records, 3 * x.shape[-1])
+        features = x.new_zeros(num_ranges, num_records, 4 * x.shape[-1])
         features[reads.valid] = self.features(x)
         return Records(features, reads.valid)
 
@@ -138,23 +140,24 @@ class Pooling(nn.Module):
         if index.dim() == 3:
             query = query.unsqueeze(2).expand(*index.shape, -1)
         flat = index.flatten()
-        pooled, belief = self._pool(query.reshape(len(flat), -1), records.features[flat], records.valid[flat])
-        valid = records.valid[index]
-        return Pooled(self.out(pooled).unflatten(0, index.shape), belief.view(valid.shape), valid)
+        found = self._pool(query.reshape(len(flat), -1), records.features[flat], records.valid[flat])
+        content, notes, belief = (part.unflatten(0, index.shape) for part in found)
+        return Pooled(self.out(content), notes, belief, records.valid[index])
 
-    def _pool(self, query: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, 2 E) queries and (R, M, 3 E) features to (R, E) content and (R, M) belief."""
+    def _pool(self, query: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, 2 E) queries and (R, M, 4 E) features to (R, E) content, (R, E) notes and (R, M) belief."""
         heads, width = self.num_heads, query.shape[-1] // 2 // self.num_heads
         ask, expect = query.chunk(2, dim=-1)
-        keys, values, marks = features.chunk(3, dim=-1)
+        keys, values, marks, notes = features.unflatten(-1, (4, -1)).unbind(-2)
         belief = torch.einsum("re,rme->rm", expect, marks) / expect.shape[-1] ** 0.5 - self.doubt
         score = torch.einsum("rhe,rmhe->rhm", ask.unflatten(-1, (heads, width)), keys.unflatten(-1, (heads, width)))
         # Where nothing was read, all weight is lost to the null value below.
         score = (score / width**0.5).masked_fill(~valid.unsqueeze(1), -1e9)
         weight = torch.softmax(score, dim=-1) * (torch.sigmoid(belief) * valid).unsqueeze(1)
         pooled = torch.einsum("rhm,rmhe->rhe", weight, values.unflatten(-1, (heads, width)))
-        null = self.null_value.unflatten(0, (heads, width))
-        return (pooled + (1 - weight.sum(-1, keepdim=True)) * null).flatten(1), belief
+        pooled = pooled + (1 - weight.sum(-1, keepdim=True)) * self.null_value.unflatten(0, (heads, width))
+        noted = torch.einsum("rhm,rmhe->rhe", weight, notes.unflatten(-1, (heads, width)))
+        return pooled.flatten(1), noted.flatten(1), belief
 
 
 class BLM(nn.Module):
@@ -193,7 +196,11 @@ class BLM(nn.Module):
         self.blocks = nn.ModuleList([Block(d, config.num_heads) for _ in range(config.num_layers)])
         self.norm = nn.LayerNorm(d)
         self.change = nn.Sequential(nn.Linear(d, d), nn.GELU(), zeroed(nn.Linear(d, target_dim)))
-        self.ask = nn.Sequential(mlp(d, d, config.query_dim), nn.LayerNorm(config.query_dim))
+        # Prediction needs little of what a read says of the future: the request has its own way to it.
+        self.ask = mlp(d, config.query_dim, config.query_dim)
+        self.norm_notes = nn.LayerNorm(config.read_dim)
+        self.ask_notes = nn.Linear(num_slms * config.read_dim, config.query_dim)
+        self.norm_ask = nn.LayerNorm(config.query_dim)
 
     def sense(self, query: Query) -> Senses:
         """Encode everything that is known before reading."""
@@ -220,8 +227,8 @@ class BLM(nn.Module):
         """(B, N[, K], D) what each slot holds if it is selected."""
         return pooled.content + self.slm_hidden(hidden) + self.trust(trust)
 
-    def predict(self, senses: Senses, slots: Tensor, mask: Tensor) -> Prediction:
-        """Predict from what is sensed and the slots that the mask (B, N) lets through."""
+    def predict(self, senses: Senses, slots: Tensor, mask: Tensor, notes: Tensor | None = None) -> Prediction:
+        """Predict, and ask, from what is sensed and the slots and notes (B, N, E) that the mask (B, N) lets through."""
         gate = mask.unsqueeze(-1)
         content = gate * slots + (1 - gate) * self.unread + self.slot
         # The read-out starts from the sum of its inputs: what is linear in them need not pass the attention.
@@ -230,7 +237,10 @@ class BLM(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = self.norm(x[:, 0])
-        return Prediction(self.change(x), self.ask(x))
+        request = self.ask(x)
+        if notes is not None:
+            request = request + self.ask_notes((gate * self.norm_notes(notes)).flatten(1))
+        return Prediction(self.change(x), self.norm_ask(request))
 
 
 def trust_features(proposals: Proposals) -> Tensor:

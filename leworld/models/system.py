@@ -96,7 +96,7 @@ class System:
         reads = read_ranges(self.memory, made, self.spec.record_words, self.device)
         pooled = self.blm.pool(senses, self.blm.encode(reads), reads.index)
         slots = self.blm.slots(pooled, proposals.hidden, trust_features(proposals))
-        prediction = self.blm.predict(senses, slots, chosen)
+        prediction = self.blm.predict(senses, slots, chosen, pooled.notes)
         next_state = from_change(self.spec, query.current, prediction.change)
         return Step(next_state, chosen.round(), made, proposals, prediction.info_query)
 

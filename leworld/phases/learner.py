@@ -17,6 +17,7 @@ from leworld.models.fleet import Fleet
 from leworld.models.reads import read_ranges
 from leworld.models.system import System, to_change
 from leworld.optim import Optimizer
+from leworld.rng import derangement
 from leworld.types import Batch, Proposals, Query, Ranges
 from leworld.worlds.base import World
 
@@ -120,7 +121,7 @@ def spoil(ranges: Ranges, spoiling: Spoiling, generator: torch.Generator) -> Spo
         generator: on the CPU.
     """
     batch, device = len(ranges.start), ranges.start.device
-    other = torch.randperm(batch, generator=generator).to(device)
+    other = derangement(batch, generator).to(device)
     alone, dropped = (torch.rand(ranges.start.shape, generator=generator).to(device) for _ in range(2))
     lost, blind = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
     # Half of the wrong reads come alone, half come with all of the sample's others wrong too.

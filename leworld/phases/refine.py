@@ -70,12 +70,11 @@ class RefineConfig:
 class Round:
     """One pass over all (M = B * T) steps at once.
 
-    ``error`` (M,), ``mask_loss`` scalar, ``request`` (M, Q) with graph, ``proposals`` whose ``hidden`` has a gradient.
+    ``error`` (M,), ``mask_loss`` scalar, ``proposals`` whose ``hidden`` has a gradient.
     """
 
     error: Tensor
     mask_loss: Tensor
-    request: Tensor
     proposals: Proposals
 
 
@@ -128,8 +127,8 @@ def make_requests(learner: Learner, batch: Batch, received: Tensor, guided: Tens
     shown = guided.unsqueeze(1) & (batch.labels.length > 0)
     mask = torch.where(shown, 1.0, learner.blm.route(senses, proposals).mask)
     records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
-    slots = slots_of(learner, learner.blm.pool(senses, records, index), proposals)
-    return learner.blm.predict(senses, slots, mask).info_query
+    pooled = learner.blm.pool(senses, records, index)
+    return learner.blm.predict(senses, slots_of(learner, pooled, proposals), mask, pooled.notes).info_query
 
 
 def run_round(learner: Learner, config: RefineConfig, batch: Batch, received: Tensor) -> Round:
@@ -145,7 +144,7 @@ def run_round(learner: Learner, config: RefineConfig, batch: Batch, received: Te
     seen = Senses(senses.tokens.detach(), senses.state.detach())
     best = best_masks(learner.blm, seen, slots.detach(), change, config.read_price)
     mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best)
-    return Round((prediction.change - change).pow(2).mean(-1), mask_loss, prediction.info_query, proposals)
+    return Round((prediction.change - change).pow(2).mean(-1), mask_loss, proposals)
 
 
 def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:

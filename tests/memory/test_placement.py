@@ -69,6 +69,20 @@ def test_same_seed_same_address_and_others_differ():
     assert (same != make(16, 1, seed=4).address(x)).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("hash_bits", [1, 5, 16, 24])
+def test_bits_look_along_directions_at_right_angles_as_far_as_the_key_reaches(hash_bits):
+    planes = make(hash_bits, align_words=1, address_bits=24)._projection
+    for first in range(0, hash_bits, 16):
+        block = planes[:, first : first + 16]
+        assert torch.allclose(block.T @ block, torch.eye(block.shape[1], dtype=torch.float64), atol=1e-9)
+
+
+def test_addresses_spread_evenly():
+    placement = make(hash_bits=4, align_words=1)
+    shares = placement.address(keys(8000)).bincount(minlength=16) / 8000
+    assert 0.045 < float(shares.min()) <= float(shares.max()) < 0.08
+
+
 def test_more_hash_bits_refine_an_address():
     x = keys(100)
     assert torch.equal(make(hash_bits=4).address(x), make(hash_bits=8).address(x) % (16 * 256))

@@ -24,6 +24,11 @@ def slots_for(batch: int = 4) -> torch.Tensor:
     return torch.randn(batch, 3, MODEL.blm.d_model, generator=torch.Generator().manual_seed(2))
 
 
+def pooled_of(content: torch.Tensor) -> Pooled:
+    one = torch.zeros(*content.shape[:-1], 1)
+    return Pooled(content=content, notes=one, belief=one, valid=one == 0)
+
+
 def changed(query: Query, name: str) -> Query:
     return replace(query, **{name: getattr(query, name) + 0.5})
 
@@ -65,6 +70,20 @@ def test_a_masked_slot_tells_nothing_and_a_trusted_one_does(blm):
         assert torch.equal(before, after) == (slm == 1)
 
 
+def test_notes_of_trusted_reads_reach_the_request_and_not_the_prediction(blm):
+    senses, slots = blm.sense(random_query(SPEC, 4)), slots_for()
+    mask = torch.tensor([1.0, 0.0, 1.0]).expand(4, 3)
+    notes = torch.randn(4, 3, MODEL.blm.read_dim, generator=torch.Generator().manual_seed(5))
+    before = blm.predict(senses, slots, mask, notes)
+    for slm in range(3):
+        other = notes.clone()
+        other[:, slm] += 1
+        after = blm.predict(senses, slots, mask, other)
+        assert torch.equal(before.change, after.change)
+        assert torch.equal(before.info_query, after.info_query) == (slm == 1)
+    assert not torch.equal(before.info_query, blm.predict(senses, slots, mask).info_query)
+
+
 def test_slots_are_told_apart(blm):
     senses, slots = blm.sense(random_query(SPEC, 4)), slots_for()
     swapped = slots[:, [1, 0, 2]]
@@ -74,7 +93,7 @@ def test_slots_are_told_apart(blm):
 
 def test_hidden_and_trust_reach_the_slot_beside_what_was_read(blm):
     proposals, content = proposals_for(), slots_for()
-    pooled, trust = Pooled(content, torch.zeros(4, 3, 2)), trust_features(proposals)
+    pooled, trust = pooled_of(content), trust_features(proposals)
     plain = content + blm.slm_hidden(proposals.hidden) + trust @ blm.trust.weight.T
     found = blm.slots(pooled, proposals.hidden, trust)
     assert torch.allclose(found, plain, atol=1e-5)
@@ -94,7 +113,7 @@ def test_what_starts_at_zero_has_no_effect_yet():
     fresh = build_blm(MODEL, SPEC, 0)
     query = random_query(SPEC, 4)
     assert torch.equal(fresh.sense(query).state, fresh.sense(changed(query, "info_query")).state)
-    pooled = Pooled(slots_for(), torch.zeros(4, 3, 2))
+    pooled = pooled_of(slots_for())
     found = fresh.slots(pooled, torch.randn(4, 3, 16), torch.ones(4, 3, 2))
     assert torch.equal(found, pooled.content)
 

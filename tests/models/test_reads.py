@@ -42,8 +42,10 @@ def pooled(blm: BLM, store: WordStore, ranges: Ranges, senses: Senses) -> torch.
     return blm.pool(senses, blm.encode(reads), reads.index).content.detach()
 
 
-def plain_pool(blm: BLM, store: WordStore, state: torch.Tensor, start: int, length: int, slot: int) -> torch.Tensor:
-    """One range, padded to a page, with an explicit mask and a loop over heads."""
+def plain_pool(
+    blm: BLM, store: WordStore, state: torch.Tensor, start: int, length: int, slot: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Content and notes of one range, padded to a page, with an explicit mask and a loop over heads."""
     encoder, pooling, record_words = blm.records, blm.pooling, blm.records.record_words
     num_records = -(-PAGE_WORDS // record_words)
     bits = torch.zeros(num_records * record_words, 32)
@@ -53,15 +55,17 @@ def plain_pool(blm: BLM, store: WordStore, state: torch.Tensor, start: int, leng
     x = encoder.join(codes)
     x = x + encoder.position * torch.sin(torch.arange(num_records).unsqueeze(1) * encoder.frequency)
     x = x + encoder.mix(x)
-    keys, values = encoder.key_value(x).chunk(2, dim=-1)
+    keys, values, marks, notes = encoder.features(x).chunk(4, dim=-1)
     used = torch.arange(num_records) * record_words < length
-    query = pooling.query(state) * pooling.slot_scale[slot] + pooling.slot[slot]
-    parts, width = [], len(query) // pooling.num_heads
+    ask, expect = (pooling.query(state) * pooling.slot_scale[slot] + pooling.slot[slot]).chunk(2)
+    believed = torch.sigmoid(marks[used] @ expect / len(expect) ** 0.5 - pooling.doubt)
+    parts, noted, width = [], [], len(ask) // pooling.num_heads
     for head in range(pooling.num_heads):
         own = slice(head * width, (head + 1) * width)
-        score = torch.cat([keys[used][:, own], pooling.null_key[None, own]]) @ query[own] / width**0.5
-        parts.append(torch.softmax(score, 0) @ torch.cat([values[used][:, own], pooling.null_value[None, own]]))
-    return pooling.out(torch.cat(parts)).detach()
+        weight = torch.softmax(keys[used][:, own] @ ask[own] / width**0.5, 0) * believed
+        parts.append(weight @ values[used][:, own] + (1 - weight.sum()) * pooling.null_value[own])
+        noted.append(weight @ notes[used][:, own])
+    return pooling.out(torch.cat(parts)).detach(), torch.cat(noted).detach()
 
 
 spans = st.tuples(st.integers(0, LAST - 1), st.integers(0, PAGE_WORDS)).map(lambda r: (r[0], min(r[1], LAST - r[0])))
@@ -79,11 +83,13 @@ def ranges_of(table: list[list[tuple[int, int]]]) -> Ranges:
 @given(table=rows)
 def test_ragged_read_equals_padded_read_one_range_at_a_time(record_words, table):
     blm, store, senses = blm_of(record_words), random_store(), senses_of(len(table))
-    found = pooled(blm, store, ranges_of(table), senses)
+    reads = read_ranges(store, ranges_of(table), record_words)
+    found = blm.pool(senses, blm.encode(reads), reads.index)
     for b, row in enumerate(table):
         for slot, (start, length) in enumerate(row):
-            plain = plain_pool(blm, store, senses.state[b], start, length, slot)
-            assert torch.allclose(found[b, slot], plain, atol=2e-5)
+            content, notes = plain_pool(blm, store, senses.state[b], start, length, slot)
+            assert torch.allclose(found.content[b, slot], content, atol=2e-5)
+            assert torch.allclose(found.notes[b, slot], notes, atol=2e-5)
 
 
 @settings(max_examples=15, deadline=None)
@@ -149,7 +155,11 @@ def test_a_range_of_length_0_reads_nothing_wherever_it_is():
 
 
 def test_words_outside_the_ranges_change_nothing_and_those_inside_do():
-    blm, senses, ranges = blm_of(2), senses_of(2), ranges_of([[(100, 5), (300, 4), (7, 1)], [(100, 6), (7, 0), (300, 1)]])
+    blm, senses, ranges = (
+        blm_of(2),
+        senses_of(2),
+        ranges_of([[(100, 5), (300, 4), (7, 1)], [(100, 6), (7, 0), (300, 1)]]),
+    )
     store = random_store()
     before = pooled(blm, store, ranges, senses)
     for start, length in ((99, 1), (106, 100), (299, 1), (304, 200), (6, 1), (8, 50)):
@@ -161,15 +171,22 @@ def test_words_outside_the_ranges_change_nothing_and_those_inside_do():
     assert not torch.allclose(after[1, 0], before[1, 0])
 
 
-def test_attention_to_nothing_is_all_of_it_where_nothing_was_read():
+def test_belief_is_given_for_every_record_that_was_read():
     blm, store, senses = blm_of(2), random_store(), senses_of(2)
-    reads = read_ranges(store, ranges_of([[(3, 0), (0, 256), (9, 1)], [(9, 4), (7, 0), (8, 2)]]), 2)
-    ignored = blm.pool(senses, blm.encode(reads), reads.index).ignored
-    assert ignored.shape == (2, SLOTS, 2)
-    empty = torch.tensor([[True, False, False], [False, True, False]])
-    assert (ignored[empty] == 1).all()
-    assert (ignored[~empty] < 1).all()
-    assert (ignored[~empty] > 0).all()
+    reads = read_ranges(store, ranges_of([[(3, 0), (0, 9), (9, 1)], [(9, 4), (7, 0), (8, 2)]]), 2)
+    pooled = blm.pool(senses, blm.encode(reads), reads.index)
+    assert pooled.belief.shape == pooled.valid.shape == (2, SLOTS, 5)
+    assert pooled.valid.sum(-1).tolist() == [[0, 5, 1], [2, 0, 1]]
+    assert pooled.belief[pooled.valid].std() > 1e-3
+
+
+def test_what_is_not_believed_says_nothing():
+    blm, senses = blm_of(2), senses_of(1)
+    with torch.no_grad():
+        blm.pooling.doubt.fill_(1e4)
+    found = pooled(blm, random_store(), ranges_of([[(3, 8), (0, 256), (9, 1)]]), senses)
+    nothing = blm.pooling.out(blm.pooling.null_value).detach()
+    assert torch.allclose(found[0], nothing.expand(SLOTS, -1), atol=1e-6)
 
 
 def test_order_of_records_in_a_range_matters():

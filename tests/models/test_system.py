@@ -71,7 +71,7 @@ def test_prediction_equals_its_parts_put_together_by_hand():
     reads = read_ranges(system.memory, proposals.ranges(), WORLD.spec.record_words)
     pooled = blm.pool(senses, blm.encode(reads), reads.index)
     slots = blm.slots(pooled, proposals.hidden, trust_features(proposals))
-    plain = blm.predict(senses, slots, step.mask)
+    plain = blm.predict(senses, slots, step.mask, pooled.notes)
     assert torch.allclose(step.next_state, from_change(WORLD.spec, query.current, plain.change), atol=1e-5)
     assert torch.allclose(step.info_query, plain.info_query, atol=1e-5)
     assert step.next_state.shape == (5, WORLD.spec.target_dim)

@@ -72,6 +72,9 @@ def tiny_trainer(
     trainer = Trainer(model, phases, world, fleet, memory, seed=seed)
     if stirred:
         stir(trainer.learner.blm, *fleet.slms)
+        # A new router trusts everyone; this one is of two minds.
+        stir(trainer.learner.blm.router, seed=1, size=0.5)
+        torch.nn.init.zeros_(trainer.learner.blm.router.score.bias)
     return trainer
 
 
@@ -82,7 +85,7 @@ def filled(world: World) -> WordStore:
     return memory
 
 
-def stir(*modules: nn.Module, seed: int = 0, size: float = 0.3) -> None:
+def stir(*modules: nn.Module, seed: int = 0, size: float = 0.15) -> None:
     """Move every weight off its first value: what starts at zero hides what comes before it."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -92,6 +92,24 @@ def test_credit_goes_to_the_candidate_that_explains():
     assert weight[0, 0] == weight[0, 2] == weight[1, 0] == 0
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**20), st.integers(1, 3), st.integers(2, 4))
+def test_credit_equals_trying_every_candidate_one_by_one(seed, num_slms, num_candidates):
+    random = torch.Generator().manual_seed(seed)
+    alternatives = torch.randn(2, num_slms, num_candidates, 3, generator=random)
+    best, change = alternatives[:, :, 0], torch.randn(2, 3, generator=random)
+    target, weight = candidate_credit(Adder(), SENSES, best, alternatives, change, 0.5)
+    for b, n in itertools.product(range(2), range(num_slms)):
+        errors = []
+        for k in range(num_candidates):
+            others = sum(best[b, m] for m in range(num_slms) if m != n)
+            errors.append((others + alternatives[b, n, k] - change[b]).square().mean())
+        tried = torch.stack(errors)
+        spread = tried.max() - tried.min()
+        assert torch.allclose(target[b, n], torch.softmax(-tried / (0.5 * spread), 0), atol=1e-4)
+        assert weight[b, n].item() == pytest.approx((spread / tried.max()).item(), rel=1e-3)
+
+
 def test_candidates_are_judged_beside_the_others_best_reads():
     best = torch.tensor([[[1.0], [0.0]], [[0.0], [0.0]]]).expand(2, 2, 3)
     alternatives = torch.stack([best, torch.ones(2, 2, 3)], dim=2)

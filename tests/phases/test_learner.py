@@ -3,10 +3,11 @@ import math
 import pytest
 import torch
 
+from leworld.models.blm import Pooled
 from leworld.models.reads import read_ranges
 from leworld.phases.learner import Learner, Spoiling, spoil, verify_loss
 from leworld.types import Ranges
-from tests.models.tiny import tiny_trainer, tiny_world
+from tests.models.tiny import random_query, tiny_trainer, tiny_world
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +80,31 @@ def test_one_sample_has_no_other_to_take_from():
     assert not spoilt.wrong.any()
 
 
-def test_verify_loss_is_the_cross_entropy_of_ignoring_where_it_is_known():
-    ignored = torch.tensor([[[0.9, 0.2], [0.5, 0.5]], [[0.0, 1.0], [0.3, 0.6]]], requires_grad=True)
+def pooled_of(belief: torch.Tensor, valid: torch.Tensor) -> Pooled:
+    nothing = torch.zeros(*belief.shape[:2], 4)
+    return Pooled(content=nothing, notes=nothing, belief=belief, valid=valid)
+
+
+def test_verify_loss_is_the_cross_entropy_of_believing_where_it_is_known():
+    belief = torch.tensor([[[2.0, -1.0], [0.5, 9.0]], [[-90.0, 90.0], [0.0, -3.0]]], requires_grad=True)
+    valid = torch.tensor([[[True, True], [True, True]], [[True, True], [True, False]]])
     wrong = torch.tensor([[True, False], [False, True]])
     known = torch.tensor([[True, False], [True, True]])
-    edge = -math.log(1e-6)
-    parts = [
-        -(math.log(0.9) + math.log(0.2)) / 2,
-        (-math.log(1 - 1e-6) + edge) / 2,
-        -(math.log(0.3) + math.log(0.6)) / 2,
-    ]
-    loss = verify_loss(ignored, wrong, known)
-    assert loss.item() == pytest.approx(sum(parts) / 4, rel=1e-2)
+    # Sample 0 knows of its first read that it is wrong; sample 1 that its first is right and its second wrong.
+    plain = [math.log1p(math.exp(2)), math.log1p(math.exp(-1)), 90.0, 0.0, math.log(2)]
+    loss = verify_loss(pooled_of(belief, valid), wrong, known)
+    assert loss.item() == pytest.approx(sum(plain) / 5, rel=1e-5)
     loss.backward()
-    assert ignored.grad[0, 0, 0] < 0
-    assert ignored.grad[0, 1].tolist() == [0, 0]
-    assert ignored.grad.isfinite().all()
+    assert belief.grad[0, 0].min() > 0
+    assert belief.grad[1, 0, 0] < 0
+    assert belief.grad[0, 1].tolist() == [0, 0]
+    assert belief.grad[1, 1, 1] == 0
+
+
+def test_nothing_known_costs_nothing():
+    pooled = pooled_of(torch.ones(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bool))
+    none = torch.zeros(1, 2, dtype=torch.bool)
+    assert verify_loss(pooled, none, none).item() == 0
 
 
 def test_samples_are_single_training_transitions_none_twice(learner):
@@ -111,21 +121,16 @@ def test_samples_are_single_training_transitions_none_twice(learner):
 
 def test_reading_several_sets_at_once_equals_reading_each_alone(learner):
     sets = [
-        Ranges(torch.tensor([[3, 9], [3, 700]]), torch.tensor([[4, 0], [4, 20]])),
-        Ranges(torch.tensor([[[3], [5]], [[9], [3]]]), torch.tensor([[[5], [1]], [[0], [4]]])),
+        Ranges(torch.tensor([[3, 9, 8], [3, 700, 3]]), torch.tensor([[4, 0, 2], [4, 20, 5]])),
+        Ranges(torch.tensor([[[3], [5], [8]], [[9], [3], [8]]]), torch.tensor([[[5], [1], [2]], [[0], [4], [9]]])),
     ]
     records, indices = learner.read(*sets)
-    record_words = learner.world.spec.record_words
+    senses = learner.blm.sense(random_query(learner.world.spec, 2))
     for ranges, index in zip(sets, indices, strict=True):
         assert index.shape == ranges.start.shape
-        alone = read_ranges(learner.memory, ranges, record_words)
-        other = learner.blm.encode(alone)
-        for mine, theirs in zip(index.flatten().tolist(), alone.index.flatten().tolist(), strict=True):
-            valid = other.valid[theirs]
-            assert records.valid[mine].sum() == valid.sum()
-            width = int(valid.sum())
-            assert torch.allclose(records.keys[mine, :width], other.keys[theirs, :width], atol=1e-5)
-            assert torch.allclose(records.values[mine, :width], other.values[theirs, :width], atol=1e-5)
+        alone = read_ranges(learner.memory, ranges, learner.world.spec.record_words)
+        expected = learner.blm.pool(senses, learner.blm.encode(alone), alone.index).content
+        assert torch.allclose(learner.blm.pool(senses, records, index).content, expected, atol=1e-5)
 
 
 def test_no_request_means_zeros(learner):

@@ -19,7 +19,7 @@ def world():
 
 
 def ask_gradients(world, config: RefineConfig, horizon: int = 4) -> dict[str, torch.Tensor]:
-    """The gradients of the BLM's ask head in one step, when the SLMs alone can teach it."""
+    """The gradients of the BLM's ask heads in one step, when the SLMs alone can teach it."""
     learner = tiny_trainer(world, stirred=True).learner
     with torch.no_grad():
         # A BLM that does not hear its own request: what is left is what the SLMs send back.
@@ -28,7 +28,8 @@ def ask_gradients(world, config: RefineConfig, horizon: int = 4) -> dict[str, to
     plain = learner.optimizer.step
 
     def step(lr: float) -> float:
-        for name, weight in learner.blm.ask.named_parameters():
+        asking = [item for item in learner.blm.named_parameters() if "ask" in item[0] or item[0] == "note_scale"]
+        for name, weight in asking:
             found[name] = torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
         return plain(lr)
 

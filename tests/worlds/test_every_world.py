@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from leworld.errors import ConfigError
+from leworld.memory import WordStore
 from leworld.worlds import WORLDS, World, build_world
 from tests.worlds.reading import assert_same, generator, populated
 
@@ -105,6 +106,33 @@ def test_splits_never_share_a_key_even_with_one_generator(world):
     seen.append(world.keys(50, generator()).characteristics)
     rows = [{tuple(row) for row in values.reshape(-1, values.shape[-1]).tolist()} for values in seen]
     assert len(set.union(*rows)) == sum(len(part) for part in rows)
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_outdating_changes_what_the_labels_of_test_worlds_name_and_not_the_truth(world, filled):
+    before = world.batch("test", 30, generator())
+    memory, true = populated(world) if filled else WordStore(world.spec.address_bits), populated(world)
+    world.outdate(memory, "test")
+    assert_same(before, world.batch("test", 30, generator()))
+    known = before.labels.length > 0
+    start, length = before.labels.start[known].numpy(), before.labels.length[known].numpy()
+    old, new = memory.read(start, length).words, true.read(start, length).words
+    assert old.any()
+    assert (old != new).mean() > 0.3
+
+
+def test_outdating_is_repeatable_and_populating_again_mends_it(world):
+    memory, again, true = populated(world), WordStore(world.spec.address_bits), populated(world)
+    world.outdate(memory, "test")
+    for _ in range(2):
+        world.outdate(again, "test")
+    before = world.batch("test", 30, generator()).labels
+    known = before.length > 0
+    start, length = before.start[known].numpy(), before.length[known].numpy()
+    assert (memory.read(start, length).words == again.read(start, length).words).all()
+    for split in ("train", "valid", "test"):
+        world.populate(memory, split)
+    assert (memory.read(start, length).words == true.read(start, length).words).all()
 
 
 def test_world_survives_pickling(world):

@@ -20,7 +20,7 @@ def world() -> PhysicsWorld:
 
 def test_spec(world):
     spec = world.spec
-    assert (spec.state_dim, spec.target_dim, spec.char_dim, spec.context_dim) == (4, 3, 16, 5)
+    assert (spec.state_dim, spec.target_dim, spec.char_dim, spec.context_dim) == (4, 3, 32, 5)
     assert (spec.record_words, spec.read_words, spec.horizon, spec.residual) == (2, 22, 16, True)
     assert spec.floor is None
 
@@ -49,7 +49,7 @@ def test_bodies_differ_in_physics_and_codes_say_nothing_of_it():
     for column, low, high in ((1, np.log(0.5), np.log(1.5)), (2, 5, 15)):
         assert physics[:, column].min() >= low - 1e-6
         assert physics[:, column].max() <= high + 1e-6
-    correlation = torch.corrcoef(torch.cat([data.characteristics, physics], dim=1).T)[:16, 16:]
+    correlation = torch.corrcoef(torch.cat([data.characteristics, physics], dim=1).T)[:32, 32:]
     assert correlation.abs().max() < 0.5
 
 
@@ -145,6 +145,28 @@ def test_bodies_that_share_a_page_lie_apart_and_are_not_keyed():
     for b, table in (batch.labels.length[:, 0] > 0).nonzero()[::10].tolist():
         words = read_one(memory, int(batch.labels.start[b, 0, table]), 22)
         assert (world.schema.unpack(words.reshape(-1, 2))["tag"] == int(tags[b])).all()
+
+
+def test_outdating_gives_each_body_the_transitions_of_another_under_its_own_tag(world):
+    memory = populated(world)
+    world.outdate(memory, "test")
+    batch = world.batch("test", 8, generator())
+    stored = world.stored(batch.world[:, 0])
+    others = world.stored(torch.tensor([15, 16, 17, 18])).inputs
+    tags = world.placements[0].tag(placement_keys(batch.characteristics[:, 0]), 8)
+    for b in range(8):
+        for table in range(3):
+            start, length = int(batch.labels.start[b, 0, table]), int(batch.labels.length[b, 0, table])
+            fields = world.schema.unpack(read_one(memory, start, length).reshape(-1, world.spec.record_words))
+            rows = slice(table * 11, (table + 1) * 11)
+            found = torch.from_numpy(fields["inputs"]).float()
+            assert not torch.equal(found, stored.inputs[b, rows])
+            assert any(torch.equal(found, other[rows]) for other in others)
+            assert (fields["tag"] == int(tags[b])).all()
+    # Only that split changed.
+    true, train = populated(world), world.batch("train", 8, generator()).labels
+    for start in train.start[:, 0].flatten().tolist():
+        assert (read_one(memory, start, 22) == read_one(true, start, 22)).all()
 
 
 def test_valid_and_test_bodies_do_not_depend_on_how_many_train():

@@ -1,0 +1,106 @@
+"""SLMs in several actors learn what they learn in one process.
+
+With one actor, or one SLM an actor, sums are taken in the same order, so everything is equal to the bit. With two SLMs
+in one of two actors, the info query's gradient is summed in another order: equal to rounding.
+"""
+
+import pytest
+import torch
+
+from actors.actor_fleet import ActorFleet
+from actors.memory_shard import MemoryShard
+from actors.sharded_memory import ShardedMemory
+from actors.slm_actor import SLMActor
+from leworld.errors import CheckpointError
+from leworld.memory import WordStore
+from leworld.models.fleet import SLMGroup
+from tests.actors.peers import LocalPeers
+from tests.actors.systems import Small, run, same_bits, small
+
+
+@pytest.fixture(scope="module")
+def system() -> Small:
+    return small()
+
+
+@pytest.fixture(scope="module")
+def reference(system: Small):
+    return run(system.learner())
+
+
+def actors(system: Small, slm_ids) -> ActorFleet:
+    hosts = [SLMActor(f"SLM actor {i}", system.slms, system.world, ids) for i, ids in enumerate(slm_ids)]
+    return ActorFleet(LocalPeers(hosts), slm_ids)
+
+
+def test_one_process_twice_gives_the_same_bits(system: Small, reference):
+    metrics, state = run(system.learner())
+    assert metrics == reference[0]
+    assert same_bits(state, reference[1])
+
+
+@pytest.mark.parametrize(("slm_ids", "num_shards"), [(((0, 1, 2),), 4), (((0,), (1,), (2,)), 1)])
+def test_actors_match_one_process_to_the_bit(system: Small, reference, slm_ids, num_shards: int):
+    bits = system.world.spec.address_bits
+    memory = ShardedMemory(LocalPeers([MemoryShard(i, bits) for i in range(num_shards)]), range(num_shards), bits)
+    metrics, state = run(system.learner(actors(system, slm_ids), memory))
+    assert metrics == reference[0]
+    assert same_bits(state, reference[1])
+
+
+def test_uneven_actors_match_one_process_to_rounding(system: Small, reference):
+    metrics, state = run(system.learner(actors(system, ((0,), (1, 2)))))
+    losses, expected = ([step["loss"] for step in part] for part in (metrics, reference[0]))
+    assert losses == pytest.approx(expected, rel=1e-3)
+    weights = {name for name in state.blm if name.startswith("model.")}
+    for name in weights:
+        torch.testing.assert_close(state.blm[name], reference[1].blm[name], rtol=1e-2, atol=1e-3)
+
+
+def test_one_message_an_actor_a_step(system: Small):
+    fleet = actors(system, ((0,), (1, 2)))
+    learner = system.learner(fleet)
+    for progress in learner.steps():
+        if progress.position.phase == "joint":
+            break
+    fleet.slm_actors.calls.clear()
+    next(learner.steps())
+    assert fleet.slm_actors.calls == [(0, "propose"), (1, "propose"), (0, "learn"), (1, "learn")]
+
+
+def test_state_moves_between_numbers_of_actors(system: Small):
+    one, three = SLMGroup(system.slms, system.world), actors(system, ((0,), (1,), (2,)))
+    one.pretrain(0, 3)()
+    three.load_state(one.state())
+    found, expected = three.state(), one.state()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert one.pretrain(3, 2)() == three.pretrain(3, 2)()
+
+
+def test_state_of_fewer_slms_is_refused_before_anything_changes(system: Small):
+    learner = system.learner()
+    state = learner.state()
+    state.slms.pop(next(name for name in state.slms))
+    fewer = {name: tensor for name, tensor in state.slms.items() if not name.startswith("slm.2.")}
+    with pytest.raises(CheckpointError, match="2 SLMs, this system 3"):
+        learner.load_state(type(state)(state.position, state.blm, fewer, state.memory))
+
+
+def test_learner_goes_on_from_its_state_to_the_same_bits(system: Small, reference):
+    first = system.learner()
+    for progress in first.steps():
+        if progress.position.phase == "joint" and progress.position.step == 2:
+            break
+    second = system.learner(memory=WordStore(system.world.spec.address_bits))
+    second.load_state(first.state())
+    metrics, state = run(second)
+    assert metrics == reference[0][-len(metrics) :]
+    assert same_bits(state, reference[1])
+
+
+def test_a_run_can_only_be_cut_where_all_parts_stand(system: Small):
+    learner = system.learner()
+    cuts = [progress.position.step for progress in learner.steps() if learner.can_be_cut(progress)]
+    # SLMs pre-train in chunks of 25; then every step will do: 4 joint, 3 refining.
+    assert cuts == [25, 26, 1, 2, 3, 4, 1, 2, 3]

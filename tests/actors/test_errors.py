@@ -1,0 +1,32 @@
+"""Errors that travel."""
+
+import pickle
+
+import pytest
+
+from actors.calls import translate
+from actors.errors import ActorError
+from leworld.errors import LeWorldError, RangeError
+
+
+def test_unpickled_error_says_the_same():
+    error = ActorError("SLM actor 1", "died", "resume")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is ActorError
+    assert str(copy) == str(error) == "SLM actor 1 died: resume"
+    assert (copy.actor, copy.problem, copy.way_out) == ("SLM actor 1", "died", "resume")
+    assert isinstance(copy, LeWorldError)
+
+
+def test_our_own_errors_come_out_as_themselves():
+    own = RangeError("range 3 is outside")
+    assert translate(own, "memory shard 0") is own
+
+
+@pytest.mark.parametrize("message", ["", "first\nsecond"])
+def test_foreign_errors_become_one_line_with_the_actor(message: str):
+    found = str(translate(ValueError(message), "memory shard 0"))
+    assert found.startswith("memory shard 0 failed with ValueError")
+    assert "leworld resume" in found
+    assert "\n" not in found
+    assert "second" not in found

@@ -1,0 +1,97 @@
+"""The same parts as real Ray actors: the same bits, and errors that say who and what to do."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from actors.calls import ActorPeers, gather
+from actors.errors import ActorError
+from actors.launch import Handles, launch
+from cluster.topology import spread
+from tests.actors.systems import Small, run, same_bits, small
+
+pytestmark = pytest.mark.ray
+
+
+class Sleeper:
+    """An actor that does as it is told."""
+
+    def sleep(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    def fail(self, message: str) -> None:
+        raise ValueError(message)
+
+    def refuse(self) -> None:
+        raise ActorError("deep inside", "said no", "ask again")
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def system(ray_cluster) -> Small:
+    return small()
+
+
+@pytest.fixture(scope="module")
+def sleepers(ray_cluster):
+    actors = [ray.remote(num_cpus=0)(Sleeper).remote() for _ in range(2)]
+    ray.get([actor.sleep.remote(0.0) for actor in actors], timeout=60)
+    return ActorPeers(actors, ["first", "second"], 20.0)
+
+
+@pytest.fixture(scope="module", params=[(3, 1), (1, 4)], ids=["3 actors, 1 shard", "1 actor, 4 shards"])
+def handles(system: Small, request: pytest.FixtureRequest) -> Iterator[Handles]:
+    slm_actors, shards = request.param
+    handles = launch(system.slms, system.world, range(shards), spread(3, slm_actors), 60.0)
+    yield handles
+    handles.stop()
+
+
+def test_ray_matches_one_process_to_the_bit(system: Small, handles: Handles):
+    metrics, state = run(system.learner(handles.fleet(), handles.memory()))
+    expected_metrics, expected_state = run(system.learner())
+    assert metrics == expected_metrics
+    assert same_bits(state, expected_state)
+
+
+def test_dead_actors_are_named(handles: Handles):
+    # Comes last: nothing can be asked of these actors any more.
+    memory, fleet, processes = handles.memory(), handles.fleet(), handles.processes()
+    shard, slms = processes[len(handles.shard_ids) - 1], processes[-1]
+    os.kill(shard.pid, signal.SIGKILL)
+    with pytest.raises(ActorError, match=rf"^{shard.name} died: .*leworld resume"):
+        memory.snapshot()
+    os.kill(slms.pid, signal.SIGKILL)
+    with pytest.raises(ActorError, match=rf"^{re.escape(slms.name)} died: "):
+        fleet.state()
+
+
+def test_slow_actor_is_named(sleepers: ActorPeers):
+    answers = sleepers.start("sleep", {0: (0.0,), 1: (1.5,)}, patience=0.05)
+    with pytest.raises(ActorError, match=r"^second did not answer in 1 s: raise cluster\.timeout_s"):
+        answers()
+
+
+def test_failing_actor_is_named_in_one_line(sleepers: ActorPeers):
+    with pytest.raises(ActorError) as caught:
+        sleepers.start("fail", {1: ("bad luck\nmore",)})()
+    assert str(caught.value).startswith("second failed with ValueError (bad luck)")
+
+
+def test_our_errors_cross_the_border_as_themselves(sleepers: ActorPeers):
+    with pytest.raises(ActorError, match=r"^deep inside said no: ask again$"):
+        sleepers.start("refuse", {0: ()})()
+
+
+def test_gather_keeps_the_order(sleepers: ActorPeers):
+    refs = [sleepers.handles[0].sleep.remote(0.2), sleepers.handles[1].sleep.remote(0.0)]
+    assert gather(refs, ["first", "second"], 20.0) == [0.2, 0.0]
+    assert gather([], [], 1.0) == []

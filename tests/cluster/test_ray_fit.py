@@ -1,0 +1,47 @@
+"""End to end through Ray Train: one ``fit()``, the same bits as one process, and the gate after it."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cluster.checkpoint import load_checkpoint
+from cluster.evaluate import evaluate
+from cluster.presets import load_config
+from cluster.ray_runtime import launched
+from cluster.run_dir import RunDir
+from cluster.runtime import open_runtime
+from cluster.topology import plan
+from leworld.worlds.registry import build_world
+from tests.actors.systems import CHANGES, same_bits
+
+# Ray imports Ray Data with its own deprecated settings.
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+
+def final_state(run: RunDir):
+    newest = run.newest_checkpoint()
+    assert newest is not None
+    return load_checkpoint(newest, run.config())
+
+
+def test_fit_gives_the_bits_of_one_process(ray_cluster, tmp_path: Path):
+    config = load_config("tiny", [*CHANGES, f"output.dir={tmp_path}"])
+    world = build_world(config.world.name, config.world.settings, config.seed)
+    run = RunDir.create(config)
+    with launched(config, world, plan(config)) as runtime:
+        runtime.train(run)
+        gate = evaluate(runtime, run, run.newest_checkpoint() or tmp_path, Console(file=io.StringIO()))
+    assert gate["beaten_by"] is not None
+    assert run.report.is_file()
+    names = [process["name"] for process in run.read_timing()["phases"]["refine"]["processes"]]
+    assert names[0] == "BLM learner"
+    assert len(names) == 1 + config.cluster.shards + config.cluster.slm_actors
+
+    inline = load_config("tiny", [*CHANGES, f"output.dir={tmp_path}", "cluster.mode=inline"])
+    other = RunDir.create(inline)
+    with open_runtime(inline) as runtime:
+        runtime.train(other)
+    assert same_bits(final_state(run), final_state(other))
+    assert not list(run.path.glob(".ray*"))
