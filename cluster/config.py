@@ -32,7 +32,8 @@ class ClusterConfig:
 
     Attributes:
         mode: ``ray`` runs the parts as actors; ``inline`` runs all of them in one process, without Ray.
-        address: host:port of a Ray cluster to join; none starts one on this machine for the run.
+        address: host:port of a Ray cluster to join; none starts one on this machine for the run. The learner may run
+            on any machine of a cluster, so all of them must see ``output.dir``.
         shards: memory shards.
         slm_actors: processes that share the SLMs.
         timeout_s: of every call to an actor.

@@ -47,7 +47,7 @@ def ray_session(address: str | None, topology: Topology) -> Iterator[None]:
 
     try:
         _connect(address)
-        check_cpus(topology, ray.available_resources().get("CPU", 0.0), address or "this machine")
+        check_cpus(topology, _free_cpus(), address or "this machine")
         yield
     finally:
         ray.shutdown()
@@ -106,6 +106,14 @@ def _health_problem(address: str) -> str | None:
         except grpc.RpcError as error:
             return error.code().name  # pyright: ignore[reportAttributeAccessIssue]
     return None
+
+
+def _free_cpus() -> float:
+    """CPUs that one process could get: at most what is free in all, and at most what one machine has."""
+    import ray
+
+    machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return min(max(machines, default=0.0), ray.available_resources().get("CPU", 0.0))
 
 
 def _connect(address: str | None) -> None:

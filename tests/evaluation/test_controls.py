@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from leworld.errors import RangeError
-from leworld.evaluation.controls import ZeroedMemory, derangement, random_addresses, shuffled
+from leworld.evaluation.controls import ZeroedMemory, random_addresses, shuffled
 from leworld.evaluation.trials import teacher_forced
 from leworld.memory import PAGE_WORDS, WordStore
+from leworld.rng import derangement
 from leworld.types import Ranges
 from tests.models.tiny import tiny_trainer, tiny_world
 
