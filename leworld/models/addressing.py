@@ -13,9 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leworld.errors import ConfigError
+from leworld.models.layers import zeroed
 
 DIGIT_BITS = 8
 BASE = 1 << DIGIT_BITS
+KEY_GAIN = 100.0
+REQUEST_GAIN = 10.0
+"""They let weights of usual size make the firm scores that a sign near zero needs."""
 
 
 def digits_of(address: Tensor, num_digits: int) -> Tensor:
@@ -59,26 +63,33 @@ class DigitHead(nn.Module):
     """Scores the digits of an address: a free score for each value plus a sum of bit scores.
 
     The bit scores share what they learn between the 256 values of a digit, so that digits never seen in training are
-    still in reach: a sign-projection address is then a linear rule.
+    still in reach. They also see key and request as they came in, past all layers: a sign-projection address is a
+    linear rule of the key, learnt to a precision that layers with norms do not keep. ``heed`` says how much the key
+    counts, as a request may name another address.
     """
 
     code: Tensor
 
-    def __init__(self, d_model: int, num_digits: int) -> None:
+    def __init__(self, d_model: int, key_dim: int, query_dim: int, num_digits: int) -> None:
         super().__init__()
         self.num_digits = num_digits
         self.value = nn.Linear(d_model, num_digits * BASE)
         self.bit = nn.Linear(d_model, num_digits * DIGIT_BITS)
+        self.key = nn.Linear(key_dim, num_digits * DIGIT_BITS, bias=False)
+        self.request = zeroed(nn.Linear(query_dim, num_digits * DIGIT_BITS, bias=False))
+        self.heed = nn.Linear(d_model, 1)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
         values = torch.arange(BASE).unsqueeze(0)
         shifts = torch.arange(DIGIT_BITS).unsqueeze(1)
         self.register_buffer("code", ((values >> shifts) & 1).float() * 2 - 1, persistent=False)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, H) to (B, D, 256) log-probabilities."""
+    def forward(self, hidden: Tensor, key: Tensor, request: Tensor) -> Tensor:
+        """(B, H), the (B, C) key and the (B, Q) request to (B, D, 256) log-probabilities."""
         value = self.value(hidden).unflatten(-1, (self.num_digits, BASE))
-        bit = self.bit(hidden).unflatten(-1, (self.num_digits, DIGIT_BITS))
+        bit = self.bit(hidden) + torch.sigmoid(self.heed(hidden)) * KEY_GAIN * self.key(key)
+        bit = bit + REQUEST_GAIN * self.request(request)
+        bit = bit.unflatten(-1, (self.num_digits, DIGIT_BITS))
         return F.log_softmax(value + bit @ self.code, dim=-1)
 
 

@@ -24,7 +24,7 @@ class BLMConfig:
     """Sizes of the BLM; the defaults give the seeds' 11.2 M parameters.
 
     ``read_dim`` is the width of an encoded record, ``read_heads`` the heads that pool records, ``query_dim`` the
-    width of the info query.
+    width of the info query; ``request_price`` the part of the error that a request must be expected to save.
     """
 
     d_model: int = 384
@@ -33,6 +33,7 @@ class BLMConfig:
     read_dim: int = 128
     read_heads: int = 8
     query_dim: int = 128
+    request_price: float = 0.1
 
     def __post_init__(self) -> None:
         for name, width, heads in (
@@ -75,10 +76,19 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Prediction:
-    """``change`` (B, Y) in units of the world's scale, ``info_query`` (B, Q) the request to the next step."""
+    """What the BLM says.
+
+    ``change`` (B, Y) in units of the world's scale; ``request`` (B, Q) what the next step should look for;
+    ``worth`` (B,) the part of the error that asking for it is expected to save.
+    """
 
     change: Tensor
-    info_query: Tensor
+    request: Tensor
+    worth: Tensor
+
+    def info_query(self, price: float) -> Tensor:
+        """(B, Q) the request where it is worth its price, zeros where nothing is asked."""
+        return self.request * (self.worth > price).unsqueeze(1)
 
 
 class RecordEncoder(nn.Module):
@@ -91,7 +101,8 @@ class RecordEncoder(nn.Module):
         self.record_words = record_words
         self.join = nn.Linear(record_words * CODE_DIM, read_dim)
         self.mix = nn.Sequential(nn.LayerNorm(read_dim), mlp(read_dim, 2 * read_dim, read_dim))
-        self.features = nn.Linear(read_dim, 4 * read_dim)
+        self.features = nn.Linear(read_dim, 3 * read_dim)
+        self.notes = nn.Linear(record_words * CODE_DIM, read_dim)
         self.position = nn.Parameter(torch.zeros(read_dim))
         self.register_buffer("frequency", 10_000 ** -torch.linspace(0, 1, read_dim), persistent=False)
 
@@ -102,11 +113,13 @@ class RecordEncoder(nn.Module):
         padded[reads.row, reads.column] = codes
         joined = padded.unflatten(1, (num_records, self.record_words)).flatten(2)
         # Only records that exist are encoded; the rest of the padding is never looked at.
-        x = self.join(joined[reads.valid])
+        codes = joined[reads.valid]
+        x = self.join(codes)
         x = x + self.position * torch.sin(reads.valid.nonzero()[:, 1:] * self.frequency)
         x = x + self.mix(x)
         features = x.new_zeros(num_ranges, num_records, 4 * x.shape[-1])
-        features[reads.valid] = self.features(x)
+        # Notes come straight from the codes: what the prediction has no use for is lost on the way to x.
+        features[reads.valid] = torch.cat([self.features(x), self.notes(codes)], dim=-1)
         return Records(features, reads.valid)
 
 
@@ -201,6 +214,7 @@ class BLM(nn.Module):
         self.norm_notes = nn.LayerNorm(config.read_dim)
         self.ask_notes = nn.Linear(num_slms * config.read_dim, config.query_dim)
         self.norm_ask = nn.LayerNorm(config.query_dim)
+        self.worth = zeroed(nn.Linear(d, 1))
 
     def sense(self, query: Query) -> Senses:
         """Encode everything that is known before reading."""
@@ -240,7 +254,8 @@ class BLM(nn.Module):
         request = self.ask(x)
         if notes is not None:
             request = request + self.ask_notes((gate * self.norm_notes(notes)).flatten(1))
-        return Prediction(self.change(x), self.norm_ask(request))
+        # What asking is worth is learnt from the state as it is: it must not bend the prediction.
+        return Prediction(self.change(x), self.norm_ask(request), self.worth(x.detach()).squeeze(-1))
 
 
 def trust_features(proposals: Proposals) -> Tensor:

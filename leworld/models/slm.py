@@ -67,7 +67,7 @@ class SLM(nn.Module):
         self.kind = nn.Parameter(torch.randn(1, 4, d) * 0.02)
         self.blocks = nn.ModuleList([Block(d, config.num_heads) for _ in range(config.num_layers)])
         self.norm = nn.LayerNorm(d)
-        self.digits = DigitHead(d, num_digits)
+        self.digits = DigitHead(d, char_dim, query_dim, num_digits)
         self.length = mlp(d, d // 2, PAGE_WORDS)
         self.confidence = mlp(d, d // 4, 1)
 
@@ -82,4 +82,5 @@ class SLM(nn.Module):
             x = block(x)
         hidden = self.norm(x[:, 0])
         length = F.log_softmax(self.length(hidden), dim=-1)
-        return SLMOutput(self.digits(hidden), length, self.confidence(hidden).squeeze(-1), hidden)
+        digits = self.digits(hidden, query.characteristics, query.info_query)
+        return SLMOutput(digits, length, self.confidence(hidden).squeeze(-1), hidden)

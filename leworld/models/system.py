@@ -44,7 +44,7 @@ class Step:
         mask: (B, N) 0 or 1.
         reads: (B, N) the ranges that were read; length 0 where the SLM was not trusted.
         proposals: what the SLMs said.
-        info_query: (B, Q) the request to the next step.
+        info_query: (B, Q) the request to the next step; zeros where none was worth its price.
     """
 
     next_state: Tensor
@@ -98,7 +98,7 @@ class System:
         slots = self.blm.slots(pooled, proposals.hidden, trust_features(proposals))
         prediction = self.blm.predict(senses, slots, chosen, pooled.notes)
         next_state = from_change(self.spec, query.current, prediction.change)
-        return Step(next_state, chosen.round(), made, proposals, prediction.info_query)
+        return Step(next_state, chosen.round(), made, proposals, prediction.info_query(self.blm.config.request_price))
 
 
 def check_query(query: Query, spec: WorldSpec, query_dim: int) -> None:

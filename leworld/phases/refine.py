@@ -2,7 +2,7 @@
 
 The request made at t goes to the SLMs at t + 1, and the gradient of what they are taught there comes back to it. How
 much an address counts is what a request could gain: the error without any, less the error with the right reads, on the
-same samples.
+same samples. The BLM learns to foresee that worth, and later asks only where it is above a price.
 
 Two rounds take the place of a walk through time, so that all steps of all sequences are one batch: in the first, every
 step makes its request; in the second, every step receives the one made before it. What the first round reads is what
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leworld.models.blm import Senses
+from leworld.models.blm import Prediction, Senses
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_positive
 from leworld.phases.hindsight import best_masks, variant_errors
@@ -89,14 +89,17 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
     batch = batch.fold_time().at(0)
     without, worth = request_worth(learner, batch)
 
-    asked = first_requests(learner, batch, guided, horizon)
-    requests = make_requests(learner, batch, asked, guided)
-    result = run_round(learner, config, batch, delay(requests, horizon))
-    (result.error.mean() + config.mask_weight * result.mask_loss).backward(retain_graph=True)
+    asked = first_requests(learner, config, batch, guided, horizon)
+    made = make_requests(learner, config, batch, asked, guided)
+    requests = delay(made.request, horizon)
+    result = run_round(learner, config, batch, requests)
+    foreseen = foresight_loss(made.worth, worth, horizon)
+    (result.error.mean() + config.mask_weight * result.mask_loss + foreseen).backward(retain_graph=True)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
     credit = to_credit(config, batch, result.proposals, worth)
     (gradient,) = learner.fleet.learn([credit], slm_lr, ("refine", step))
-    torch.autograd.backward(delay(requests, horizon), config.request_weight * gradient.to(learner.device))
+    if requests.requires_grad:
+        torch.autograd.backward(requests, config.request_weight * gradient.to(learner.device))
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimizer.step(lr)
     error = result.error.detach()
@@ -113,22 +116,29 @@ def delay(requests: Tensor, horizon: int) -> Tensor:
 
 
 @torch.no_grad()
-def first_requests(learner: Learner, batch: Batch, guided: Tensor, horizon: int) -> Tensor:
+def first_requests(learner: Learner, config: RefineConfig, batch: Batch, guided: Tensor, horizon: int) -> Tensor:
     """(M, Q) requests that steps receive from steps that had received none: what the BLM is used to seeing."""
     nothing = learner.query(batch).info_query
-    return delay(make_requests(learner, batch, nothing, guided), horizon)
+    return delay(make_requests(learner, config, batch, nothing, guided).request, horizon)
 
 
-def make_requests(learner: Learner, batch: Batch, received: Tensor, guided: Tensor) -> Tensor:
-    """(M, Q) the request that every step makes after its reads, with its graph."""
+def foresight_loss(foreseen: Tensor, worth: Tensor, horizon: int) -> Tensor:
+    """(M,) worth foreseen at each step against the (M,) worth found at the next one; nothing follows the last step."""
+    ahead, found = foreseen.unflatten(0, (-1, horizon))[:, :-1], worth.unflatten(0, (-1, horizon))[:, 1:]
+    return (ahead - found).pow(2).sum() / len(worth)
+
+
+def make_requests(learner: Learner, config: RefineConfig, batch: Batch, received: Tensor, guided: Tensor) -> Prediction:
+    """What every step says after its reads, its request with the graph; guided rows trust what hindsight trusts."""
     query = learner.query(batch, received)
     proposals = learner.fleet.propose(query.map(Tensor.detach)).to(learner.device)
     senses = learner.blm.sense(query)
-    shown = guided.unsqueeze(1) & (batch.labels.length > 0)
-    mask = torch.where(shown, 1.0, learner.blm.route(senses, proposals).mask)
     records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
     pooled = learner.blm.pool(senses, records, index)
-    return learner.blm.predict(senses, slots_of(learner, pooled, proposals), mask, pooled.notes).info_query
+    slots = slots_of(learner, pooled, proposals)
+    best = best_masks(learner.blm, senses, slots, learner.change(batch), config.read_price)
+    mask = torch.where(guided.unsqueeze(1), best, learner.blm.route(senses, proposals).mask)
+    return learner.blm.predict(senses, slots, mask, pooled.notes)
 
 
 def run_round(learner: Learner, config: RefineConfig, batch: Batch, received: Tensor) -> Round:
@@ -155,30 +165,31 @@ def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:
 
 @torch.no_grad()
 def request_worth(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What requests could gain.
+    """What requests could gain: reading all that was proposed against reading all that the write log names.
 
     Returns:
-        (M,) error without requests, and (M,) in [0, 1] the part of the mean error that the right reads would save.
+        (M,) error without requests, and (M,) in [-1, 1] the part of the mean error that the right reads would save.
     """
     query = learner.query(batch)
     proposals = learner.fleet.propose(query).to(learner.device)
     senses = learner.blm.sense(query)
-    mask = learner.blm.route(senses, proposals).mask
-    everyone = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+    own = learner.blm.route(senses, proposals).mask
+    everyone = torch.ones(len(own), dtype=torch.bool, device=own.device)
     records, indices = learner.read(proposals.ranges(), guide(proposals.ranges(), batch.labels, everyone))
     pooled = [learner.blm.pool(senses, records, index) for index in indices]
     slots = torch.stack([slots_of(learner, each, proposals) for each in pooled])
     change = learner.change(batch)
-    own = (learner.blm.predict(senses, slots[0], mask).change - change).pow(2).mean(-1)
-    best = variant_errors(learner.blm, senses, slots[1:], torch.ones_like(mask[:1]), change)[0]
-    return own, ((own - best) / own.mean().clamp(min=1e-8)).clamp(0, 1)
+    without = (learner.blm.predict(senses, slots[0], own).change - change).pow(2).mean(-1)
+    proposed, right = variant_errors(learner.blm, senses, slots, torch.ones_like(own[:1]).repeat(2, 1), change)
+    return without, ((proposed - right) / proposed.mean().clamp(min=1e-8)).clamp(-1, 1)
 
 
 def to_credit(config: RefineConfig, batch: Batch, proposals: Proposals, worth: Tensor) -> Credit:
     """Addresses that follow from the inputs count as in the joint phase, the others by what they are worth."""
     hidden_grad = proposals.hidden.grad
     assert hidden_grad is not None
-    weight = torch.where(batch.keyed, torch.full_like(hidden_grad[..., 0], config.label_weight), worth.unsqueeze(1))
+    keyed = torch.full_like(hidden_grad[..., 0], config.label_weight)
+    weight = torch.where(batch.keyed, keyed, worth.clamp(min=0).unsqueeze(1))
     zeros = torch.zeros_like(proposals.log_prob)
     return Credit(batch.labels, weight, zeros, zeros[..., 0], hidden_grad)
 
