@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from leworld.errors import ConfigError
 
 
@@ -14,8 +16,16 @@ def check_fractions(owner: str, config: object, *names: str) -> None:
 
 
 def check_positive(owner: str, config: object, *names: str) -> None:
-    """Raise ConfigError unless each field is above 0."""
+    """Raise ConfigError unless each field is finite and above 0."""
     for name in names:
         value = getattr(config, name)
-        if not value > 0:
-            raise ConfigError(f"{owner}.{name} {value} is not above 0: set a positive number")
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"{owner}.{name} {value} is not above 0 and finite: set a positive number")
+
+
+def check_not_negative(owner: str, config: object, *names: str) -> None:
+    """Raise ConfigError unless each field is finite and 0 or more."""
+    for name in names:
+        value = getattr(config, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise ConfigError(f"{owner}.{name} {value} is not 0 or more and finite: set 0 to leave it out")

@@ -15,7 +15,7 @@ from torch import Tensor
 from leworld.models.blm import Senses
 from leworld.models.router import Routing, logistic_noise
 from leworld.optim import warmup_cosine
-from leworld.phases.checks import check_fractions, check_positive
+from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, candidate_credit
 from leworld.phases.learner import Learner, Metrics, Spoiling, slots_of, spoil, verify_loss
 from leworld.rng import generator
@@ -70,6 +70,10 @@ class JointConfig:
             "phases.joint", self, "sequences", "samples", "lr", "slm_lr", "credit_temperature", "temperature"
         )
         check_positive("phases.joint", self, "temperature_end", "warmup_steps")
+        check_not_negative(
+            "phases.joint", self, "steps", "verify_weight", "credit_weight", "label_weight", "mask_weight"
+        )
+        check_not_negative("phases.joint", self, "read_price", "balance_weight", "entropy_weight")
 
     def temperature_at(self, step: int) -> float:
         """Router temperature, falling geometrically."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from leworld.optim import warmup_cosine
-from leworld.phases.checks import check_fractions, check_positive
+from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
 from leworld.rng import generator
 
@@ -56,6 +56,8 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_fractions("phases.pretrain", self, "irrelevant", "dropped", "blind")
         check_positive("phases.pretrain", self, "sequences", "samples", "lr", "slm_batch", "slm_lr", "warmup_steps")
+        check_not_negative("phases.pretrain", self, "steps", "slm_steps", "verify_weight", "codec_weight")
+        check_not_negative("phases.pretrain", self, "length_weight", "confidence_weight")
 
 
 def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metrics:

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from leworld.models.blm import Prediction, Senses
 from leworld.optim import warmup_cosine
-from leworld.phases.checks import check_fractions, check_positive
+from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, variant_errors
-from leworld.phases.joint import attach_hidden
-from leworld.phases.learner import Learner, Metrics, slots_of
+from leworld.phases.joint import attach_hidden, right_reads
+from leworld.phases.learner import Learner, Metrics, slots_of, verify_loss
 from leworld.rng import generator
 from leworld.types import Batch, Credit, Proposals, Ranges
 
@@ -40,9 +40,10 @@ class RefineConfig:
         lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
         guided: part of the sequences at the start that read what the write log names instead of what was proposed;
             it falls to 0 over the phase.
-        request_weight: of the SLMs' gradient in the request.
+        request_weight: of the SLMs' gradient in the request at the end; it grows from 0, as what the SLMs say of
+            requests that they cannot read yet is no good lesson.
         label_weight: of addresses that follow from the inputs, in the SLMs' loss.
-        mask_weight, read_price: of hindsight over masks, as in the joint phase.
+        verify_weight, mask_weight, read_price: as in the joint phase.
     """
 
     steps: int = 100
@@ -54,27 +55,34 @@ class RefineConfig:
     guided: float = 0.9
     request_weight: float = 1.0
     label_weight: float = 0.5
+    verify_weight: float = 0.1
     mask_weight: float = 0.5
     read_price: float = 0.0005
 
     def __post_init__(self) -> None:
         check_fractions("phases.refine", self, "guided")
         check_positive("phases.refine", self, "sequences", "horizon", "lr", "slm_lr", "warmup_steps")
+        check_not_negative("phases.refine", self, "steps", "request_weight", "label_weight", "verify_weight")
+        check_not_negative("phases.refine", self, "mask_weight", "read_price")
 
     def guided_at(self, step: int) -> float:
         """Part of the sequences that are guided at a step."""
         return self.guided * max(0.0, 1 - step / max(1, self.steps - 1))
+
+    def request_weight_at(self, step: int) -> float:
+        """Weight of the SLMs' gradient in the request at a step."""
+        return self.request_weight * step / max(1, self.steps - 1)
 
 
 @dataclass(frozen=True)
 class Round:
     """One pass over all (M = B * T) steps at once.
 
-    ``error`` (M,), ``mask_loss`` scalar, ``proposals`` whose ``hidden`` has a gradient.
+    ``error`` (M,), ``taught`` the scalar loss of hindsight, ``proposals`` whose ``hidden`` has a gradient.
     """
 
     error: Tensor
-    mask_loss: Tensor
+    taught: Tensor
     proposals: Proposals
 
 
@@ -91,15 +99,15 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
 
     asked = first_requests(learner, config, batch, guided, horizon)
     made = make_requests(learner, config, batch, asked, guided)
-    requests = delay(made.request, horizon)
+    requests = delay(sent(made, guided, learner.blm.config.request_price), horizon)
     result = run_round(learner, config, batch, requests)
     foreseen = foresight_loss(made.worth, worth, horizon)
-    (result.error.mean() + config.mask_weight * result.mask_loss + foreseen).backward(retain_graph=True)
+    (result.error.mean() + result.taught + foreseen).backward(retain_graph=True)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
     credit = to_credit(config, batch, result.proposals, worth)
     (gradient,) = learner.fleet.learn([credit], slm_lr, ("refine", step))
     if requests.requires_grad:
-        torch.autograd.backward(requests, config.request_weight * gradient.to(learner.device))
+        torch.autograd.backward(requests, config.request_weight_at(step) * gradient.to(learner.device))
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimizer.step(lr)
     error = result.error.detach()
@@ -119,7 +127,13 @@ def delay(requests: Tensor, horizon: int) -> Tensor:
 def first_requests(learner: Learner, config: RefineConfig, batch: Batch, guided: Tensor, horizon: int) -> Tensor:
     """(M, Q) requests that steps receive from steps that had received none: what the BLM is used to seeing."""
     nothing = learner.query(batch).info_query
-    return delay(make_requests(learner, config, batch, nothing, guided).request, horizon)
+    made = make_requests(learner, config, batch, nothing, guided)
+    return delay(sent(made, guided, learner.blm.config.request_price), horizon)
+
+
+def sent(made: Prediction, guided: Tensor, price: float) -> Tensor:
+    """(M, Q) requests that go out: all of guided rows, to learn what asking brings; of others, those worth the price."""
+    return made.request * (guided | (made.worth > price)).unsqueeze(1)
 
 
 def foresight_loss(foreseen: Tensor, worth: Tensor, horizon: int) -> Tensor:
@@ -148,13 +162,16 @@ def run_round(learner: Learner, config: RefineConfig, batch: Batch, received: Te
     senses = learner.blm.sense(query)
     routing = learner.blm.route(senses, proposals)
     records, (index,) = learner.read(proposals.ranges())
-    slots = slots_of(learner, learner.blm.pool(senses, records, index), proposals)
+    pooled = learner.blm.pool(senses, records, index)
+    slots = slots_of(learner, pooled, proposals)
     prediction = learner.blm.predict(senses, slots, routing.mask)
     change = learner.change(batch)
     seen = Senses(senses.tokens.detach(), senses.state.detach())
     best = best_masks(learner.blm, seen, slots.detach(), change, config.read_price)
     mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best)
-    return Round((prediction.change - change).pow(2).mean(-1), mask_loss, proposals)
+    verify = verify_loss(pooled, ~right_reads(batch, proposals), batch.labels.length > 0)
+    taught = config.mask_weight * mask_loss + config.verify_weight * verify
+    return Round((prediction.change - change).pow(2).mean(-1), taught, proposals)
 
 
 def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:

@@ -11,6 +11,7 @@ from leworld.errors import CheckpointError
 from leworld.memory import Memory
 from leworld.models.fleet import Fleet, FleetConfig
 from leworld.models.system import ModelConfig, build_blm
+from leworld.phases.checks import check_not_negative, check_positive
 from leworld.phases.joint import JointConfig, joint_step
 from leworld.phases.learner import Learner, Metrics
 from leworld.phases.pretrain import PretrainConfig, pretrain_step
@@ -37,6 +38,10 @@ class PhasesConfig:
     rehearsal: int = 256
     weight_decay: float = 0.01
     grad_clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_not_negative("phases", self, "rehearsal", "weight_decay")
+        check_positive("phases", self, "grad_clip")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leworld.errors import ConfigError
-from leworld.models.addressing import BASE, DigitHead, address_loss, best_k, digits_of
+from leworld.models.addressing import BASE, KEY_GAIN, REQUEST_GAIN, DigitHead, address_loss, best_k, digits_of
 from leworld.models.slm import SLMConfig
 from tests.models.tiny import stir
 
@@ -25,6 +25,20 @@ def test_digits_make_up_the_address(addresses, num_digits):
     assert digits.shape == (len(addresses), num_digits)
     plain = [sum(digit * 256**place for place, digit in enumerate(reversed(row))) for row in digits.tolist()]
     assert plain == addresses
+
+
+def head_of(num_digits: int) -> DigitHead:
+    """A head of an 8-d hidden, a 5-d key and a 4-d request, with every weight off its first value."""
+    torch.manual_seed(0)
+    head = DigitHead(8, 5, 4, num_digits)
+    stir(head)
+    return head
+
+
+def inputs_of(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    hidden, key, request = (torch.randn(batch, width, generator=random) for width in (8, 5, 4))
+    return hidden, key, request
 
 
 def test_digits_of_the_first_and_the_last_word():
@@ -80,10 +94,8 @@ def test_candidates_out_of_range_are_refused_in_one_line(k):
 
 
 def test_scores_are_normalised_over_digits_and_over_the_address_space():
-    torch.manual_seed(0)
-    head = DigitHead(8, 2)
-    stir(head)
-    log_prob = head(torch.randn(5, 8))
+    head = head_of(2)
+    log_prob = head(*inputs_of(5))
     assert log_prob.shape == (5, 2, BASE)
     assert torch.allclose(log_prob.exp().sum(-1), torch.ones(5, 2), atol=1e-5)
     every = log_prob[:, 0].unsqueeze(2) + log_prob[:, 1].unsqueeze(1)
@@ -91,15 +103,35 @@ def test_scores_are_normalised_over_digits_and_over_the_address_space():
 
 
 def test_bit_scores_alone_make_a_digit_of_independent_bits():
-    torch.manual_seed(0)
-    head = DigitHead(8, 1)
-    hidden = torch.randn(3, 8)
-    bits = head.bit(hidden)
+    head, (hidden, key, request) = head_of(1), inputs_of(3)
+    with torch.no_grad():
+        head.value.weight.zero_()
+        head.value.bias.zero_()
+    keyed = torch.sigmoid(hidden @ head.heed.weight.T + head.heed.bias) * (key @ head.key.weight.T)
+    bits = head.bit(hidden) + KEY_GAIN * keyed + REQUEST_GAIN * (request @ head.request.weight.T)
     # With no free scores yet, each bit is a coin of its own: p(bit) = sigmoid(2 * score).
     log_p = torch.nn.functional.logsigmoid(2 * bits), torch.nn.functional.logsigmoid(-2 * bits)
     for digit in (0, 1, 77, 254, 255):
         plain = sum(log_p[0 if digit >> place & 1 else 1][:, place] for place in range(8))
-        assert torch.allclose(head(hidden)[:, 0, digit], plain, atol=1e-5)
+        assert torch.allclose(head(hidden, key, request)[:, 0, digit], plain, atol=1e-3)
+
+
+def test_a_digit_head_sees_key_and_request_past_all_layers_once_a_request_is_worth_it():
+    (hidden, key, request), nothing = inputs_of(3), torch.zeros(3, 4)
+    torch.manual_seed(0)
+    fresh = DigitHead(8, 5, 4, 2)
+    assert torch.equal(fresh(hidden, key, request), fresh(hidden, key, nothing))
+    assert not torch.allclose(fresh(hidden, key, request), fresh(hidden, -key, request), atol=1e-2)
+    stirred = head_of(2)
+    assert not torch.allclose(stirred(hidden, key, request), stirred(hidden, key, nothing), atol=1e-2)
+
+
+def test_a_head_that_does_not_heed_the_key_does_not_see_it():
+    head, (hidden, key, request) = head_of(2), inputs_of(3)
+    with torch.no_grad():
+        head.heed.weight.zero_()
+        head.heed.bias.fill_(-1e4)
+    assert torch.equal(head(hidden, key, request), head(hidden, -key, request))
 
 
 @FEW

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from leworld.errors import ConfigError
-from leworld.models.blm import BLM, BLMConfig, Pooled, trust_features
+from leworld.models.blm import BLM, BLMConfig, Pooled, Prediction, trust_features
 from leworld.models.system import build_blm, from_change, to_change
 from leworld.types import Proposals, Query
 from leworld.worlds.base import WorldSpec
@@ -34,14 +34,15 @@ def changed(query: Query, name: str) -> Query:
 
 
 @pytest.mark.parametrize("name", ["past", "current", "characteristics", "info_query"])
-def test_every_input_reaches_the_prediction_the_request_and_the_mask(blm, name):
+def test_every_input_reaches_the_prediction_the_request_its_worth_and_the_mask(blm, name):
     query, proposals, slots = random_query(SPEC, 4), proposals_for(), slots_for()
     mask = torch.ones(4, 3)
     outcomes = []
     for asked in (query, changed(query, name)):
         senses = blm.sense(asked)
         prediction = blm.predict(senses, slots, mask)
-        outcomes.append((prediction.change, prediction.info_query, blm.route(senses, proposals).logit))
+        logit = blm.route(senses, proposals).logit
+        outcomes.append((prediction.change, prediction.request, prediction.worth, logit))
     for first, second in zip(*outcomes, strict=True):
         assert (first - second).abs().max() > 1e-4
 
@@ -80,8 +81,22 @@ def test_notes_of_trusted_reads_reach_the_request_and_not_the_prediction(blm):
         other[:, slm] += 1
         after = blm.predict(senses, slots, mask, other)
         assert torch.equal(before.change, after.change)
-        assert torch.equal(before.info_query, after.info_query) == (slm == 1)
-    assert not torch.equal(before.info_query, blm.predict(senses, slots, mask).info_query)
+        assert torch.equal(before.request, after.request) == (slm == 1)
+    assert not torch.equal(before.request, blm.predict(senses, slots, mask).request)
+
+
+def test_a_request_is_made_only_where_its_foreseen_worth_is_above_the_price():
+    request = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
+    prediction = Prediction(torch.zeros(4, 3), request, torch.tensor([-0.5, 0.0, 0.25, 0.75]))
+    for price, asked in ((0.25, [0, 0, 0, 1]), (0.0, [0, 0, 1, 1]), (-1.0, [1, 1, 1, 1]), (0.75, [0, 0, 0, 0])):
+        assert torch.equal(prediction.info_query(price), request * torch.tensor(asked).unsqueeze(1))
+
+
+def test_what_a_request_is_worth_is_learnt_without_bending_the_prediction(blm):
+    prediction = blm.predict(blm.sense(random_query(SPEC, 4)), slots_for(), torch.ones(4, 3))
+    prediction.worth.sum().backward()
+    reached = {name.split(".")[0] for name, weight in blm.named_parameters() if weight.grad is not None}
+    assert reached == {"worth"}
 
 
 def test_slots_are_told_apart(blm):

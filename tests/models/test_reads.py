@@ -55,7 +55,8 @@ def plain_pool(
     x = encoder.join(codes)
     x = x + encoder.position * torch.sin(torch.arange(num_records).unsqueeze(1) * encoder.frequency)
     x = x + encoder.mix(x)
-    keys, values, marks, notes = encoder.features(x).chunk(4, dim=-1)
+    keys, values, marks = encoder.features(x).chunk(3, dim=-1)
+    notes = encoder.notes(codes)
     used = torch.arange(num_records) * record_words < length
     ask, expect = (pooling.query(state) * pooling.slot_scale[slot] + pooling.slot[slot]).chunk(2)
     believed = torch.sigmoid(marks[used] @ expect / len(expect) ** 0.5 - pooling.doubt)

@@ -28,8 +28,9 @@ def test_blm_and_the_whole_are_within_3_percent():
 
 
 @pytest.mark.parametrize("address_bits", [8, 16, 24, 32])
-def test_a_wider_memory_adds_256_scores_a_digit_and_no_more(address_bits):
+def test_a_wider_memory_adds_the_scores_of_its_digits_and_no_more(address_bits):
     digits = address_bits // 8
     head = SLM(SLMConfig(), 64, 32, 128, digits).digits
-    assert num_parameters(head) == digits * (128 + 1) * (256 + 8)
-    assert head(torch.zeros(1, 128)).shape == (1, digits, 256)
+    # Free and bit scores of the hidden, bit scores of key and request, and one number that weighs the key.
+    assert num_parameters(head) == digits * ((128 + 1) * (256 + 8) + (32 + 128) * 8) + 128 + 1
+    assert head(torch.zeros(1, 128), torch.zeros(1, 32), torch.zeros(1, 128)).shape == (1, digits, 256)

@@ -73,9 +73,27 @@ def test_prediction_equals_its_parts_put_together_by_hand():
     slots = blm.slots(pooled, proposals.hidden, trust_features(proposals))
     plain = blm.predict(senses, slots, step.mask, pooled.notes)
     assert torch.allclose(step.next_state, from_change(WORLD.spec, query.current, plain.change), atol=1e-5)
-    assert torch.allclose(step.info_query, plain.info_query, atol=1e-5)
+    asked = plain.worth > MODEL.blm.request_price
+    assert torch.allclose(step.info_query, plain.request * asked.unsqueeze(1), atol=1e-5)
     assert step.next_state.shape == (5, WORLD.spec.target_dim)
     assert not step.next_state.requires_grad
+
+
+def test_a_fresh_system_asks_nothing_and_one_that_foresees_worth_asks_where_it_is_above_the_price():
+    query = random_query(WORLD.spec, 16)
+    assert not tiny_trainer(WORLD).learner.system.predict(query).info_query.any()
+    free = tiny_trainer(WORLD, replace(MODEL, blm=replace(MODEL.blm, request_price=0.0)))
+    assert not free.learner.system.predict(query).info_query.any()
+    asked = {}
+    for price in (-1e9, 0.0, 0.1, 1e9):
+        model = replace(MODEL, blm=replace(MODEL.blm, request_price=price))
+        step = tiny_trainer(WORLD, model, stirred=True).learner.system.predict(query)
+        asked[price] = step.info_query.any(1)
+    assert asked[-1e9].all()
+    assert not asked[1e9].any()
+    # What is worth a higher price is worth a lower one.
+    assert not (asked[0.1] & ~asked[0.0]).any()
+    assert 0 < asked[0.0].float().mean() < 1
 
 
 def test_given_ranges_mask_and_redirection_are_obeyed():

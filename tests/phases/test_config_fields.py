@@ -48,7 +48,7 @@ CASES: dict[type, dict[str, Any]] = {
     },
     RefineConfig: {
         "steps": 3, "sequences": 5, "horizon": 2, "lr": 3e-3, "slm_lr": 3e-3, "warmup_steps": 5, "guided": 1.0,
-        "request_weight": 3.0, "label_weight": 2.0, "mask_weight": 2.0, "read_price": 5.0,
+        "request_weight": 3.0, "label_weight": 2.0, "verify_weight": 0.9, "mask_weight": 2.0, "read_price": 5.0,
     },
     PhasesConfig: {
         "pretrain": replace(BASE.pretrain, steps=3),
@@ -59,7 +59,10 @@ CASES: dict[type, dict[str, Any]] = {
         "grad_clip": 1e-3,
     },
     SLMConfig: {"d_model": 32, "num_heads": 4, "num_layers": 2, "candidates": 2},
-    BLMConfig: {"d_model": 32, "num_heads": 4, "num_layers": 2, "read_dim": 32, "read_heads": 4, "query_dim": 4},
+    BLMConfig: {
+        "d_model": 32, "num_heads": 4, "num_layers": 2, "read_dim": 32, "read_heads": 4, "query_dim": 4,
+        "request_price": 1e3,
+    },
     ModelConfig: {
         "slm": replace(MODEL.slm, num_layers=2),
         "blm": replace(MODEL.blm, num_layers=2),
@@ -117,7 +120,10 @@ def test_settings_of_all_phases_change_what_they_teach(owner, name):
     assert not same_state(trained(MODEL, different(owner, name, BASE)), base(None))
 
 
-@pytest.mark.parametrize(("owner", "name"), cases(SLMConfig, BLMConfig, ModelConfig))
+SIZES = [case for case in cases(SLMConfig, BLMConfig, ModelConfig) if case.values[1] != "request_price"]
+
+
+@pytest.mark.parametrize(("owner", "name"), SIZES)
 def test_sizes_change_the_model(owner, name):
     before = {SLMConfig: MODEL.slm, BLMConfig: MODEL.blm, ModelConfig: MODEL}[owner]
     after = different(owner, name, before)
@@ -127,8 +133,8 @@ def test_sizes_change_the_model(owner, name):
     assert not same_state(first, second)
 
 
-def gate(config: EvaluationConfig) -> dict[str, Any]:
-    run = GateRun(world(), tiny_trainer(world(), MODEL, stirred=True).learner.system, config, 0)
+def gate(config: EvaluationConfig, model: ModelConfig = MODEL) -> dict[str, Any]:
+    run = GateRun(world(), tiny_trainer(world(), model, stirred=True).learner.system, config, 0)
     list(run.stages())
     return {name: value for name, value in run.result.items() if name not in ("budget", "samples")}
 
@@ -141,6 +147,13 @@ def base_gate() -> dict[str, Any]:
 @pytest.mark.parametrize(("owner", "name"), cases(EvaluationConfig))
 def test_settings_of_the_gate_change_its_figures(owner, name):
     assert gate(different(owner, name, EVALUATION)) != base_gate()
+
+
+def test_the_price_of_a_request_changes_what_is_asked():
+    dear = replace(MODEL, blm=different(BLMConfig, "request_price", MODEL.blm))
+    silent = gate(EVALUATION, dear)
+    assert silent["info_gain"]["mean"] == 0
+    assert silent["info_gain"] != base_gate()["info_gain"]
 
 
 def test_the_same_settings_change_nothing():

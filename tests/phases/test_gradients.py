@@ -63,6 +63,9 @@ def test_each_phase_teaches_its_own_parts(monkeypatch):
         assert taught(phase, "blm.slm_hidden.weight")
     for prefix in ("blm.codec.decoder", "blm.records", "slm.2.confidence", "slm.2.length", "slm.0.digits.bit"):
         assert taught("pretrain", prefix), prefix
-    for prefix in ("blm.ask", "blm.ask_notes", "blm.note_scale", "blm.info_query.weight", "slm.0.info_query.weight"):
+    asking = ("blm.ask.", "blm.ask_notes", "blm.norm_notes", "blm.norm_ask", "blm.worth", "blm.records.notes")
+    hearing = ("blm.info_query.weight", "slm.0.info_query.weight", "slm.0.digits.request")
+    for prefix in (*asking, *hearing):
+        assert not taught("pretrain", prefix), prefix
         assert not taught("joint", prefix), prefix
         assert taught("refine", prefix), prefix

@@ -5,8 +5,20 @@ import torch
 
 from leworld.errors import ConfigError
 from leworld.models.fleet import SLMGroup
-from leworld.phases.refine import RefineConfig, asked_metrics, delay, guide, refine_step, request_worth, to_credit
+from leworld.phases.refine import (
+    RefineConfig,
+    asked_metrics,
+    delay,
+    first_requests,
+    foresight_loss,
+    guide,
+    make_requests,
+    refine_step,
+    request_worth,
+    to_credit,
+)
 from leworld.phases.trainer import Trainer
+from leworld.rng import generator
 from leworld.types import Batch, Ranges
 from tests.models.tiny import PHASES, tiny_trainer, tiny_world
 
@@ -18,8 +30,8 @@ def world():
     return tiny_world("pointers")
 
 
-def ask_gradients(world, config: RefineConfig, horizon: int = 4) -> dict[str, torch.Tensor]:
-    """The gradients of the BLM's ask heads in one step, when the SLMs alone can teach it."""
+def ask_gradients(world, config: RefineConfig, horizon: int = 4, step: int = 1) -> dict[str, torch.Tensor]:
+    """The gradients of the BLM's ask heads in the middle one of 3 steps, when the SLMs alone can teach it."""
     learner = tiny_trainer(world, stirred=True).learner
     with torch.no_grad():
         # A BLM that does not hear its own request: what is left is what the SLMs send back.
@@ -27,14 +39,14 @@ def ask_gradients(world, config: RefineConfig, horizon: int = 4) -> dict[str, to
     found = {}
     plain = learner.optimizer.step
 
-    def step(lr: float) -> float:
-        asking = [item for item in learner.blm.named_parameters() if "ask" in item[0] or item[0] == "note_scale"]
-        for name, weight in asking:
+    def take_step(lr: float) -> float:
+        heads = ("ask", "norm_ask", "norm_notes", "records.notes")
+        for name, weight in [item for item in learner.blm.named_parameters() if item[0].startswith(heads)]:
             found[name] = torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
         return plain(lr)
 
-    learner.optimizer.step = step
-    refine_step(learner, replace(config, horizon=horizon), 0)
+    learner.optimizer.step = take_step
+    refine_step(learner, replace(config, steps=3, horizon=horizon), step)
     return found
 
 
@@ -47,7 +59,8 @@ def test_what_slms_are_taught_reaches_the_head_that_asks(world):
 
 
 def test_without_weight_or_without_a_next_step_no_request_is_taught(world):
-    for silent in (ask_gradients(world, replace(CONFIG, request_weight=0.0)), ask_gradients(world, CONFIG, horizon=1)):
+    weightless, first = ask_gradients(world, replace(CONFIG, request_weight=0.0)), ask_gradients(world, CONFIG, step=0)
+    for silent in (weightless, first, ask_gradients(world, CONFIG, horizon=1)):
         assert all(gradient.abs().max() == 0 for gradient in silent.values())
 
 
@@ -56,6 +69,37 @@ def test_requests_arrive_one_step_later_and_never_cross_sequences():
     assert delay(made, 4).flatten().tolist() == [0, 1, 2, 3, 0, 5, 6, 7]
     assert delay(made, 1).flatten().tolist() == [0] * 8
     assert delay(made, 8).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_the_request_made_last_is_made_by_a_step_that_received_one(world):
+    trainer = tiny_trainer(world, stirred=True)
+    learner = trainer.learner
+    sequences = world.batch("train", CONFIG.sequences, generator(learner.seed, "refine", 0))
+    batch = sequences.fold_time().at(0)
+    everyone = torch.ones(len(batch.current), dtype=torch.bool)
+    first = first_requests(learner, CONFIG, batch, everyone, 4)
+    assert not first.view(-1, 4, first.shape[1])[:, 0].any()
+    assert not first.requires_grad
+    second = delay(make_requests(learner, CONFIG, batch, first, everyone).request, 4).detach()
+    assert not torch.equal(first, second)
+    found = []
+    plain = learner.fleet.propose
+    learner.fleet.propose = lambda query, *, learn=False: (
+        found.append((learn, query.info_query.clone())) or plain(query, learn=learn)
+    )
+    refine_step(learner, CONFIG, 0)
+    # Worth and the first requests are found without any, the second ones with the first, and those are taught.
+    assert [learn for learn, _ in found] == [False, False, False, True]
+    for query, expected in zip([query for _, query in found], (0 * first, 0 * first, first, second), strict=True):
+        assert torch.allclose(query, expected, atol=1e-6)
+
+
+def test_foresight_is_judged_by_what_the_next_step_found_and_never_across_sequences():
+    random = torch.Generator().manual_seed(0)
+    foreseen, worth = torch.randn(12, generator=random), torch.randn(12, generator=random)
+    plain = sum((foreseen[i] - worth[i + 1]) ** 2 for i in range(12) if i % 4 != 3) / 12
+    assert foresight_loss(foreseen, worth, 4).item() == pytest.approx(float(plain), rel=1e-5)
+    assert foresight_loss(foreseen, worth, 1).item() == 0
 
 
 def test_slms_meet_the_requests_of_the_step_before(world):
@@ -90,6 +134,12 @@ def test_guidance_falls_to_0_over_the_phase():
     assert RefineConfig(steps=1, guided=0.8).guided_at(0) == 0.8
 
 
+def test_the_weight_of_requests_grows_from_0_over_the_phase():
+    config = RefineConfig(steps=11, request_weight=0.8)
+    assert [config.request_weight_at(step) for step in (0, 5, 10)] == pytest.approx([0.0, 0.4, 0.8])
+    assert RefineConfig(steps=1, request_weight=0.8).request_weight_at(0) == 0
+
+
 def folded(trainer: Trainer) -> Batch:
     return trainer.learner.world.batch("train", 4, torch.Generator().manual_seed(0)).fold_time().at(0)
 
@@ -101,16 +151,17 @@ def test_worth_is_the_part_of_the_error_that_right_reads_save(world):
     everyone = torch.ones(len(worth), 3)
     query = trainer.learner.query(batch)
     plain = trainer.learner.system.predict(query)
-    change = trainer.learner.change(batch)
 
     def error(step) -> torch.Tensor:
         return ((step.next_state - batch.target) / world.spec.scale).square().mean(-1)
 
+    # Like for like: everything is read in both, so that the mask has no part in the difference.
+    proposed = trainer.learner.system.predict(query, mask=everyone)
     right = trainer.learner.system.predict(query, ranges=batch.labels, mask=everyone)
     assert torch.allclose(without, error(plain), rtol=1e-3, atol=1e-5)
-    expected = ((error(plain) - error(right)) / error(plain).mean()).clamp(0, 1)
+    expected = ((error(proposed) - error(right)) / error(proposed).mean()).clamp(-1, 1)
     assert torch.allclose(worth, expected, rtol=1e-3, atol=1e-4)
-    assert change.shape == batch.target.shape
+    assert (plain.mask == 0).any()
     assert 0 < (worth > 0).float().mean() < 1
 
 
@@ -120,11 +171,11 @@ def test_keyed_addresses_count_as_configured_and_asked_ones_by_their_worth(world
     proposals = trainer.learner.fleet.propose(trainer.learner.query(batch))
     proposals.hidden.requires_grad_()
     proposals.hidden.grad = torch.randn_like(proposals.hidden)
-    worth = torch.linspace(0, 1, len(batch.current))
+    worth = torch.linspace(-1, 1, len(batch.current))
     credit = to_credit(replace(CONFIG, label_weight=0.25), batch, proposals, worth)
     for row in range(len(worth)):
         for table in range(3):
-            expected = 0.25 if batch.keyed[row, table] else worth[row].item()
+            expected = 0.25 if batch.keyed[row, table] else max(0.0, worth[row].item())
             assert credit.label_weight[row, table].item() == pytest.approx(expected)
     assert torch.equal(credit.hidden_grad, proposals.hidden.grad)
     assert not credit.candidate_weight.any()
