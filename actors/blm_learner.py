@@ -39,9 +39,10 @@ class BLMLearner:
         *,
         seed: int,
         threads: int,
+        device: str = "cpu",
     ) -> None:
         torch.set_num_threads(threads)
-        self.trainer = Trainer(model, phases, world, fleet, memory, seed=seed)
+        self.trainer = Trainer(model, phases, world, fleet, memory, seed=seed, device=device)
 
     @property
     def system(self) -> System:

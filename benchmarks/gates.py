@@ -60,10 +60,8 @@ def number(value: float | None) -> str:
 
 
 def gain(gate: Outcome) -> str:
-    """Error that requests save, with its 95 % interval, in parts of the error without them."""
-    found = gate["info_gain"]
-    without = gate["leworld"] + found["mean"]
-    return f"{found['mean'] / without:+.1%} [{found['low'] / without:+.1%}, {found['high'] / without:+.1%}]"
+    """Error that requests save, with its paired 95 % interval, in the units of the MSE."""
+    return "{mean:+.3g} [{low:+.3g}, {high:+.3g}]".format(**gate["info_gain"])
 
 
 def without_memory(gate: Outcome) -> str:

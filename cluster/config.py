@@ -10,6 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.devices import Wish
 from leworld.errors import ConfigError
 from leworld.evaluation.gate import EvaluationConfig
 from leworld.models.system import ModelConfig
@@ -38,6 +39,8 @@ class ClusterConfig:
         slm_actors: processes that share the SLMs.
         timeout_s: of every call to an actor.
         threads: CPU threads of the learner. More than 1 changes the order of sums, and so the last bits.
+        device: of the learner and the evaluation: ``auto`` takes a GPU where there is one, ``cuda`` insists on one for
+            the learner. A GPU gives the same numbers to rounding, not to the bit. SLMs and memory stay on the CPU.
         max_failures: times that a lost learner is started again from the last checkpoint.
     """
 
@@ -47,6 +50,7 @@ class ClusterConfig:
     slm_actors: int = 3
     timeout_s: float = 60.0
     threads: int = 1
+    device: Wish = "auto"
     max_failures: int = 1
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ import ray
 from ray import train
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as TrainRunConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -23,6 +23,8 @@ from actors.errors import ActorError
 from actors.launch import Handles, launch
 from actors.processes import ProcessStat
 from cluster.config import RunConfig
+from cluster.devices import Wish, choose_device, torch_gpus
+from cluster.ray_session import free_of_one_machine
 from cluster.run_dir import RunDir
 from cluster.topology import Topology
 from cluster.training import learn
@@ -37,21 +39,26 @@ STORAGE = ".ray"
 
 @dataclass(frozen=True)
 class Work:
-    """What a learner in a Ray Train worker needs; the world comes by reference."""
+    """What a learner in a Ray Train worker needs; the world comes by reference; ``device`` is what it was granted."""
 
     config: RunConfig
     handles: Handles
     world: Any
     run: RunDir
+    device: str
 
 
 class RayRuntime:
     """SLMs and memory in actors; the learner in a worker of Ray Train while it trains."""
 
-    def __init__(self, config: RunConfig, world: World, handles: Handles) -> None:
+    def __init__(self, config: RunConfig, world: World, handles: Handles, learner_device: str) -> None:
         self.config = config
         self.world = world
         self.handles = handles
+        self.learner_device = learner_device
+        # Who starts a run may sit at a machine without a GPU: what it evaluates itself takes what is here.
+        wish = "cpu" if config.cluster.device == "cpu" else "auto"
+        self.device = choose_device(wish, torch_gpus(), "torch on this machine")
 
     def fleet(self) -> Fleet:
         """See ``Runtime``."""
@@ -67,7 +74,7 @@ class RayRuntime:
 
     def train(self, run: RunDir) -> None:
         """See ``Runtime``."""
-        work = Work(self.config, self.handles, ray.put(self.world), run)
+        work = Work(self.config, self.handles, ray.put(self.world), run, self.learner_device)
         result = in_background(lambda: fit(work))
         if result is not None:
             raise result
@@ -75,11 +82,18 @@ class RayRuntime:
 
 @contextmanager
 def launched(config: RunConfig, world: World, topology: Topology) -> Iterator[RayRuntime]:
-    """Start the actors, and end them whatever happens."""
+    """Start the actors, and end them whatever happens.
+
+    Raises:
+        ConfigError: the learner is to have a GPU, and no machine has a free one.
+        ActorError: an actor does not come up.
+    """
+    where = config.cluster.address or "this machine"
+    learner_device = choose_device(config.cluster.device, free_of_one_machine("GPU"), where)
     slms = fleet_config(config.model, config.phases, config.seed)
     handles = launch(slms, world, topology.shard_ids, topology.slm_ids, config.cluster.timeout_s)
     try:
-        yield RayRuntime(config, world, handles)
+        yield RayRuntime(config, world, handles, learner_device)
     finally:
         handles.stop()
 
@@ -94,7 +108,9 @@ def fit(work: Work) -> LeWorldError | None:
     trainer = TorchTrainer(
         learner_loop,
         train_loop_config={"work": work},
-        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": cluster.threads}),
+        # One worker has nobody to talk to, and NCCL, the default beside a GPU, is not in every torch.
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=scaling(cluster.threads, work.device),
         run_config=TrainRunConfig(
             name=STORAGE,
             storage_path=str(work.run.path),
@@ -113,6 +129,11 @@ def fit(work: Work) -> LeWorldError | None:
         shutil.rmtree(work.run.path / STORAGE, ignore_errors=True)
 
 
+def scaling(threads: int, device: str) -> ScalingConfig:
+    """One worker that holds the learner's CPUs, and a GPU if it was granted one."""
+    return ScalingConfig(num_workers=1, resources_per_worker={"CPU": threads}, use_gpu=device == "cuda")
+
+
 def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
     """What the Ray Train worker does. Errors of ours are returned: to try again would not mend them."""
     work: Work = settings["work"]
@@ -126,11 +147,21 @@ def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
             work.handles.memory(),
             seed=config.seed,
             threads=config.cluster.threads,
+            device=worker_device(config.cluster.device, work.device, torch_gpus()),
         )
         learn(learner, work.run, config, work.handles.processes, train.report)
     except LeWorldError as error:
         return error
     return None
+
+
+def worker_device(wish: Wish, granted: str, gpus: int) -> str:
+    """The device in the worker: Ray may have granted a GPU that the worker's torch was not built for.
+
+    Raises:
+        ConfigError: a GPU is wished for and torch sees none.
+    """
+    return choose_device(wish, gpus, "torch on the learner's machine") if granted == "cuda" else "cpu"
 
 
 def in_background(function: Callable[[], Any]) -> Any:

@@ -47,7 +47,7 @@ def ray_session(address: str | None, topology: Topology) -> Iterator[None]:
 
     try:
         _connect(address)
-        check_cpus(topology, _free_cpus(), address or "this machine")
+        check_cpus(topology, free_of_one_machine("CPU"), address or "this machine")
         yield
     finally:
         ray.shutdown()
@@ -108,12 +108,12 @@ def _health_problem(address: str) -> str | None:
     return None
 
 
-def _free_cpus() -> float:
-    """CPUs that one process could get: at most what is free in all, and at most what one machine has."""
+def free_of_one_machine(resource: str) -> float:
+    """CPUs or GPUs that one process could get: at most what is free in all, and at most what one machine has."""
     import ray
 
-    machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    return min(max(machines, default=0.0), ray.available_resources().get("CPU", 0.0))
+    machines = [node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]]
+    return min(max(machines, default=0.0), ray.available_resources().get(resource, 0.0))
 
 
 def _connect(address: str | None) -> None:

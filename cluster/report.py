@@ -1,4 +1,4 @@
-"""Report: one page to look at; what beats us comes first."""
+"""Report: one page to look at; what beats us comes first, and every row says what it is."""
 
 from __future__ import annotations
 
@@ -20,10 +20,32 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .verdict { font-size: 1.15rem; padding: .8rem 1rem; border-left: .35rem solid #1b7f4b; background: #f4f6f8; }
 .verdict.beaten { border-color: #c8553d; }
 table { border-collapse: collapse; } th, td { padding: .25rem .9rem .25rem 0; text-align: left; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; } tr { border-bottom: 1px solid #e3e7eb; }
-tr.ours { font-weight: 600; color: #1261a0; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+tr { border-bottom: 1px solid #e3e7eb; } tr.ours { font-weight: 600; color: #1261a0; } tr.wins td { color: #b3402a; }
+.note { color: #66707a; font-size: .9rem; } .wide { overflow-x: auto; } summary { cursor: pointer; }
 img { max-width: 100%; } pre { background: #f4f6f8; padding: 1rem; overflow-x: auto; font-size: .85rem; }
 """
+
+USEFUL = 1.05
+"""A control that costs less than this much is within what another draw of test samples would change."""
+
+MEANING = {
+    "leworld": "the system as it is",
+    "leworld, right addresses": "reading what the write log names: what is lost here, better addresses cannot mend",
+    "floor": "the world's noise: no model can do better",
+    "oracle": "an MLP that is told the truth about the world",
+    "predict_zero": "always zero",
+    "copy_last": "nothing changes",
+    "linear": "ridge on past, current and characteristics; no memory",
+    "mlp": "an MLP on the same; no memory",
+    "gru": "a GRU over the sequence so far; no memory",
+    "knn": "exact nearest neighbours among the transitions that the memory holds",
+    "dict": "the mean change seen in training with exactly these characteristics",
+    "zeroed": "every word reads as zero",
+    "shuffled": "every sample reads what another asked for",
+    "stale": "the memory holds what was true before the worlds changed",
+    "random": "every read goes to a random address",
+}
 
 FIGURES = {
     "hit_top1": "right address first",
@@ -59,53 +81,131 @@ def draw_pictures(run: RunDir, gate: Gate) -> list[tuple[str, str]]:
 
 def page(run: RunDir, config: RunConfig, gate: Gate, pictures: Sequence[tuple[str, str]]) -> str:
     """The page as HTML; it needs nothing but the pictures beside it."""
-    beaten = " beaten" if gate["beaten_by"] else ""
+    drawn = {name: picture(title, name) for title, name in pictures}
     parts = [
-        f"<h1>{escape(config.name)}: world {escape(gate['world'])}, seed {config.seed}</h1>",
-        f'<p class="verdict{beaten}">{escape(verdict(gate))}</p>',
+        *verdicts(config, gate),
         "<h2>Errors on held-out worlds</h2>",
         gate_table(gate),
+        drawn.get("gate.png", ""),
         "<h2>Addresses and reads</h2>",
         table(("figure", "value"), ((label, number(gate.get(name))) for name, label in FIGURES.items())),
-        *(f'<h2>{escape(title)}</h2>\n<img src="pictures/{name}" alt="{escape(title)}">' for title, name in pictures),
+        *requests(gate),
+        *rollouts(gate),
+        "<h2>Training</h2>" if "training.png" in drawn else "",
+        drawn.get("training.png", ""),
         "<h2>Time and memory</h2>",
-        timing_table(run.read_timing()),
-        "<h2>Config</h2>",
-        f"<pre>{escape(dump_config(config))}</pre>",
+        *timing_tables(run.read_timing()),
+        f"<details><summary>Config</summary><pre>{escape(dump_config(config))}</pre></details>",
     ]
-    head = f'<meta charset="utf-8"><title>{escape(config.name)}</title><style>{STYLE}</style>'
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(config.name)}</title>'
+    )
+    body = "\n".join(part for part in parts if part)
+    style = f"<style>{STYLE}</style>"
+    return f'<!doctype html>\n<html lang="en">\n<head>{head}{style}</head>\n<body>\n{body}\n</body>\n</html>\n'
+
+
+def verdicts(config: RunConfig, gate: Gate) -> list[str]:
+    """What beats us, and whether the memory matters at all."""
+    beaten = " beaten" if gate["beaten_by"] else ""
+    lines = [
+        f"<h1>{escape(config.name)}: world {escape(gate['world'])}, seed {config.seed}</h1>",
+        f'<p class="verdict{beaten}">{escape(verdict(gate))}</p>',
+    ]
+    if gate["controls"] and gate["leworld"]:
+        name = min(gate["controls"], key=gate["controls"].__getitem__)
+        share = gate["controls"][name] / gate["leworld"]
+        use = "The memory is of use" if share > USEFUL else "The memory is of little use or none"
+        text = f"{use}: the least harmful control, {name}, has {share:.2f} x the error of LeWorld."
+        lines.append(f'<p class="verdict{"" if share > USEFUL else " beaten"}">{escape(text)}</p>')
+    return lines
 
 
 def gate_table(gate: Gate) -> str:
-    """Everything that was tried, with its error and how much more than ours that is."""
-    lines = ["<table>", "<tr><th>kind</th><th>name</th><th>MSE</th><th>times ours</th></tr>"]
+    """Everything that was tried: its error, how many times ours that is, and the interval of the difference."""
+    head = ("kind", "name", "MSE", "times ours", "less ours, 95 %", "what it is")
+    lines = []
     for kind, name, mse in rows(gate):
         ratio = f"{mse / gate['leworld']:.3g}" if gate["leworld"] else "-"
-        mark = ' class="ours"' if kind == "ours" else ""
-        cells = f"<td>{escape(kind)}</td><td>{escape(name.replace('_', ' '))}</td>"
-        lines.append(f'<tr{mark}>{cells}<td class="number">{mse:.4g}</td><td class="number">{ratio}</td></tr>')
-    return "\n".join([*lines, "</table>"])
+        spread = interval(gate.get("versus", {}).get(name))
+        lines.append((kind, name.replace("_", " "), f"{mse:.4g}", ratio, spread, MEANING.get(name, "")))
+    marks = ["ours" if kind == "ours" else "wins" if name in gate["beaten_by"] else "" for kind, name, _ in rows(gate)]
+    budget, note = gate.get("budget"), "The MSE is in the world's units; red rows beat us. "
+    if budget:
+        note += f"Trained baselines had {budget['steps']} steps of {budget['sequences']} sequences. "
+    note += "Intervals are of the mean over worlds or sequences, paired: above 0 where we win."
+    return f'{table(head, lines, marks)}\n<p class="note">{note}</p>'
 
 
-def timing_table(timing: dict[str, Any]) -> str:
-    """Seconds, steps and peak memory, phase by phase."""
-    lines = []
-    for phase, entry in timing.get("phases", {}).items():
-        peaks = ", ".join(f"{p['name']} {p['peak_rss_bytes'] / 2**20:.0f} MiB" for p in entry["processes"])
-        lines.append((phase, str(entry["steps"]), f"{entry['seconds']:.1f}", peaks))
-    lines += [(name[:-2], "", f"{value:.1f}", "") for name, value in timing.items() if name.endswith("_s")]
-    return table(("part", "steps", "seconds", "peak memory"), lines)
+def requests(gate: Gate) -> list[str]:
+    """What asking gains, on the same samples, where it was measured."""
+    gain = gate.get("info_gain")
+    if gain is None:
+        return []
+    lines = [("no request", interval(gain))]
+    lines += [(f"{name} requests", interval(found)) for name, found in gate.get("info_controls", {}).items()]
+    note = '<p class="note">Above 0: what is asked at one step helps the next.</p>'
+    return ["<h2>Requests</h2>", table(("instead of its own requests", "more error, 95 %"), lines), note]
 
 
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A plain table of texts."""
-    header = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines]
-    return "\n".join(["<table>", f"<tr>{header}</tr>", *(f"<tr>{line}</tr>" for line in body), "</table>"])
+def rollouts(gate: Gate) -> list[str]:
+    """Error by step of the sequence, at most eight steps of it."""
+    found = gate.get("rollout")
+    if found is None:
+        return []
+    steps = len(found["teacher_forced"])
+    shown = sorted({round(1 + i * (steps - 1) / 7) for i in range(8)})
+    lines = [(name.replace("_", " "), *(number(errors[step - 1]) for step in shown)) for name, errors in found.items()]
+    note = '<p class="note">Teacher forced: from the true states. Free running: from its own predictions.</p>'
+    return ["<h2>Error by step</h2>", table(("step", *map(str, shown)), lines), note]
+
+
+def timing_tables(timing: dict[str, Any]) -> list[str]:
+    """Seconds and steps by phase, and the most memory each process ever held."""
+    phases = timing.get("phases", {})
+    lines = [("start", "", f"{timing['start_s']:.1f}", "")] if "start_s" in timing else []
+    for phase, entry in phases.items():
+        each = f"{entry['seconds'] / entry['steps']:.3g}" if entry["steps"] else "-"
+        lines.append((phase, str(entry["steps"]), f"{entry['seconds']:.1f}", each))
+    lines += [("evaluate", "", f"{timing['evaluate_s']:.1f}", "")] if "evaluate_s" in timing else []
+    peaks: dict[str, int] = {}
+    for process in [p for entry in phases.values() for p in entry["processes"]] + [timing.get("driver")]:
+        if process is not None:
+            peaks[process["name"]] = max(peaks.get(process["name"], 0), process["peak_rss_bytes"])
+    found = ", ".join(f"{name} {peak / 2**20:.0f} MiB" for name, peak in peaks.items())
+    memory = [f"<p>Peak memory: {escape(found)}.</p>"] if found else []
+    return [table(("part", "steps", "seconds", "a step"), lines), *memory]
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]], marks: Sequence[str] = ()) -> str:
+    """A table of texts; figures stand right, under their heads."""
+    found = list(lines)
+    right = [bool(found) and all(_is_figure(line[i]) for line in found) for i in range(len(head))]
+    parts = ["<tr>" + "".join(_cell("th", name, side) for name, side in zip(head, right, strict=True)) + "</tr>"]
+    for place, line in enumerate(found):
+        mark = f' class="{marks[place]}"' if marks and marks[place] else ""
+        parts.append(f"<tr{mark}>" + "".join(_cell("td", *pair) for pair in zip(line, right, strict=True)) + "</tr>")
+    return "\n".join(['<div class="wide"><table>', *parts, "</table></div>"])
+
+
+def picture(title: str, name: str) -> str:
+    """A picture beside the page."""
+    return f'<img src="pictures/{name}" alt="{escape(title)}">'
+
+
+def interval(found: dict[str, float] | None) -> str:
+    """``mean [low, high]``, or a dash where nothing was measured."""
+    return "-" if found is None else f"{found['mean']:+.3g} [{found['low']:+.3g}, {found['high']:+.3g}]"
 
 
 def number(value: Any) -> str:
     """A figure, or a dash where the world has no such truth."""
     return "-" if value is None else f"{value:.3g}"
+
+
+def _is_figure(text: str) -> bool:
+    return text in ("", "-") or text.lstrip("+-")[:1].isdigit()
+
+
+def _cell(tag: str, text: str, right: bool) -> str:
+    return f'<{tag} class="number">{escape(text)}</{tag}>' if right else f"<{tag}>{escape(text)}</{tag}>"

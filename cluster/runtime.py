@@ -9,6 +9,7 @@ from typing import Protocol
 from actors.blm_learner import BLMLearner
 from actors.processes import ProcessStat
 from cluster.config import RunConfig, check_world
+from cluster.devices import choose_device, torch_gpus
 from cluster.ray_session import ray_session
 from cluster.run_dir import RunDir
 from cluster.topology import plan
@@ -25,6 +26,8 @@ class Runtime(Protocol):
 
     config: RunConfig
     world: World
+    device: str
+    """Of a learner in this process."""
 
     def fleet(self) -> Fleet:
         """A client of the SLMs."""
@@ -49,6 +52,7 @@ class InlineRuntime:
     def __init__(self, config: RunConfig, world: World) -> None:
         self.config = config
         self.world = world
+        self.device = choose_device(config.cluster.device, torch_gpus(), "torch on this machine")
         self._fleet = SLMGroup(fleet_config(config.model, config.phases, config.seed), world)
         self._memory = WordStore(world.spec.address_bits)
 
@@ -102,4 +106,5 @@ def make_learner(runtime: Runtime) -> BLMLearner:
         runtime.memory(),
         seed=config.seed,
         threads=config.cluster.threads,
+        device=runtime.device,
     )

@@ -1,10 +1,10 @@
 """The memory of bits: words, ranges, the store, partition, placement, records, and snapshots on disk."""
 
+from typing import TYPE_CHECKING, Any
+
 from leworld.memory.fields import Field as Field
 from leworld.memory.partition import Fragments as Fragments
 from leworld.memory.partition import Partition as Partition
-from leworld.memory.placement import AppendPlacement as AppendPlacement
-from leworld.memory.placement import HashPlacement as HashPlacement
 from leworld.memory.population import fill_experience as fill_experience
 from leworld.memory.population import fill_random as fill_random
 from leworld.memory.population import fill_structured as fill_structured
@@ -29,3 +29,16 @@ from leworld.memory.ways import WaySet as WaySet
 from leworld.memory.words import checksum as checksum
 from leworld.memory.words import pack_bits as pack_bits
 from leworld.memory.words import unpack_bits as unpack_bits
+
+if TYPE_CHECKING:
+    from leworld.memory.placement import AppendPlacement as AppendPlacement
+    from leworld.memory.placement import HashPlacement as HashPlacement
+
+
+def __getattr__(name: str) -> Any:
+    # Placement alone needs torch, and a memory shard that imports torch takes several times the memory.
+    if name not in ("AppendPlacement", "HashPlacement"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from leworld.memory import placement
+
+    return getattr(placement, name)

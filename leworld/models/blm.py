@@ -7,6 +7,7 @@ Shapes:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ class BLMConfig:
         ):
             if problem := check_heads(name, width, heads):
                 raise ConfigError(problem)
+        if isnan(self.request_price):
+            raise ConfigError("blm.request_price nan is no number: give the part of the error to be saved, such as 0.1")
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class RefineConfig:
         horizon: their length at most.
         lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
         guided: part of the sequences at the start that read what the write log names instead of what was proposed;
-            it falls to 0 over the phase.
+            it falls to 0 over the last third of the phase.
         request_weight: of the SLMs' gradient in the request at the end; it grows from 0, as what the SLMs say of
             requests that they cannot read yet is no good lesson.
         label_weight: of addresses that follow from the inputs, in the SLMs' loss.
@@ -67,7 +67,8 @@ class RefineConfig:
 
     def guided_at(self, step: int) -> float:
         """Part of the sequences that are guided at a step."""
-        return self.guided * max(0.0, 1 - step / max(1, self.steps - 1))
+        left = 1 - step / max(1, self.steps - 1)
+        return self.guided * min(1.0, 3 * max(0.0, left))
 
     def request_weight_at(self, step: int) -> float:
         """Weight of the SLMs' gradient in the request at a step."""
@@ -132,7 +133,7 @@ def first_requests(learner: Learner, config: RefineConfig, batch: Batch, guided:
 
 
 def sent(made: Prediction, guided: Tensor, price: float) -> Tensor:
-    """(M, Q) requests that go out: all of guided rows, to learn what asking brings; of others, those worth the price."""
+    """(M, Q) requests that go out: all of guided rows, to learn what asking brings; else those worth the price."""
     return made.request * (guided | (made.worth > price)).unsqueeze(1)
 
 

@@ -31,13 +31,15 @@ class Small:
         """What its SLMs need."""
         return fleet_config(self.config.model, self.config.phases, self.config.seed)
 
-    def learner(self, fleet: Fleet | None = None, memory: Memory | None = None) -> BLMLearner:
+    def learner(self, fleet: Fleet | None = None, memory: Memory | None = None, device: str = "cpu") -> BLMLearner:
         """A learner with a populated memory; of this process where nothing else is given."""
         memory = WordStore(self.world.spec.address_bits) if memory is None else memory
         self.world.populate(memory, "train")
         fleet = SLMGroup(self.slms, self.world) if fleet is None else fleet
         config = self.config
-        return BLMLearner(config.model, config.phases, self.world, fleet, memory, seed=config.seed, threads=1)
+        return BLMLearner(
+            config.model, config.phases, self.world, fleet, memory, seed=config.seed, threads=1, device=device
+        )
 
 
 def small(*changes: str) -> Small:

@@ -16,6 +16,7 @@ from leworld.memory import WordStore
 from leworld.models.fleet import SLMGroup
 from tests.actors.peers import LocalPeers
 from tests.actors.systems import Small, run, same_bits, small
+from tests.phases.pretend_gpu import PretendGPU
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,16 @@ def test_uneven_actors_match_one_process_to_rounding(system: Small, reference):
     weights = {name for name in state.blm if name.startswith("model.")}
     for name in weights:
         torch.testing.assert_close(state.blm[name], reference[1].blm[name], rtol=1e-2, atol=1e-3)
+
+
+def test_a_learner_on_a_gpu_reaches_its_actors(system: Small, reference):
+    with PretendGPU() as gpu:
+        learner = system.learner(actors(system, ((0,), (1,), (2,))), device="cuda")
+        assert {weight.device.type for weight in learner.system.blm.parameters()} == {"cuda"}
+        metrics, _ = run(learner)
+    assert gpu.num_marked > 1000
+    losses, expected = ([step["loss"] for step in part] for part in (metrics, reference[0]))
+    assert losses == pytest.approx(expected, rel=1e-3)
 
 
 def test_one_message_an_actor_a_step(system: Small):

@@ -10,9 +10,11 @@ from cluster.checkpoint import load_checkpoint
 from cluster.evaluate import evaluate
 from cluster.presets import load_config
 from cluster.ray_runtime import launched
+from cluster.ray_session import free_of_one_machine
 from cluster.run_dir import RunDir
 from cluster.runtime import open_runtime
 from cluster.topology import plan
+from leworld.errors import ConfigError
 from leworld.worlds.registry import build_world
 from tests.actors.systems import CHANGES, same_bits
 
@@ -45,3 +47,12 @@ def test_fit_gives_the_bits_of_one_process(ray_cluster, tmp_path: Path):
         runtime.train(other)
     assert same_bits(final_state(run), final_state(other))
     assert not list(run.path.glob(".ray*"))
+
+
+def test_a_gpu_that_no_machine_of_the_cluster_has_is_refused_before_anything_starts(ray_cluster):
+    if free_of_one_machine("GPU") >= 1:
+        pytest.skip("here is a GPU")
+    config = load_config("tiny", [*CHANGES, "cluster.device=cuda"])
+    world = build_world(config.world.name, config.world.settings, config.seed)
+    with pytest.raises(ConfigError, match="this machine has no free GPU"), launched(config, world, plan(config)):
+        raise AssertionError("it started")

@@ -159,3 +159,8 @@ def test_heads_that_do_not_divide_the_width_are_refused(settings):
     with pytest.raises(ConfigError, match="is not a multiple of num_heads") as caught:
         BLMConfig(**settings)
     assert str(caught.value).startswith("blm.read" if "read" in next(iter(settings)) else "blm:")
+
+
+def test_a_price_that_is_no_number_is_refused():
+    with pytest.raises(ConfigError, match=r"blm\.request_price nan is no number"):
+        BLMConfig(request_price=float("nan"))

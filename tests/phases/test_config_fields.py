@@ -23,7 +23,7 @@ from tests.models.tiny import PHASES, same_state, state_of, tiny_trainer, tiny_w
 
 MODEL = ModelConfig(
     slm=SLMConfig(d_model=16, num_heads=2, num_layers=1, candidates=3),
-    blm=BLMConfig(d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8),
+    blm=BLMConfig(d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8, request_price=-1.0),
     num_slms=2,
 )
 BASE = PhasesConfig(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from leworld.errors import ConfigError
+from leworld.models.blm import Prediction
 from leworld.models.fleet import SLMGroup
 from leworld.phases.refine import (
     RefineConfig,
@@ -15,6 +16,7 @@ from leworld.phases.refine import (
     make_requests,
     refine_step,
     request_worth,
+    sent,
     to_credit,
 )
 from leworld.phases.trainer import Trainer
@@ -92,6 +94,13 @@ def test_the_request_made_last_is_made_by_a_step_that_received_one(world):
     assert [learn for learn, _ in found] == [False, False, False, True]
     for query, expected in zip([query for _, query in found], (0 * first, 0 * first, first, second), strict=True):
         assert torch.allclose(query, expected, atol=1e-6)
+
+
+def test_guided_rows_send_every_request_and_others_those_above_the_price():
+    made = Prediction(torch.zeros(4, 1), torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0.0, 0.0, 0.3, 0.2]))
+    guided = torch.tensor([True, False, False, False])
+    assert sent(made, guided, 0.2).flatten().tolist() == [1, 0, 3, 0]
+    assert sent(made, ~guided, 0.2).flatten().tolist() == [0, 2, 3, 4]
 
 
 def test_foresight_is_judged_by_what_the_next_step_found_and_never_across_sequences():
