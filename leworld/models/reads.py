@@ -48,7 +48,8 @@ def read_ranges(memory: Reader, ranges: Ranges, record_words: int, device: torch
     packed, index = torch.unique(ranges.start * (PAGE_WORDS + 1) + ranges.length, return_inverse=True)
     start, length = packed // (PAGE_WORDS + 1), packed % (PAGE_WORDS + 1)
     words = memory.read(start.cpu().numpy(), length.cpu().numpy())
-    bits = torch.from_numpy(unpack_bits(words.words)).float()
+    # A copy in torch's own memory: products on numpy's may round differently, by where the array happens to lie.
+    bits = torch.tensor(unpack_bits(words.words))
     length = length.cpu()
     row = torch.repeat_interleave(torch.arange(len(length)), length)
     column = torch.arange(len(row)) - torch.from_numpy(words.offsets[:-1].copy())[row]

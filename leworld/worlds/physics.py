@@ -137,4 +137,4 @@ def _split_columns(transitions: Floats) -> tuple[Tensor, Tensor]:
 
 
 def _float32(values: Floats) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))
+    return torch.tensor(values.astype(np.float32))

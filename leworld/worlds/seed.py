@@ -132,7 +132,7 @@ class SeedWorld:
         starts, lengths = ranges.start[:, last].tolist(), ranges.length[:, last].tolist()
         spans = zip(starts, lengths, strict=True)
         means = np.stack([_mean_bits(self._words[start : start + length]) for start, length in spans])
-        return DRIVE * tile(torch.from_numpy(2 * means - 1), self.config.state_dim)
+        return DRIVE * tile(torch.tensor(2 * means - 1), self.config.state_dim)
 
     def _spec(self) -> WorldSpec:
         config = self.config

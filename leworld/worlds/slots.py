@@ -57,7 +57,7 @@ class Slots:
         """(...,) record addresses to (..., dim) float32: the first payload bits as -1 and +1."""
         payload = self.words[address.numpy() // self.stride, :-1]
         bits = unpack_bits(payload).reshape(*payload.shape[:-1], -1)[..., :dim]
-        return torch.from_numpy(2 * bits.astype(np.float32) - 1)
+        return torch.tensor(2 * bits.astype(np.float32) - 1)
 
     def following(self, address: Tensor) -> Tensor:
         """(...,) record addresses to the (...,) addresses that their pointers name."""
