@@ -38,8 +38,7 @@ class RefineConfig:
         sequences: sequences a step.
         horizon: their length at most.
         lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
-        guided: part of the sequences at the start that read what the write log names instead of what was proposed;
-            it falls to 0 over the last third of the phase.
+        guided: part of the sequences that read what the write log names instead of what was proposed.
         request_weight: of the SLMs' gradient in the request at the end; it grows from 0, as what the SLMs say of
             requests that they cannot read yet is no good lesson.
         label_weight: of addresses that follow from the inputs, in the SLMs' loss.
@@ -65,11 +64,6 @@ class RefineConfig:
         check_not_negative("phases.refine", self, "steps", "request_weight", "label_weight", "verify_weight")
         check_not_negative("phases.refine", self, "mask_weight", "read_price")
 
-    def guided_at(self, step: int) -> float:
-        """Part of the sequences that are guided at a step."""
-        left = 1 - step / max(1, self.steps - 1)
-        return self.guided * min(1.0, 3 * max(0.0, left))
-
     def request_weight_at(self, step: int) -> float:
         """Weight of the SLMs' gradient in the request at a step."""
         return self.request_weight * step / max(1, self.steps - 1)
@@ -93,7 +87,7 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
     batch = learner.world.batch("train", config.sequences, draw)
     batch = batch.map(lambda tensor: tensor[:, : config.horizon]).to(learner.device)
     horizon = batch.shape[1]
-    guided = (torch.rand(len(batch.current), generator=draw) < config.guided_at(step)).to(learner.device)
+    guided = (torch.rand(len(batch.current), generator=draw) < config.guided).to(learner.device)
     guided = guided.repeat_interleave(horizon)
     batch = batch.fold_time().at(0)
     without, worth = request_worth(learner, batch)

@@ -137,12 +137,6 @@ def test_guided_rows_read_what_the_write_log_names_where_it_knows():
     assert found.length.tolist() == [[2, 5], [5, 5]]
 
 
-def test_guidance_falls_to_0_over_the_phase():
-    config = RefineConfig(steps=11, guided=0.8)
-    assert [config.guided_at(step) for step in (0, 5, 10)] == pytest.approx([0.8, 0.4, 0.0])
-    assert RefineConfig(steps=1, guided=0.8).guided_at(0) == 0.8
-
-
 def test_the_weight_of_requests_grows_from_0_over_the_phase():
     config = RefineConfig(steps=11, request_weight=0.8)
     assert [config.request_weight_at(step) for step in (0, 5, 10)] == pytest.approx([0.0, 0.4, 0.8])
