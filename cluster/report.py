@@ -51,6 +51,7 @@ FIGURES = {
     "hit_top1": "right address first",
     "hit_top4": "right address among the first four",
     "hit_asked": "right address where only a request can find it",
+    "requests_per_prediction": "requests a prediction",
     "exact_mask": "mask exactly right",
     "reads_per_prediction": "reads a prediction",
 }

@@ -23,13 +23,15 @@ Request = Callable[[Tensor], Tensor]
 class Trial:
     """What the system did on (B, T) samples.
 
-    ``error`` (B, T); ``mask`` (B, T, N) bool; ``start`` (B, T, N, K) candidates, best first; ``reads`` (B, T, N).
+    ``error`` (B, T); ``mask`` (B, T, N) bool; ``start`` (B, T, N, K) candidates, best first; ``reads`` (B, T, N);
+    ``asked`` (B, T) bool, where a request went out.
     """
 
     error: Tensor
     mask: Tensor
     start: Tensor
     reads: Tensor
+    asked: Tensor
 
 
 def no_request(query: Tensor) -> Tensor:
@@ -62,10 +64,10 @@ def teacher_forced(
         ranges, mask = oracle_choice(now) if oracle else (None, None)
         step = system.predict(query, ranges=ranges, mask=mask, redirect=redirect)
         error = errors(step.next_state.cpu(), now.target, system.spec.scale)
-        steps.append((error, step.mask.cpu() > 0.5, step.proposals.start.cpu(), step.reads.length.cpu()))
+        found = (step.mask.cpu() > 0.5, step.proposals.start.cpu(), step.reads.length.cpu())
+        steps.append((error, *found, step.info_query.cpu().any(-1)))
         asked = step.info_query.cpu() if request is None else request(step.info_query.cpu())
-    error, mask, start, reads = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
-    return Trial(error, mask, start, reads)
+    return Trial(*(torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)))
 
 
 def oracle_choice(batch: Batch) -> tuple[Ranges, Tensor]:

@@ -18,8 +18,8 @@ from tests.models.tiny import filled, tiny_trainer, tiny_world
 CONFIG = EvaluationConfig(sequences=6, baseline_steps=2, baseline_sequences=2)
 KEYS = {
     "world", "leworld", "floor", "oracle", "baselines", "controls", "oracle_addresses", "hit_top1", "hit_top4",
-    "hit_asked", "exact_mask", "reads_per_prediction", "info_gain", "info_controls", "rollout", "versus", "beaten_by",
-    "budget", "samples",
+    "hit_asked", "exact_mask", "requests_per_prediction", "reads_per_prediction", "info_gain",
+    "info_controls", "rollout", "versus", "beaten_by", "budget", "samples",
 }  # fmt: skip
 NULLS = {
     "rules": {"hit_asked"},
