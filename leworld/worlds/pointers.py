@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from leworld.errors import ConfigError
-from leworld.memory import HashPlacement, Memory, Receipt
+from leworld.memory import HashPlacement
 from leworld.rng import derive_seed
-from leworld.types import Batch, Ranges, Split
+from leworld.types import Batch, Ranges
 from leworld.worlds import checks
-from leworld.worlds.base import Keys, Stored, WorldSpec
+from leworld.worlds.base import Keys, WorldSpec
 from leworld.worlds.draws import stream
 from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
+from leworld.worlds.slot_world import SlotWorld
 from leworld.worlds.slots import Slots, payload_words, random_slots, slot_words, table_addresses
 
 ADDRESS_BITS = 16
@@ -65,46 +66,19 @@ class PointersConfig:
         return self.address_bits - slot_words(self.record_words).bit_length() + 1
 
 
-class PointersWorld:
+class PointersWorld(SlotWorld):
     """See the module.
 
     Without a request the first address is known and the later ``depth - 1`` are not, and their drive has variance
     ``drive ** 2`` a dimension. So the floor without requests is ``noise ** 2 + drive ** 2 * (depth - 1) / depth``.
     """
 
-    def __init__(self, config: PointersConfig, seed: int) -> None:
-        self.config = config
-        self.seed = seed
-        self.version = 0
-        self.slots = self._content(0)
-        self.placements = tuple(self._placement(table) for table in range(config.num_tables))
-        self.spec = self._spec()
-
-    def populate(self, memory: Memory, split: Split) -> list[Receipt]:
-        """Write every slot once, for "train": all splits share one memory, and differ in their keys."""
-        return [self.slots.write(memory)] if split == "train" else []
-
-    def rewrite(self, memory: Memory, version: int) -> Receipt:
-        """Write another content, pointers too, and live by it. Version 0 is the first content."""
-        self.slots, self.version = self._content(version), version
-        return self.slots.write(memory)
-
-    def outdate(self, memory: Memory, split: Split) -> None:
-        """Write another content than the one that the dynamics follow."""
-        self._content(self.version + 1).write(memory)
-
-    def batch(self, split: Split, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw sequences; ``context`` is the true drive of each step."""
-        return self._batch(batch_size, stream(generator, split, self.seed))
+    config: PointersConfig
 
     def keys(self, batch_size: int, generator: torch.Generator) -> Keys:
         """Draw fresh first steps: only there an address follows from the characteristics."""
         first = self._batch(batch_size, stream(generator, "keys", self.seed)).at(0)
         return Keys(first.past, first.current, first.characteristics, first.labels)
-
-    def stored(self, world: Tensor) -> Stored | None:
-        """None: memory holds a chain of records here, not transitions."""
-        return None
 
     def _batch(self, batch_size: int, random: torch.Generator) -> Batch:
         config = self.config

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leworld.memory import HashPlacement, Memory, Receipt, check_address_bits
+from leworld.memory import HashPlacement, check_address_bits
 from leworld.rng import derive_seed
-from leworld.types import Batch, Ranges, Split
+from leworld.types import Batch, Ranges
 from leworld.worlds import checks
-from leworld.worlds.base import Keys, Stored, WorldSpec
+from leworld.worlds.base import Keys, WorldSpec
 from leworld.worlds.draws import first_keys, stream
 from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
+from leworld.worlds.slot_world import SlotWorld
 from leworld.worlds.slots import Slots, check_dense, payload_words, random_slots, slot_words, table_addresses
 
 REGIONS = {"easy": 1, "medium": 2, "hard": 3}
@@ -78,42 +79,15 @@ class RulesConfig:
         return self.slot_bits if self.hash_bits is None else self.hash_bits
 
 
-class RulesWorld:
+class RulesWorld(SlotWorld):
     """See the module. ``rewrite`` changes the dynamics at once, as the dynamics are the memory's content."""
 
-    def __init__(self, config: RulesConfig, seed: int) -> None:
-        self.config = config
-        self.seed = seed
-        self.version = 0
-        self.slots = self._content(0)
-        self.placements = tuple(self._placement(table) for table in range(config.num_tables))
-        self.spec = self._spec()
-
-    def populate(self, memory: Memory, split: Split) -> list[Receipt]:
-        """Write every slot once, for "train": all splits share one memory, and differ in their keys."""
-        return [self.slots.write(memory)] if split == "train" else []
-
-    def rewrite(self, memory: Memory, version: int) -> Receipt:
-        """Write another content, and live by it: the dynamics change at once. Version 0 is the first content."""
-        self.slots, self.version = self._content(version), version
-        return self.slots.write(memory)
-
-    def outdate(self, memory: Memory, split: Split) -> None:
-        """Write another content than the one that the dynamics follow."""
-        self._content(self.version + 1).write(memory)
-
-    def batch(self, split: Split, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw sequences; ``context`` is the true drive of each step."""
-        return self._batch(batch_size, stream(generator, split, self.seed))
+    config: RulesConfig
 
     def keys(self, batch_size: int, generator: torch.Generator) -> Keys:
         """Draw fresh characteristics and states, of the distribution of the batches."""
         sequences = -(-batch_size // self.config.horizon)
         return first_keys(self._batch(sequences, stream(generator, "keys", self.seed)), batch_size)
-
-    def stored(self, world: Tensor) -> Stored | None:
-        """None: memory holds rules here, not transitions."""
-        return None
 
     def _batch(self, batch_size: int, random: torch.Generator) -> Batch:
         config = self.config

@@ -1,0 +1,64 @@
+"""Base of the worlds whose dynamics are the memory's content: every slot holds a record, written at random.
+
+Shapes: see ``leworld.types``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leworld.memory import HashPlacement, Memory, Receipt
+from leworld.types import Batch, Split
+from leworld.worlds.base import Stored, WorldSpec
+from leworld.worlds.draws import stream
+from leworld.worlds.slots import Slots
+
+
+class SlotWorld:
+    """All splits share one memory, and differ in their keys. ``rewrite`` changes the dynamics at once."""
+
+    spec: WorldSpec
+
+    def __init__(self, config: Any, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+        self.version = 0
+        self.slots = self._content(0)
+        self.placements = tuple(self._placement(table) for table in range(config.num_tables))
+        self.spec = self._spec()
+
+    def populate(self, memory: Memory, split: Split) -> list[Receipt]:
+        """Write every slot once, for "train"."""
+        return [self.slots.write(memory)] if split == "train" else []
+
+    def rewrite(self, memory: Memory, version: int) -> Receipt:
+        """Write another content, and live by it. Version 0 is the first content."""
+        self.slots, self.version = self._content(version), version
+        return self.slots.write(memory)
+
+    def outdate(self, memory: Memory, split: Split) -> None:
+        """Write another content than the one that the dynamics follow."""
+        self._content(self.version + 1).write(memory)
+
+    def batch(self, split: Split, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw sequences; ``context`` is the true drive of each step."""
+        return self._batch(batch_size, stream(generator, split, self.seed))
+
+    def stored(self, world: Tensor) -> Stored | None:
+        """None: memory holds rules here, not transitions."""
+        return None
+
+    def _batch(self, batch_size: int, random: torch.Generator) -> Batch:
+        raise NotImplementedError
+
+    def _content(self, version: int) -> Slots:
+        raise NotImplementedError
+
+    def _placement(self, table: int) -> HashPlacement:
+        raise NotImplementedError
+
+    def _spec(self) -> WorldSpec:
+        raise NotImplementedError
