@@ -33,12 +33,12 @@ class Block:
 
 
 def benchmark_config(args: argparse.Namespace) -> RunConfig:
-    """The config with the joint phase alone, of as many steps as are measured."""
+    """The config with SLMs that know the placement, and a joint phase of as many steps as are measured."""
     steps = args.warmup + args.blocks * args.steps
     changes = [
         *args.changes,
         "phases.pretrain.steps=0",
-        "phases.pretrain.slm_steps=0",
+        f"phases.pretrain.slm_steps={args.pretrain}",
         f"phases.joint.steps={steps}",
         "cluster.shards=2",
     ]
@@ -47,10 +47,16 @@ def benchmark_config(args: argparse.Namespace) -> RunConfig:
 
 
 def joint_steps(runtime: Runtime) -> Iterator[Progress]:
-    """The joint phase of a new system; the memory is written first."""
+    """The joint phase of a new system; the memory is written and the SLMs pre-trained first.
+
+    SLMs that know nothing yet propose ranges of any length all over the memory, and reading those is most of the work.
+    """
     learner = make_learner(runtime)
     runtime.world.populate(learner.trainer.learner.memory, "train")
-    return learner.steps()
+    steps = learner.steps()
+    for _ in range(learner.trainer.num_steps("pretrain")):
+        next(steps)
+    return steps
 
 
 def run_block(steps: Iterator[Progress], count: int) -> Block:
@@ -104,6 +110,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--set", dest="changes", action="append", default=[], help="change a setting, as in leworld")
     parser.add_argument("--blocks", type=int, default=5, help="blocks of each mode")
     parser.add_argument("--steps", type=int, default=4, help="steps a block")
+    parser.add_argument("--pretrain", type=int, default=100, help="steps of the SLMs before, not counted")
     parser.add_argument("--warmup", type=int, default=2, help="steps of each mode that are not counted")
     args = parser.parse_args(arguments)
     if args.blocks < 1 or args.steps < 1 or args.warmup < 0:
