@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from actors.calls import Peers, ask
 from actors.errors import ActorError
-from leworld.errors import CheckpointError, RangeError
+from leworld.errors import RangeError
 from leworld.memory import PAGE_WORDS, Partition, Receipt, Snapshot, Words, check_address_bits, check_ranges, checksum
-from leworld.memory.store import check_pages
+from leworld.memory.store import check_pages, check_width
 from leworld.memory.words import as_words
 
 
@@ -82,11 +82,7 @@ class ShardedMemory:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace the whole content by a snapshot's, of any number of shards; see ``Memory.restore``."""
-        if snapshot.address_bits != self.address_bits:
-            raise CheckpointError(
-                f"snapshot of {snapshot.address_bits} address bits for a memory of {self.address_bits}:"
-                " set address_bits to match"
-            )
+        check_width(snapshot, self.address_bits)
         pages, words = check_pages(snapshot)
         shard_of = self.partition.shard_of(pages)
         messages = {}

@@ -88,11 +88,7 @@ class WordStore:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace content and sequence by a snapshot's; see ``Memory.restore``."""
-        if snapshot.address_bits != self.address_bits:
-            raise CheckpointError(
-                f"snapshot of {snapshot.address_bits} address bits for a memory of {self.address_bits}:"
-                " set address_bits to match"
-            )
+        check_width(snapshot, self.address_bits)
         pages, words = check_pages(snapshot)
         self._clear(max(FIRST_POOL_PAGES, len(pages) + 1))
         self._take_rows(pages)
@@ -131,6 +127,15 @@ class WordStore:
         self._page_of_row[rows] = pages
         self._table[pages] = np.arange(rows.start, rows.stop, dtype=np.int32)
         self._rows_used = rows.stop
+
+
+def check_width(snapshot: Snapshot, address_bits: int) -> None:
+    """Raise CheckpointError unless the snapshot is of a memory of this width."""
+    if snapshot.address_bits != address_bits:
+        raise CheckpointError(
+            f"snapshot of {snapshot.address_bits} address bits for a memory of {address_bits}:"
+            " set address_bits to match"
+        )
 
 
 def check_pages(snapshot: Snapshot) -> tuple[Ints, NDArray[np.uint32]]:

@@ -49,9 +49,8 @@ class BLMConfig:
 
 @dataclass(frozen=True)
 class Senses:
-    """What the BLM sees before it reads: ``tokens`` (B, 4, D) and their sum ``state`` (B, D)."""
+    """What the BLM sees before it reads: past, current, characteristics and request together, ``state`` (B, D)."""
 
-    tokens: Tensor
     state: Tensor
 
 
@@ -221,10 +220,9 @@ class BLM(nn.Module):
 
     def sense(self, query: Query) -> Senses:
         """Encode everything that is known before reading."""
-        tokens = [self.past(query.past), self.current(query.current)]
-        tokens += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
-        stacked = torch.stack(tokens, dim=1) + self.kind
-        return Senses(stacked, self.norm_state(stacked.sum(1)))
+        parts = [self.past(query.past), self.current(query.current)]
+        parts += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
+        return Senses(self.norm_state((torch.stack(parts, dim=1) + self.kind).sum(1)))
 
     def route(
         self, senses: Senses, proposals: Proposals, temperature: float = 1.0, noise: Tensor | None = None

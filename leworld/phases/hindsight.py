@@ -42,7 +42,7 @@ def variant_errors(blm: BLM, senses: Senses, slots: Tensor, masks: Tensor, chang
         (V, B).
     """
     num_variants, batch = slots.shape[:2]
-    repeated = Senses(senses.tokens.repeat(num_variants, 1, 1), senses.state.repeat(num_variants, 1))
+    repeated = Senses(senses.state.repeat(num_variants, 1))
     mask = masks.repeat_interleave(batch, dim=0)
     prediction = blm.predict(repeated, slots.flatten(0, 1), mask)
     return (prediction.change.unflatten(0, (num_variants, batch)) - change).pow(2).mean(-1)

@@ -115,7 +115,7 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     error = (prediction.change - change).pow(2).mean()
 
     chosen = proposals.map(lambda x: x[rows].detach())
-    seen = Senses(senses.tokens[rows].detach(), senses.state[rows].detach())
+    seen = Senses(senses.state[rows].detach())
     scores = score(learner, config, seen, records, candidate_index, chosen, change[rows], rows)
     verify = verify_loss(pooled, spoilt.wrong, spoilt.wrong | right_reads(batch, proposals))
     loss = error + config.verify_weight * verify + routing_loss(config, routing, scores)

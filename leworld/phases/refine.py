@@ -161,7 +161,7 @@ def run_round(learner: Learner, config: RefineConfig, batch: Batch, received: Te
     slots = slots_of(learner, pooled, proposals)
     prediction = learner.blm.predict(senses, slots, routing.mask)
     change = learner.change(batch)
-    seen = Senses(senses.tokens.detach(), senses.state.detach())
+    seen = Senses(senses.state.detach())
     best = best_masks(learner.blm, seen, slots.detach(), change, config.read_price)
     mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best)
     verify = verify_loss(pooled, ~right_reads(batch, proposals), batch.labels.length > 0)

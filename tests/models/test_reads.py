@@ -34,7 +34,7 @@ def blm_of(record_words: int) -> BLM:
 
 def senses_of(batch: int, seed: int = 0) -> Senses:
     state = torch.randn(batch, 16, generator=torch.Generator().manual_seed(seed))
-    return Senses(state.unsqueeze(1), state)
+    return Senses(state)
 
 
 def pooled(blm: BLM, store: WordStore, ranges: Ranges, senses: Senses) -> torch.Tensor:
@@ -111,9 +111,9 @@ def test_neither_the_order_of_ranges_nor_duplicates_change_a_pooled_read():
     ranges = ranges_of([[(5, 9), (0, 256), (900, 1)], [(5, 9), (5, 9), (5, 8)], [(4, 9), (6, 0), (1, 1)], [(9, 2)] * 3])
     found = pooled(blm, store, ranges, senses)
     order = torch.tensor([2, 0, 3, 1])
-    other = pooled(blm, store, ranges.map(lambda x: x[order]), Senses(senses.tokens[order], senses.state[order]))
+    other = pooled(blm, store, ranges.map(lambda x: x[order]), Senses(senses.state[order]))
     assert torch.allclose(found[order], other, atol=1e-6)
-    twice = pooled(blm, store, ranges.map(lambda x: torch.cat([x, x])), Senses(*[torch.cat([senses.state] * 2)] * 2))
+    twice = pooled(blm, store, ranges.map(lambda x: torch.cat([x, x])), Senses(torch.cat([senses.state] * 2)))
     assert torch.allclose(twice, torch.cat([found, found]), atol=1e-6)
 
 

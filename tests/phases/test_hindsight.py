@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from leworld.models.blm import Senses
 from leworld.phases.hindsight import best_masks, candidate_credit, masks_to_score, variant_errors
 
-SENSES = Senses(torch.zeros(2, 4, 3), torch.zeros(2, 3))
+SENSES = Senses(torch.zeros(2, 3))
 
 
 class Adder:
     """A BLM whose change is the sum of the trusted slots."""
 
     def predict(self, senses, slots, mask):
-        assert len(senses.tokens) == len(senses.state) == len(slots) == len(mask)
+        assert len(senses.state) == len(slots) == len(mask)
         return SimpleNamespace(change=(mask.unsqueeze(-1) * slots).sum(1) + senses.state)
 
 
@@ -67,7 +67,7 @@ def test_the_wrong_one_of_many_is_left_out():
 def test_variants_are_judged_one_by_one_on_the_same_samples():
     random = torch.Generator().manual_seed(0)
     slots, masks = torch.randn(4, 2, 3, 3, generator=random), torch.randint(0, 2, (4, 3), generator=random).float()
-    senses = Senses(torch.zeros(2, 4, 3), torch.randn(2, 3, generator=random))
+    senses = Senses(torch.randn(2, 3, generator=random))
     change = torch.randn(2, 3, generator=random)
     found = variant_errors(Adder(), senses, slots, masks, change)
     for v in range(4):
