@@ -1,4 +1,4 @@
-"""Command line: ``leworld train | eval | resume | describe | worlds``.
+"""Command line: ``leworld train | eval | resume | describe | worlds | bench``.
 
 What is heavy is imported by the commands that need it, so that help comes at once.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from cluster.bench.cli import bench
+from cluster.options import Address, Changes, Checkpoint, Config, Json, Run, Seed, print_outcome
 
 INTERRUPTED = 130
 
@@ -24,19 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Config = Annotated[str, typer.Option("--config", "-c", help="A preset's name, or the path of a YAML file.")]
-Changes = Annotated[
-    list[str] | None, typer.Option("--set", "-s", help="Change a setting: phases.joint.steps=100. May come many times.")
-]
-Run = Annotated[Path, typer.Argument(help="A run's directory, such as runs/latest.", show_default=False)]
-Checkpoint = Annotated[
-    Path | None, typer.Option(help="A checkpoint's path, or its name in the run. [default: the newest]")
-]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random. [default: the config's]")]
-Address = Annotated[
-    str | None, typer.Option(help="host:port of a Ray cluster to join. [default: one is started on this machine]")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, to standard output.")]
+app.add_typer(bench)
 
 
 @app.command()
@@ -44,7 +35,7 @@ def train(
     config: Config = "small",
     changes: Changes = None,
     seed: Seed = None,
-    out: Annotated[Path | None, typer.Option(help="Where the run's directory is made. [default: runs]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the run's directory is made. By default runs.")] = None,
     address: Address = None,
     as_json: Json = False,
 ) -> None:
@@ -56,7 +47,7 @@ def train(
     from cluster.output import progress_console, summary
 
     loaded = _load(config, [*(changes or []), *_options(seed, out, address)])
-    _print(train_run(loaded, progress_console()), as_json, summary)
+    print_outcome(train_run(loaded, progress_console()), as_json, summary)
 
 
 @app.command("eval")
@@ -72,7 +63,7 @@ def evaluate(
     from cluster.output import progress_console, summary
 
     settings = [*(changes or []), *_options(None, None, address)]
-    _print(evaluate_run(run, checkpoint, settings, progress_console()), as_json, summary)
+    print_outcome(evaluate_run(run, checkpoint, settings, progress_console()), as_json, summary)
 
 
 @app.command()
@@ -88,7 +79,7 @@ def resume(
     from cluster.output import progress_console, summary
 
     settings = [*(changes or []), *_options(None, None, address)]
-    _print(resume_run(run, checkpoint, settings, progress_console()), as_json, summary)
+    print_outcome(resume_run(run, checkpoint, settings, progress_console()), as_json, summary)
 
 
 @app.command()
@@ -97,7 +88,7 @@ def describe(config: Config = "small", changes: Changes = None, as_json: Json = 
     from cluster.commands import describe as describe_config
     from cluster.output import description
 
-    _print(describe_config(_load(config, changes or [])), as_json, description)
+    print_outcome(describe_config(_load(config, changes or [])), as_json, description)
 
 
 @app.command()
@@ -106,7 +97,7 @@ def worlds(as_json: Json = False) -> None:
     from cluster.commands import list_worlds
     from cluster.output import world_list
 
-    _print(list_worlds(), as_json, world_list)
+    print_outcome(list_worlds(), as_json, world_list)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,15 +134,6 @@ def _options(seed: int | None, out: Path | None, address: str | None) -> list[st
     """Options are short for settings."""
     settings = {"seed": seed, "output.dir": None if out is None else str(out), "cluster.address": address}
     return [f"{name}={json.dumps(value)}" for name, value in settings.items() if value is not None]
-
-
-def _print(outcome: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    if as_json:
-        from cluster.files import to_json
-
-        print(to_json(outcome, indent=2))
-    else:
-        show(outcome)
 
 
 def _complain(message: str, code: int) -> int:

@@ -13,6 +13,8 @@ from cluster.run_dir import RunDir
 from leworld.errors import DataError
 from leworld.evaluation.gate import Gate, rows, verdict
 from leworld.evaluation.pictures import draw_gate, draw_losses
+from leworld.evaluation.rollout_picture import draw_rollouts
+from leworld.evaluation.rollouts import shown_steps
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #30363d; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -32,6 +34,7 @@ USEFUL = 1.05
 MEANING = {
     "leworld": "the system as it is",
     "leworld, right addresses": "reading what the write log names: what is lost here, better addresses cannot mend",
+    "leworld, memory rewritten": "the same after memory and dynamics were rewritten, without training",
     "floor": "the world's noise: no model can do better",
     "oracle": "an MLP that is told the truth about the world",
     "predict_zero": "always zero",
@@ -40,6 +43,7 @@ MEANING = {
     "mlp": "an MLP on the same; no memory",
     "gru": "a GRU over the sequence so far; no memory",
     "knn": "exact nearest neighbours among the transitions that the memory holds",
+    "gru_context": "a GRU over the same transitions, and then over the sequence so far",
     "dict": "the mean change seen in training with exactly these characteristics",
     "zeroed": "every word reads as zero",
     "shuffled": "every sample reads what another asked for",
@@ -56,6 +60,14 @@ FIGURES = {
     "reads_per_prediction": "reads a prediction",
 }
 
+RATIOS = {
+    "floor": "LeWorld / floor",
+    "oracle": "LeWorld / oracle",
+    "no_memory": "LeWorld / best without memory",
+    "knn": "LeWorld / knn",
+    "gru_context": "LeWorld / gru context",
+}
+
 
 def write_report(run: RunDir, config: RunConfig, gate: Gate) -> None:
     """Draw the pictures and write ``report.html``."""
@@ -69,6 +81,7 @@ def draw_pictures(run: RunDir, gate: Gate) -> list[tuple[str, str]]:
     drawn = []
     for title, name, draw in (
         ("The gate", "gate.png", lambda path: draw_gate(gate, path)),
+        ("Rollouts", "rollouts.png", lambda path: draw_rollouts(gate, path)),
         ("Training", "training.png", lambda path: draw_losses(run.records(), path)),
     ):
         try:
@@ -88,10 +101,12 @@ def page(run: RunDir, config: RunConfig, gate: Gate, pictures: Sequence[tuple[st
         "<h2>Errors on held-out worlds</h2>",
         gate_table(gate),
         drawn.get("gate.png", ""),
+        *ratios(gate),
         "<h2>Addresses and reads</h2>",
         table(("figure", "value"), ((label, number(gate.get(name))) for name, label in FIGURES.items())),
         *requests(gate),
         *rollouts(gate),
+        drawn.get("rollouts.png", ""),
         "<h2>Training</h2>" if "training.png" in drawn else "",
         drawn.get("training.png", ""),
         "<h2>Time and memory</h2>",
@@ -149,16 +164,33 @@ def requests(gate: Gate) -> list[str]:
     return ["<h2>Requests</h2>", table(("instead of its own requests", "more error, 95 %"), lines), note]
 
 
-def rollouts(gate: Gate) -> list[str]:
-    """Error by step of the sequence, at most eight steps of it."""
-    found = gate.get("rollout")
-    if found is None:
+def ratios(gate: Gate) -> list[str]:
+    """How many times the floor and each rival the error is, and what a wrong or a rewritten memory does to it."""
+    found = [(label, gate.get("ratios", {}).get(name)) for name, label in RATIOS.items()]
+    found += [(f"{name} memory / best without memory", wrong) for name, wrong in gate.get("wrong_memory", {}).items()]
+    found.append(("memory rewritten / before", gate.get("rewritten_ratio")))
+    lines = [(label, spread(value)) for label, value in found if value is not None]
+    if not lines:
         return []
-    steps = len(found["teacher_forced"])
-    shown = sorted({round(1 + i * (steps - 1) / 7) for i in range(8)})
-    lines = [(name.replace("_", " "), *(number(errors[step - 1]) for step in shown)) for name, errors in found.items()]
-    note = '<p class="note">Teacher forced: from the true states. Free running: from its own predictions.</p>'
-    return ["<h2>Error by step</h2>", table(("step", *map(str, shown)), lines), note]
+    note = f"Without memory, {gate['best_no_memory'].replace('_', ' ')} is best. " if "best_no_memory" in gate else ""
+    note += "A rewritten memory is tried on samples of its own; all other ratios are paired."
+    return ["<h2>Ratios of errors</h2>", table(("ratio", "mean, 95 %"), lines), f'<p class="note">{note}</p>']
+
+
+def rollouts(gate: Gate) -> list[str]:
+    """Error at some steps of the sequence: of the system and of the baselines, each from its own predictions too."""
+    found = gate.get("rollout")
+    if not found:
+        return []
+    shown = shown_steps(len(found["leworld"]["free_running"]))
+    lines = [
+        (name.replace("_", " "), states.replace("_", " "), *(number(errors[step - 1]) for step in shown))
+        for states in ("free_running", "teacher_forced")
+        for name, errors in ((name, modes[states]) for name, modes in found.items())
+    ]
+    head = ("name", "states", *(f"step {step}" for step in shown))
+    note = '<p class="note">Free running: from its own predictions. Teacher forced: from the true states.</p>'
+    return ["<h2>Error by step</h2>", table(head, lines), note]
 
 
 def timing_tables(timing: dict[str, Any]) -> list[str]:
@@ -197,6 +229,11 @@ def picture(title: str, name: str) -> str:
 def interval(found: dict[str, float] | None) -> str:
     """``mean [low, high]``, or a dash where nothing was measured."""
     return "-" if found is None else f"{found['mean']:+.3g} [{found['low']:+.3g}, {found['high']:+.3g}]"
+
+
+def spread(found: dict[str, float]) -> str:
+    """``mean [low, high]`` of a ratio."""
+    return f"{found['mean']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
 
 
 def number(value: Any) -> str:

@@ -75,9 +75,9 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
             )
 
 
-def warmup_cosine(step: int, num_steps: int, lr: float, warmup_steps: int, final: float = 0.05) -> float:
-    """Linear warm-up, then a cosine down to ``final * lr``."""
+def warmup_cosine(step: int, num_steps: int, lr: float, warmup_steps: int) -> float:
+    """Linear warm-up, then a cosine down to 0."""
     if step < warmup_steps:
         return lr * (step + 1) / warmup_steps
     part = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
-    return lr * (final + (1 - final) * 0.5 * (1 + math.cos(part * math.pi)))
+    return lr * 0.5 * (1 + math.cos(part * math.pi))

@@ -7,8 +7,11 @@ linear        past, current, characteristics (ridge)
 mlp           past, current, characteristics
 gru           the whole episode so far, characteristics
 knn           the transitions in memory of the same world, searched exactly
+gru_context   the same transitions, run over before the episode so far
 dict          the mean change seen in training with exactly these characteristics
 oracle        what mlp has, and the truth about the world: a ceiling, not a rival
+
+mlp, gru and oracle do without the characteristics where that is better on the valid split.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 
 from leworld.errors import ConfigError
+from leworld.evaluation.context import fit_gru_context
 from leworld.evaluation.metrics import errors
 from leworld.evaluation.networks import fit_gru, fit_mlp, fit_oracle
 from leworld.evaluation.plain import CopyLast, Linear, Neighbours, PlainDict, PredictZero
@@ -34,18 +38,18 @@ BASELINES: dict[str, Callable[[World, Budget], Predictor]] = {
     "mlp": fit_mlp,
     "gru": fit_gru,
     "knn": Neighbours.fit,
+    "gru_context": fit_gru_context,
     "dict": PlainDict.fit,
     "oracle": fit_oracle,
 }
+WITH_MEMORY = ("knn", "gru_context")
+"""Those that are given what the memory holds."""
 
 
 def applicable(world: World) -> list[str]:
-    """The baselines that a world allows: no oracle without a context, no neighbours without stored transitions."""
-    return [
-        name
-        for name in BASELINES
-        if not (name == "oracle" and world.spec.context_dim == 0) and not (name == "knn" and not _stores(world))
-    ]
+    """The baselines that a world allows: no oracle without a context, none with memory without stored transitions."""
+    refused = () if _stores(world) else WITH_MEMORY
+    return [name for name in BASELINES if name not in refused and (name != "oracle" or world.spec.context_dim > 0)]
 
 
 def train_baselines(world: World, budget: Budget, names: Sequence[str] | None = None) -> dict[str, Predictor]:

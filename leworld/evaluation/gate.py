@@ -13,9 +13,14 @@ The result, ``gate.json``, has for every name the mean squared error in the worl
     reads_per_prediction    ranges read; ``requests_per_prediction`` requests that went out
     info_gain               error without requests less error with them: {mean, low, high}, paired, 95 %
     info_controls           the same against shuffled and random requests
-    rollout                 {teacher_forced, free_running}: error by step of the sequence
+    rewritten               the error after memory and dynamics were rewritten, without training
+    rewritten_ratio         that to ``leworld``; all ratios are {mean, low, high}, 95 %
+    rollout {name: ...}     of the system and of ``ROLLED``: {teacher_forced, free_running}, error by step
     versus {name: ...}      error of a baseline less ours, paired, 95 %: above 0 where we win
     beaten_by               the baselines whose error is lower than ours
+    best_no_memory          the best baseline without memory
+    ratios {name: ratio}    our error to floor, oracle, knn, gru_context, and no_memory: the best without
+    wrong_memory {name: ...} ratios of the controls shuffled, random and zeroed to ``best_no_memory``
 
 and null where a world has no such truth.
 """
@@ -32,16 +37,24 @@ from torch import Tensor
 from leworld.errors import ConfigError
 from leworld.evaluation.baselines import applicable, evaluate, train_baselines
 from leworld.evaluation.controls import ZeroedMemory, random_addresses, shuffled
-from leworld.evaluation.metrics import exact_mask, hit_rate, paired_interval
-from leworld.evaluation.predictor import Budget
-from leworld.evaluation.trials import Request, Trial, free_running, no_request, teacher_forced
-from leworld.memory import Reader, WordStore
+from leworld.evaluation.metrics import exact_mask, hit_rate, independent_ratio_interval, paired_interval
+from leworld.evaluation.predictor import Budget, Predictor
+from leworld.evaluation.ratios import best_no_memory, our_ratios, ratio
+from leworld.evaluation.rewriting import rewritten_trial
+from leworld.evaluation.rollouts import roll_predictor
+from leworld.evaluation.trials import Request, Trial, free_running, no_request, reading, teacher_forced
+from leworld.memory import WordStore
 from leworld.models.system import System
 from leworld.rng import derangement, generator
 from leworld.types import Batch
 from leworld.worlds.base import World
 
 Gate = dict[str, Any]
+
+ROLLED = ("copy_last", "linear", "mlp", "gru", "gru_context", "oracle")
+"""Baselines that are also let run on their own predictions."""
+WRONG = ("shuffled", "random", "zeroed")
+"""Controls that show another's memory, or none."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ class EvaluationConfig:
     sequences: int = 128
     baseline_steps: int = 1500
     baseline_sequences: int = 16
-    baseline_lr: float = 1e-3
+    baseline_lr: float = 3e-3
 
     def __post_init__(self) -> None:
         if self.sequences < 2:
@@ -89,12 +102,14 @@ class GateRun:
         self.seed = seed
         self.batch = world.batch("test", config.sequences, generator(seed, "gate"))
         self.errors: dict[str, Tensor] = {}
+        self.controls: dict[str, Tensor] = {}
         self.result: Gate = {}
 
     def stages(self) -> Iterator[Stage]:
         """Do the work, one stage at each request for the next item."""
         parts = [("system", self._measure_system), ("controls", self._measure_controls)]
         parts += [("requests", self._measure_requests), ("rollouts", self._measure_rollouts)]
+        parts += [("rewritten", self._measure_rewritten)]
         names = applicable(self.world)
         total = len(parts) + len(names)
         for done, (name, measure) in enumerate(parts, start=1):
@@ -133,14 +148,15 @@ class GateRun:
     def _measure_controls(self) -> None:
         spec = self.world.spec
         trials = {
-            "zeroed": teacher_forced(self._with(ZeroedMemory(self.system.memory)), self.batch),
+            "zeroed": teacher_forced(reading(self.system, ZeroedMemory(self.system.memory)), self.batch),
             "shuffled": teacher_forced(self.system, self.batch, redirect=shuffled(self._draw("shuffled"))),
-            "stale": teacher_forced(self._with(stale_memory(self.world)), self.batch),
+            "stale": teacher_forced(reading(self.system, stale_memory(self.world)), self.batch),
             "random": teacher_forced(
                 self.system, self.batch, redirect=random_addresses(spec.address_bits, self._draw("random"))
             ),
         }
-        self.result["controls"] = {name: mean(trial.error) for name, trial in trials.items()}
+        self.controls = {name: trial.error for name, trial in trials.items()}
+        self.result["controls"] = {name: mean(error) for name, error in self.controls.items()}
 
     def _measure_requests(self) -> None:
         """Like for like: the same samples, the same metric, only the request differs."""
@@ -151,10 +167,16 @@ class GateRun:
         self.result["info_controls"] = gains
 
     def _measure_rollouts(self) -> None:
-        self.result["rollout"] = {
-            "teacher_forced": self.trial.error.mean(0).tolist(),
-            "free_running": free_running(self.system, self.batch).mean(0).tolist(),
-        }
+        self.result["rollout"] = {"leworld": by_step(self.trial.error, free_running(self.system, self.batch))}
+
+    def _measure_rewritten(self) -> None:
+        found = rewritten_trial(self.world, self.system, self.config.sequences, self._draw("rewritten"))
+        self.result["rewritten"] = self.result["rewritten_ratio"] = None
+        if found is not None:
+            error, groups = found[0].error, found[1].world
+            self.result["rewritten"] = mean(error)
+            change = independent_ratio_interval(error, self.trial.error, groups, self.batch.world)
+            self.result["rewritten_ratio"] = change.to_dict()
 
     def _measure_baseline(self, name: str) -> None:
         predictor = train_baselines(self.world, self._budget(), [name])[name]
@@ -164,23 +186,36 @@ class GateRun:
         else:
             self.result["baselines"][name] = mean(error)
         self.errors[name] = error
+        if name in ROLLED:
+            self._roll(name, predictor)
+
+    def _roll(self, name: str, predictor: Predictor) -> None:
+        free = roll_predictor(predictor, self.batch, self.world.spec.scale)
+        self.result["rollout"][name] = by_step(self.errors[name], free)
 
     def _conclude(self) -> None:
         self.result["versus"] = {name: self._paired(error) for name, error in self.errors.items()}
         ours = self.result["leworld"]
         self.result["beaten_by"] = [name for name, error in self.result["baselines"].items() if error < ours]
+        best, groups = best_no_memory(self.errors), self.batch.world
+        self.result["best_no_memory"] = best
+        self.result["ratios"] = our_ratios(self.trial.error, self.errors, self.world.spec.floor, groups)
+        wrong = {name: ratio(self.controls[name], self.errors[best], groups) for name in WRONG}
+        self.result["wrong_memory"] = wrong
 
     def _paired(self, error: Tensor) -> dict[str, float]:
         """Interval of an error less ours, on the same samples; worlds, or else sequences, are the groups."""
         return paired_interval(error, self.trial.error, self.batch.world).to_dict()
 
-    def _with(self, memory: Reader) -> System:
-        return System(self.system.blm, self.system.fleet, memory, self.system.spec, self.system.device)
-
 
 def mean(error: Tensor) -> float:
     """Mean over all samples."""
     return float(error.double().mean())
+
+
+def by_step(teacher_forced: Tensor, free_running: Tensor) -> dict[str, list[float]]:
+    """Mean over sequences of (B, T) errors, from the true states and from its own."""
+    return {"teacher_forced": teacher_forced.mean(0).tolist(), "free_running": free_running.mean(0).tolist()}
 
 
 def stale_memory(world: World) -> WordStore:
@@ -222,6 +257,8 @@ def address_figures(trial: Trial, batch: Batch) -> Gate:
 def rows(gate: Gate) -> list[tuple[str, str, float]]:
     """The table: (kind, name, mse), best first within ours, references, baselines and controls."""
     table = [("ours", "leworld", gate["leworld"]), ("ours", "leworld, right addresses", gate["oracle_addresses"])]
+    if gate["rewritten"] is not None:
+        table.append(("ours", "leworld, memory rewritten", gate["rewritten"]))
     table += [("limit", name, gate[name]) for name in ("floor", "oracle") if gate[name] is not None]
     for kind in ("baselines", "controls"):
         found = sorted(gate[kind].items(), key=lambda item: item[1])

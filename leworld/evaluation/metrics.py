@@ -6,6 +6,7 @@ Shapes:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -80,12 +81,30 @@ def ratio_interval(a: Tensor, b: Tensor, groups: Tensor | None = None) -> Interv
     """
     _check_pair(a, b)
     means_a, means_b = _group_means(a.double(), groups), _group_means(b.double(), groups)
-    below = means_b.mean()
-    if below == 0:
-        raise DataError("the errors to divide by have the mean 0; compare by paired_interval instead")
+    below = _divisor(means_b)
     ratio = float(means_a.mean() / below)
     spread = _interval((means_a - ratio * means_b) / below)
     return Interval(ratio, ratio + spread.low, ratio + spread.high)
+
+
+def independent_ratio_interval(
+    a: Tensor, b: Tensor, groups_a: Tensor | None = None, groups_b: Tensor | None = None
+) -> Interval:
+    """95 % interval of ``mean(a) / mean(b)`` where a and b are errors on samples that were drawn apart (delta method).
+
+    Args:
+        a: (M,) or (G, T).
+        b: of any number of samples.
+        groups_a: as in ``paired_interval``, for a; ``groups_b`` for b.
+
+    Raises:
+        DataError: ``b`` has the mean zero, or one of them fewer than two groups.
+    """
+    means_a, means_b = _group_means(a.double(), groups_a), _group_means(b.double(), groups_b)
+    below = _divisor(means_b)
+    over, under = _interval(means_a / below), _interval(means_a.mean() / below * (means_b / below))
+    half = math.hypot(over.high - over.mean, under.high - under.mean)
+    return Interval(over.mean, over.mean - half, over.mean + half)
 
 
 def hit(start: Tensor, label_start: Tensor, k: int) -> Tensor:
@@ -137,6 +156,13 @@ def mask_bits(mask: Tensor, relevant: Tensor) -> float:
 def _check_pair(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape:
         raise DataError(f"errors {tuple(a.shape)} and {tuple(b.shape)} are not paired; give them on the same samples")
+
+
+def _divisor(means: Tensor) -> Tensor:
+    below = means.mean()
+    if below == 0:
+        raise DataError("the errors to divide by have the mean 0; compare by paired_interval instead")
+    return below
 
 
 def _group_means(values: Tensor, groups: Tensor | None) -> Tensor:

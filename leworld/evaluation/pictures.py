@@ -1,7 +1,4 @@
-"""Pictures of a report: the gate as bars, and training as curves by phase.
-
-Drawn without pyplot, so that nothing is global and no display is needed.
-"""
+"""Pictures of a report: the gate as bars, and training as curves by phase."""
 
 from __future__ import annotations
 
@@ -13,15 +10,24 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from leworld.errors import DataError
+from leworld.evaluation.drawing import (
+    BASELINE,
+    CONTROL,
+    CURVES,
+    FLOOR,
+    LEWORLD,
+    ORACLE,
+    TEXT,
+    legend_beside,
+    plain,
+    save,
+)
 
-_LEWORLD, _BASELINE, _CONTROL = "#1261a0", "#9aa5b1", "#e0b46c"
-_FLOOR, _ORACLE, _TEXT = "#1b7f4b", "#7a3e9d", "#30363d"
-_CURVES = ("#1261a0", "#c8553d", "#1b7f4b", "#7a3e9d", "#b8860b", "#2a9d8f", "#8d6e63", "#5c6b7a")
+_REWRITTEN = "#7fb0d8"
 _SHARE_WORDS = ("hit", "mask", "accuracy", "share")
 _LOSS_WORDS = ("loss", "mse", "nll", "entropy")
 _WINDOWS = 60
@@ -57,12 +63,12 @@ def draw_gate(gate: Mapping[str, Any], path: str | Path) -> None:
         xscale="log", xlim=(left, right), ylim=(len(bars) - 0.4, -0.9), xlabel="MSE on held-out worlds (log scale)"
     )
     axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
-    axes.set_title(f"The gate: {gate['world']}", loc="left", color=_TEXT, fontweight="bold", pad=32)
+    axes.set_title(f"The gate: {gate['world']}", loc="left", color=TEXT, fontweight="bold", pad=32)
     _draw_lines(axes, lines)
-    _plain(axes)
+    plain(axes)
     axes.tick_params(axis="y", length=0)
     _embolden(axes, bars)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_losses(records: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -91,19 +97,19 @@ def draw_losses(records: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         axes.set(ylabel=title, xlim=(positions[0], max(positions[-1], positions[0] + 1)))
         _scale(axes, shares=title != "loss")
         _mark_phases(axes, borders, named=row == 0)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, labelcolor=_TEXT, borderaxespad=0)
-        _plain(axes)
+        legend_beside(axes)
+        plain(axes)
     figure.axes[-1].set_xlabel("step")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _gate_bars(gate: Mapping[str, Any]) -> list[_Bar]:
     """Every error that is known, best first; the oracle is a line, not a bar."""
-    bars = [("LeWorld", gate.get("leworld"), _LEWORLD)]
+    bars = [("LeWorld", gate.get("leworld"), LEWORLD), ("LeWorld, rewritten", gate.get("rewritten"), _REWRITTEN)]
     baselines = (gate.get("baselines") or {}).items()
-    bars += [(name.replace("_", " "), value, _BASELINE) for name, value in baselines if name != "oracle"]
+    bars += [(name.replace("_", " "), value, BASELINE) for name, value in baselines if name != "oracle"]
     bars += [
-        (f"memory {name.replace('_', ' ')}", value, _CONTROL) for name, value in (gate.get("controls") or {}).items()
+        (f"memory {name.replace('_', ' ')}", value, CONTROL) for name, value in (gate.get("controls") or {}).items()
     ]
     known = [_Bar(name, float(value), colour) for name, value, colour in bars if value is not None]
     return sorted(known, key=lambda bar: math.inf if math.isnan(bar.mse) else bar.mse)
@@ -129,7 +135,7 @@ def _draw_bar(axes: Axes, place: int, bar: _Bar, left: float, right: float) -> N
     end = min(max(bar.mse, left), right) if math.isfinite(bar.mse) else right
     axes.barh(place, end - left, left=left, height=0.68, color=bar.colour, zorder=2)
     inside = end > right / (right / left) ** 0.1
-    weight = "bold" if bar.colour == _LEWORLD else "normal"
+    weight = "bold" if bar.colour == LEWORLD else "normal"
     axes.annotate(
         f"{bar.mse:.3g}",
         (end, place),
@@ -137,7 +143,7 @@ def _draw_bar(axes: Axes, place: int, bar: _Bar, left: float, right: float) -> N
         textcoords="offset points",
         ha="right" if inside else "left",
         va="center",
-        color=_TEXT,
+        color=TEXT,
         fontsize=9,
         fontweight=weight,
         zorder=4,
@@ -148,15 +154,15 @@ def _draw_bar(axes: Axes, place: int, bar: _Bar, left: float, right: float) -> N
 def _embolden(axes: Axes, bars: list[_Bar]) -> None:
     """LeWorld's own name stands out."""
     for label, bar in zip(axes.get_yticklabels(), bars, strict=True):
-        label.set_color(_LEWORLD if bar.colour == _LEWORLD else _TEXT)
-        label.set_fontweight("bold" if bar.colour == _LEWORLD else "normal")
+        label.set_color(LEWORLD if bar.colour == LEWORLD else TEXT)
+        label.set_fontweight("bold" if bar.colour == LEWORLD else "normal")
 
 
 def _draw_lines(axes: Axes, lines: Mapping[str, float | None]) -> None:
     """Floor and oracle, named above the bars in two rows, so that near ones do not overlap."""
     known = sorted((value, name) for name, value in lines.items() if value is not None)
     for order, (value, name) in enumerate(known):
-        colour = _FLOOR if name == "floor" else _ORACLE
+        colour = FLOOR if name == "floor" else ORACLE
         axes.axvline(value, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), zorder=3)
         axes.annotate(
             f"{name} {value:.3g}",
@@ -204,7 +210,7 @@ def _draw_curves(
 ) -> None:
     """One colour a name, one line a phase: the points pale, their running mean on top."""
     phases = np.array([str(record["phase"]) for record in records])
-    for name, colour in zip(names, _CURVES * (len(names) // len(_CURVES) + 1), strict=False):
+    for name, colour in zip(names, CURVES * (len(names) // len(CURVES) + 1), strict=False):
         values = np.array([record[name] if _is_number(record.get(name)) else np.nan for record in records], dtype=float)
         label: str | None = name.replace("_", " ")
         for phase in dict.fromkeys(phases):
@@ -240,7 +246,7 @@ def _mark_phases(axes: Axes, borders: list[tuple[float, str]], named: bool) -> N
     """A line where a phase begins, and its name above."""
     for place, (start, name) in enumerate(borders):
         if place:
-            axes.axvline(start, color=_TEXT, linewidth=0.8, alpha=0.5)
+            axes.axvline(start, color=TEXT, linewidth=0.8, alpha=0.5)
         if named:
             axes.annotate(
                 name,
@@ -248,20 +254,7 @@ def _mark_phases(axes: Axes, borders: list[tuple[float, str]], named: bool) -> N
                 xytext=(3, 4),
                 xycoords=("data", "axes fraction"),
                 textcoords="offset points",
-                color=_TEXT,
+                color=TEXT,
                 fontsize=9,
                 fontweight="bold",
             )
-
-
-def _plain(axes: Axes) -> None:
-    """No frame, a pale grid behind."""
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.grid(axis="both" if axes.get_ylabel() else "x", color="#e3e7eb", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_TEXT, labelsize=9)
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=150, facecolor="white")

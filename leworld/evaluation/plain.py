@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leworld.errors import ConfigError
 from leworld.evaluation.metrics import mse
-from leworld.evaluation.predictor import Budget, Features, Output, training_batches, valid_batch
+from leworld.evaluation.predictor import Budget, Features, Output, stored_of, training_batches, valid_batch
 from leworld.types import Batch
-from leworld.worlds.base import Stored, World
+from leworld.worlds.base import World
 
 _RIDGES = (1e-6, 1e-4, 1e-2, 1.0)
 _NEIGHBOURS = (1, 2, 4, 8)
@@ -113,16 +112,16 @@ class Neighbours:
         """
         valid = valid_batch(world, budget)
         first = Neighbours(world, Output.of(world.spec), _state_std(world, budget), 1)
-        num_stored = first._stored(valid)[0].inputs.shape[1]
+        num_stored = stored_of(world, valid, "knn")[0].inputs.shape[1]
         choices = [replace(first, k=k) for k in _NEIGHBOURS if k <= num_stored]
         return min(choices, key=lambda choice: mse(choice.predict(valid), valid.target, world.spec.scale))
 
     def predict(self, batch: Batch) -> Tensor:
         """(B, T, Y)."""
-        stored, index = self._stored(batch)
+        stored, index = stored_of(self.world, batch, "knn")
         current = batch.current.flatten(0, 1)
         values = self.output.wanted(stored.inputs, stored.targets)
-        pieces = zip(current.split(_CHUNK), index.split(_CHUNK), strict=True)
+        pieces = zip(current.split(_CHUNK), index.flatten().split(_CHUNK), strict=True)
         out = torch.cat([self._mean(rows, stored.inputs[own], values[own]) for rows, own in pieces])
         return self.output.prediction(batch.current, out.unflatten(0, batch.shape))
 
@@ -131,15 +130,6 @@ class Neighbours:
         distance = ((inputs - rows.unsqueeze(1)) / self.std).square().sum(-1)
         nearest = distance.topk(self.k, dim=1, largest=False).indices
         return values.gather(1, nearest.unsqueeze(-1).expand(-1, -1, values.shape[-1])).mean(1)
-
-    def _stored(self, batch: Batch) -> tuple[Stored, Tensor]:
-        """The transitions of the U worlds of a batch, and (B * T,) which of them each sample is of."""
-        if batch.world is not None:
-            worlds, index = batch.world.flatten().unique(return_inverse=True)
-            stored = self.world.stored(worlds)
-            if stored is not None:
-                return stored, index
-        raise ConfigError(f"world {self.world.spec.name} stores no transitions to search; leave the baseline knn out")
 
 
 def _state_std(world: World, budget: Budget) -> Tensor:

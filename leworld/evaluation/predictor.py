@@ -15,7 +15,11 @@ from torch import Tensor
 from leworld.errors import ConfigError
 from leworld.rng import generator
 from leworld.types import Batch
-from leworld.worlds.base import World, WorldSpec
+from leworld.worlds.base import Stored, World, WorldSpec
+
+STATES = ("past", "current")
+INPUTS = (*STATES, "characteristics")
+"""What any baseline may see of a step."""
 
 _MOMENT_BATCHES = 16
 _VALID_SEQUENCES = 256
@@ -42,7 +46,7 @@ class Budget:
 
     steps: int = 1500
     sequences: int = 16
-    lr: float = 1e-3
+    lr: float = 3e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,23 +78,23 @@ class Output:
 
 @dataclass(frozen=True)
 class Features:
-    """The standardised inputs of a step: past, current, characteristics and, for an oracle, the context."""
+    """The standardised inputs of a step: fields of ``Batch``, side by side."""
 
     mean: Tensor
     std: Tensor
-    with_context: bool
+    inputs: tuple[str, ...]
 
     @staticmethod
-    def fit(world: World, budget: Budget, with_context: bool = False) -> Features:
+    def fit(world: World, budget: Budget, inputs: tuple[str, ...] = INPUTS) -> Features:
         """Take mean and deviation from the first training batches; a constant input keeps its size."""
         first = Budget(min(budget.steps, _MOMENT_BATCHES), budget.sequences, budget.lr, budget.seed)
-        rows = torch.cat([_raw(batch, with_context).flatten(0, 1) for batch in training_batches(world, first)])
+        rows = torch.cat([_raw(batch, inputs).flatten(0, 1) for batch in training_batches(world, first)])
         std = rows.std(0, correction=0)
-        return Features(rows.mean(0), torch.where(std > 1e-6, std, 1.0), with_context)
+        return Features(rows.mean(0), torch.where(std > 1e-6, std, 1.0), inputs)
 
     def __call__(self, batch: Batch) -> Tensor:
         """(B, T, F)."""
-        return (_raw(batch, self.with_context) - self.mean) / self.std
+        return (_raw(batch, self.inputs) - self.mean) / self.std
 
     @property
     def size(self) -> int:
@@ -98,12 +102,22 @@ class Features:
         return len(self.mean)
 
 
-def _raw(batch: Batch, with_context: bool) -> Tensor:
-    parts = [batch.past, batch.current, batch.characteristics]
-    if with_context:
-        assert batch.context is not None
-        parts.append(batch.context)
-    return torch.cat(parts, -1)
+def _raw(batch: Batch, inputs: tuple[str, ...]) -> Tensor:
+    return torch.cat([getattr(batch, name) for name in inputs], -1)
+
+
+def stored_of(world: World, batch: Batch, baseline: str) -> tuple[Stored, Tensor]:
+    """The transitions in memory of the U worlds of a batch, and (B, T) which of them each sample is of.
+
+    Raises:
+        ConfigError: the world stores none.
+    """
+    if batch.world is not None:
+        worlds, index = batch.world.unique(return_inverse=True)
+        stored = world.stored(worlds)
+        if stored is not None:
+            return stored, index
+    raise ConfigError(f"world {world.spec.name} stores no transitions to use; leave the baseline {baseline} out")
 
 
 def training_batches(world: World, budget: Budget) -> Iterator[Batch]:

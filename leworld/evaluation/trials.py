@@ -13,6 +13,7 @@ from torch import Tensor
 
 from leworld.evaluation.controls import Redirect
 from leworld.evaluation.metrics import errors
+from leworld.memory import Reader
 from leworld.models.system import System
 from leworld.types import Batch, Query, Ranges
 
@@ -32,6 +33,11 @@ class Trial:
     start: Tensor
     reads: Tensor
     asked: Tensor
+
+
+def reading(system: System, memory: Reader) -> System:
+    """The same system, reading another memory."""
+    return System(system.blm, system.fleet, memory, system.spec, system.device)
 
 
 def no_request(query: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -93,6 +93,38 @@ class Schema:
             field.name: field.decode(_codes(bits[:, begin:end].reshape(len(words), field.count, field.width)))
             for field, (begin, end) in zip(self.fields, self._layout, strict=True)
         }
+
+    def first_bit(self, name: str) -> int:
+        """Where a field begins in a record."""
+        return self._layout[[field.name for field in self.fields].index(name)][0]
+
+    def linear(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """The linear map from a record's bits to the values of some fields.
+
+        Args:
+            names: fields of any kind but ``float16``, which is not linear in its bits.
+
+        Returns:
+            (num_words * 32 + 1, elements of these fields): one row a bit, and the values of a record of zeros last.
+
+        Raises:
+            ConfigError: a field is of kind ``float16``.
+        """
+        columns = []
+        for field, (begin, end) in zip(self.fields, self._layout, strict=True):
+            if field.name not in names:
+                continue
+            if field.kind == "float16":
+                raise ConfigError(f"field {field.name!r} of kind float16 is not linear in its bits: use quantised")
+            low, step = (field.low, field.step) if field.kind == "quantised" else (0.0, 1.0)
+            column = np.zeros((self.num_words * WORD_BITS + 1, field.count))
+            for element in range(field.count):
+                first = begin + element * field.width
+                column[first : first + field.width, element] = 2.0 ** np.arange(field.width)
+            column *= step
+            column[-1] = low
+            columns.append(column)
+        return np.concatenate(columns, axis=1)
 
     @cached_property
     def _layout(self) -> list[tuple[int, int]]:

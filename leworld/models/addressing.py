@@ -17,9 +17,11 @@ from leworld.models.layers import zeroed
 
 DIGIT_BITS = 8
 BASE = 1 << DIGIT_BITS
-KEY_GAIN = 100.0
+RULE_GAIN = 10_000.0
 REQUEST_GAIN = 10.0
 """They let weights of usual size make the firm scores that a sign near zero needs."""
+FIRM = 8.0
+"""The rule's score of a bit at most: where it is wrong, the layers can still outvote it."""
 
 
 def digits_of(address: Tensor, num_digits: int) -> Tensor:
@@ -59,13 +61,38 @@ def check_candidates(k: int) -> None:
         raise ConfigError(f"candidates {k} is outside [1, {BASE}]: set slm.candidates to a number in that range")
 
 
+def bits_of(number: Tensor, num_bits: int) -> Tensor:
+    """(...,) int64 to (..., num_bits) float bits, least significant first."""
+    return ((number.unsqueeze(-1) >> torch.arange(num_bits, device=number.device)) & 1).float()
+
+
+class SignRule(nn.Module):
+    """A linear rule from a key to bits, as a sign projection is.
+
+    It is learnt by itself, from keys whose bits are known, to a precision that layers with norms do not keep.
+    """
+
+    def __init__(self, key_dim: int, num_bits: int) -> None:
+        super().__init__()
+        self.linear = zeroed(nn.Linear(key_dim, num_bits))
+
+    def forward(self, key: Tensor) -> Tensor:
+        """(B, C) keys to (B, bits) scores in [-1, 1]; nothing but ``loss`` teaches them."""
+        return torch.tanh(RULE_GAIN / FIRM * self.linear(key).detach())
+
+    def loss(self, key: Tensor, bits: Tensor) -> Tensor:
+        """Binary cross-entropy of (B, C) keys and their (B, bits), over the gain, so that its gradient is of usual size."""
+        logit = 2 * RULE_GAIN * self.linear(key)
+        return F.binary_cross_entropy_with_logits(logit, bits, reduction="none").sum(-1).mean() / RULE_GAIN
+
+
 class DigitHead(nn.Module):
     """Scores the digits of an address: a free score for each value plus a sum of bit scores.
 
     The bit scores share what they learn between the 256 values of a digit, so that digits never seen in training are
     still in reach. They also see key and request as they came in, past all layers: a sign-projection address is a
-    linear rule of the key, learnt to a precision that layers with norms do not keep. ``heed`` says how much the key
-    counts, as a request may name another address.
+    linear rule of the key, learnt by itself (``rule_loss``) to a precision that layers with norms do not keep.
+    ``heed`` says how much the rule counts against the layers, as a request may name another address.
     """
 
     code: Tensor
@@ -75,7 +102,7 @@ class DigitHead(nn.Module):
         self.num_digits = num_digits
         self.value = nn.Linear(d_model, num_digits * BASE)
         self.bit = nn.Linear(d_model, num_digits * DIGIT_BITS)
-        self.key = nn.Linear(key_dim, num_digits * DIGIT_BITS, bias=False)
+        self.rule = SignRule(key_dim, num_digits * DIGIT_BITS)
         self.request = zeroed(nn.Linear(query_dim, num_digits * DIGIT_BITS, bias=False))
         self.heed = nn.Linear(d_model, 1)
         nn.init.zeros_(self.value.weight)
@@ -86,11 +113,16 @@ class DigitHead(nn.Module):
 
     def forward(self, hidden: Tensor, key: Tensor, request: Tensor) -> Tensor:
         """(B, H), the (B, C) key and the (B, Q) request to (B, D, 256) log-probabilities."""
-        value = self.value(hidden).unflatten(-1, (self.num_digits, BASE))
-        bit = self.bit(hidden) + torch.sigmoid(self.heed(hidden)) * KEY_GAIN * self.key(key)
-        bit = bit + REQUEST_GAIN * self.request(request)
-        bit = bit.unflatten(-1, (self.num_digits, DIGIT_BITS))
-        return F.log_softmax(value + bit @ self.code, dim=-1)
+        heed = torch.sigmoid(self.heed(hidden))
+        value = (1 - heed).unsqueeze(-1) * self.value(hidden).unflatten(-1, (self.num_digits, BASE))
+        bit = (1 - heed) * self.bit(hidden) + heed * FIRM * self.rule(key) + REQUEST_GAIN * self.request(request)
+        return F.log_softmax(value + bit.unflatten(-1, (self.num_digits, DIGIT_BITS)) @ self.code, dim=-1)
+
+    def rule_loss(self, key: Tensor, address: Tensor) -> Tensor:
+        """The rule's loss alone: (B, C) keys and their (B,) addresses to a scalar."""
+        # Digits come most significant first, the bits of a digit least significant first.
+        bits = bits_of(address, self.num_digits * DIGIT_BITS).unflatten(-1, (self.num_digits, DIGIT_BITS))
+        return self.rule.loss(key, bits.flip(-2).flatten(-2))
 
 
 def address_loss(log_prob: Tensor, address: Tensor) -> Tensor:

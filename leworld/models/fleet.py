@@ -33,6 +33,7 @@ class FleetConfig:
     num_slms: int
     query_dim: int
     pretrain_batch: int
+    rule_batch: int
     pretrain_steps: int
     pretrain_lr: float
     rehearsal_batch: int
@@ -165,16 +166,17 @@ class SLMGroup:
     def _key_loss(self, i: int, batch: int, moment: Moment) -> tuple[Tensor, float]:
         """Loss on fresh keys, and the share of them whose best candidate is right."""
         slm_id = self.slm_ids[i]
-        keys = self.world.keys(batch, generator(self.config.seed, "slm", slm_id, *moment))
+        count = max(batch, self.config.rule_batch)
+        keys = self.world.keys(count, generator(self.config.seed, "slm", slm_id, *moment)).to(self.device)
         table = slm_id % self.world.spec.num_tables
-        nothing = keys.past.new_zeros(len(keys.past), self.config.query_dim)
-        query = Query(keys.past, keys.current, keys.characteristics, nothing).to(self.device)
-        start = keys.labels.start[:, table].to(self.device)
-        length = keys.labels.length[:, table].to(self.device)
-        output = self.slms[i](query)
+        rule = self.slms[i].digits.rule_loss(keys.characteristics, keys.labels.start[:, table])
+        keys = keys.map(lambda tensor: tensor[:batch])
+        start, length = keys.labels.start[:, table], keys.labels.length[:, table]
+        nothing = keys.past.new_zeros(batch, self.config.query_dim)
+        output = self.slms[i](Query(keys.past, keys.current, keys.characteristics, nothing))
         found = output.candidates(1)[0][:, 0] == start
         loss = self._label_loss(output, start, length, torch.ones_like(start, dtype=torch.float32), found)
-        return loss, found.float().mean().item()
+        return loss + rule, found.float().mean().item()
 
     def _label_loss(self, output: SLMOutput, start: Tensor, length: Tensor, weight: Tensor, found: Tensor) -> Tensor:
         """Cross-entropy on digits and length where the address is known, and the calibration of the confidence."""

@@ -87,7 +87,17 @@ class Router(nn.Module):
             temperature: see ``mask_ste``.
             noise: see ``mask_ste``.
         """
-        x = self.state(state).unsqueeze(1) * self.key_scale + self.hidden(hidden) + self.trust(trust) + self.key
+        return self._decide(self._see(state) + self.hidden(hidden) + self.trust(trust), temperature, noise)
+
+    def alone(self, state: Tensor, temperature: float = 1.0, noise: Tensor | None = None) -> Routing:
+        """Decide from the state (B, D) alone, as if no SLM had said anything."""
+        return self._decide(self._see(state), temperature, noise)
+
+    def _see(self, state: Tensor) -> Tensor:
+        """(B, N, D / 2) the state from the side of each SLM."""
+        return self.state(state).unsqueeze(1) * self.key_scale + self.key
+
+    def _decide(self, x: Tensor, temperature: float, noise: Tensor | None) -> Routing:
         logit = self.score(F.gelu(self.norm(x))).squeeze(-1)
         mask, prob = mask_ste(logit, temperature, noise)
         return Routing(logit, prob, mask)

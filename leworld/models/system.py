@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from leworld.errors import ConfigError, DataError
 from leworld.memory import Reader
-from leworld.models.blm import BLM, BLMConfig, trust_features
+from leworld.models.blm import BLM, BLMConfig, Pooled, trust_features
 from leworld.models.fleet import Fleet
 from leworld.models.reads import read_ranges
+from leworld.models.router import Routing
 from leworld.models.slm import SLMConfig
+from leworld.models.standing import Standing
 from leworld.rng import derive_seed
 from leworld.types import Proposals, Query, Ranges
 from leworld.worlds.base import WorldSpec
@@ -45,6 +48,7 @@ class Step:
         reads: (B, N) the ranges that were read; length 0 where the SLM was not trusted.
         proposals: what the SLMs said.
         info_query: (B, Q) the request to the next step; zeros where none was worth its price.
+        believed: (B, N) in [0, 1], how far the records that were read are what the sample needs; 0 without a read.
     """
 
     next_state: Tensor
@@ -52,6 +56,7 @@ class Step:
     reads: Ranges
     proposals: Proposals
     info_query: Tensor
+    believed: Tensor
 
 
 class System:
@@ -72,6 +77,8 @@ class System:
         ranges: Ranges | None = None,
         mask: Tensor | None = None,
         redirect: Callable[[Ranges], Ranges] | None = None,
+        proposals: Proposals | None = None,
+        standing: Standing | None = None,
     ) -> Step:
         """Predict the next state; only the ranges of trusted SLMs are read.
 
@@ -80,25 +87,59 @@ class System:
             ranges: (B, N) read these instead of what the SLMs propose.
             mask: (B, N) trust these instead of what the router says.
             redirect: what becomes of the (B, N) ranges, on the CPU, before they are read; for controls.
+            proposals: of this query, where they are known already.
+            standing: which SLMs may be trusted at all; where none may, nothing is read.
 
         Raises:
             DataError: the query does not fit the world, or is not finite.
         """
         check_query(query, self.spec, self.blm.config.query_dim)
         query = query.to(self.device)
-        proposals = self.fleet.propose(query).to(self.device)
+        proposals = (self.fleet.propose(query) if proposals is None else proposals).to(self.device)
         senses = self.blm.sense(query)
-        chosen = self.blm.route(senses, proposals).mask if mask is None else mask.to(self.device)
+        chosen = self._choose(self.blm.route(senses, proposals), mask, standing)
         wanted = proposals.ranges() if ranges is None else ranges.to(self.device)
         if redirect is not None:
             wanted = redirect(wanted.to("cpu")).to(self.device)
-        made = Ranges(wanted.start, wanted.length * chosen.round().long())
+        made = Ranges(wanted.start, wanted.length * chosen.long())
         reads = read_ranges(self.memory, made, self.spec.record_words, self.device)
         pooled = self.blm.pool(senses, self.blm.encode(reads), reads.index)
         slots = self.blm.slots(pooled, proposals.hidden, trust_features(proposals))
-        prediction = self.blm.predict(senses, slots, chosen, pooled.notes)
+        prediction = self.blm.predict(senses, slots, chosen)
         next_state = from_change(self.spec, query.current, prediction.change)
-        return Step(next_state, chosen.round(), made, proposals, prediction.info_query(self.blm.config.request_price))
+        request = prediction.info_query(self.blm.config.request_price)
+        return Step(next_state, chosen, made, proposals, request, believed(pooled))
+
+    @torch.no_grad()
+    def wanted(self, query: Query, proposals: Proposals) -> Tensor:
+        """(B, N) bool, whom the router itself would trust with these proposals, whatever their standing."""
+        return self.blm.route(self.blm.sense(query.to(self.device)), proposals.to(self.device)).mask > 0.5
+
+    def _choose(self, routing: Routing, mask: Tensor | None, standing: Standing | None) -> Tensor:
+        """(B, N) whom to trust: the router's choice or the given one, as far as standing allows."""
+        chosen = routing.mask.round() if mask is None else mask.to(self.device).round()
+        if standing is None:
+            return chosen
+        allowed = standing.allowed().to(self.device)
+        kept = chosen * allowed
+        if mask is None:
+            kept = torch.where(kept.any(-1, keepdim=True), kept, best_of(routing.logit, allowed))
+        return kept
+
+
+def best_of(logit: Tensor, allowed: Tensor) -> Tensor:
+    """(B, N) a 1 at the highest logit among those allowed, zeros where none is."""
+    best = logit.masked_fill(allowed == 0, -torch.inf).argmax(-1)
+    return F.one_hot(best, logit.shape[-1]).float() * allowed
+
+
+def believed(pooled: Pooled) -> Tensor:
+    """(B, N) mean probability that a record of a read is what the sample needs; 0 without a read.
+
+    The mean, not the best: the records of a range have one owner, so that chance beliefs even out.
+    """
+    probability = torch.sigmoid(pooled.belief) * pooled.valid
+    return probability.sum(-1) / pooled.valid.sum(-1).clamp(min=1)
 
 
 def check_query(query: Query, spec: WorldSpec, query_dim: int) -> None:
@@ -130,6 +171,8 @@ def build_blm(config: ModelConfig, spec: WorldSpec, seed: int) -> BLM:
             slm_dim=config.slm.d_model,
             num_slms=config.num_slms,
             record_words=spec.record_words,
+            decode=spec.decode,
+            tag=spec.tag,
         )
 
 

@@ -13,7 +13,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from leworld.models.blm import BLM, Senses
+from leworld.models.blm import BLM, Senses, Slots
 
 EXHAUSTIVE_SLMS = 4
 """Up to this many SLMs every mask is scored; beyond it only all, each left out, and each alone."""
@@ -28,65 +28,71 @@ def masks_to_score(num_slms: int) -> Tensor:
 
 
 @torch.no_grad()
-def variant_errors(blm: BLM, senses: Senses, slots: Tensor, masks: Tensor, change: Tensor) -> Tensor:
+def variant_errors(blm: BLM, senses: Senses, slots: Slots, masks: Tensor, change: Tensor) -> Tensor:
     """The error each variant of slots and mask would have made, on the same samples.
 
     Args:
         blm: the model that judges.
         senses: B samples.
-        slots: (V, B, N, D).
+        slots: (V, B, N, ...).
         masks: (V, N).
         change: (B, Y) what happened, in the units the BLM predicts.
 
     Returns:
         (V, B).
     """
-    num_variants, batch = slots.shape[:2]
-    repeated = Senses(senses.state.repeat(num_variants, 1))
+    num_variants, batch = slots.content.shape[:2]
+    repeated = senses.map(lambda tensor: tensor.repeat(num_variants, 1))
     mask = masks.repeat_interleave(batch, dim=0)
-    prediction = blm.predict(repeated, slots.flatten(0, 1), mask)
+    prediction = blm.predict(repeated, slots.map(lambda tensor: tensor.flatten(0, 1)), mask)
     return (prediction.change.unflatten(0, (num_variants, batch)) - change).pow(2).mean(-1)
 
 
-def best_masks(blm: BLM, senses: Senses, slots: Tensor, change: Tensor, read_price: float) -> Tensor:
+def best_masks(blm: BLM, senses: Senses, slots: Slots, change: Tensor, read_price: float) -> Tensor:
     """(B, N) the mask with the least error plus price of its reads, for each sample.
 
     Args:
         blm: the model that judges.
         senses: B samples.
-        slots: (B, N, D).
+        slots: (B, N, ...).
         change: (B, Y).
         read_price: error that one read less is worth.
     """
-    masks = masks_to_score(slots.shape[1]).to(slots.device)
-    errors = variant_errors(blm, senses, slots.expand(len(masks), *slots.shape), masks, change)
+    masks = masks_to_score(slots.content.shape[1]).to(change.device)
+    errors = variant_errors(blm, senses, repeat(slots, len(masks)), masks, change)
     return masks[(errors + read_price * masks.sum(1, keepdim=True)).argmin(0)]
 
 
 def candidate_credit(
-    blm: BLM, senses: Senses, slots: Tensor, alternatives: Tensor, change: Tensor, temperature: float
+    blm: BLM, senses: Senses, slots: Slots, alternatives: Slots, change: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Which of an SLM's candidates explain what happened, the other SLMs' best reads unchanged.
 
     Args:
         blm: the model that judges.
         senses: B samples.
-        slots: (B, N, D) with every SLM's best candidate.
-        alternatives: (B, N, K, D) slots of all candidates; ``alternatives[:, :, 0]`` is ``slots``.
+        slots: (B, N, ...) with every SLM's best candidate.
+        alternatives: (B, N, K, ...) slots of all candidates; the first of each SLM is in ``slots``.
         change: (B, Y).
         temperature: of the target distribution, as a part of the spread that the candidates of a sample show.
 
     Returns:
         (B, N, K) target distribution and (B, N) weight in [0, 1]: the part of the worst error that choosing well saves.
     """
-    num_slms, num_candidates = alternatives.shape[1:3]
-    variants = slots.expand(num_slms * num_candidates, *slots.shape).clone()
+    num_slms, num_candidates = alternatives.content.shape[1:3]
+    variants = repeat(slots, num_slms * num_candidates).map(Tensor.clone)
     for n, k in itertools.product(range(num_slms), range(num_candidates)):
-        variants[n * num_candidates + k, :, n] = alternatives[:, n, k]
-    masks = slots.new_ones(len(variants), num_slms)
+        variants.content[n * num_candidates + k, :, n] = alternatives.content[:, n, k]
+        variants.notes[n * num_candidates + k, :, n] = alternatives.notes[:, n, k]
+    masks = change.new_ones(num_slms * num_candidates, num_slms)
     errors = variant_errors(blm, senses, variants, masks, change)
     errors = errors.unflatten(0, (num_slms, num_candidates)).permute(2, 0, 1)
     worst, best = errors.amax(-1, keepdim=True), errors.amin(-1, keepdim=True)
     spread = (worst - best).clamp(min=1e-8)
     target = torch.softmax((best - errors) / (temperature * spread), dim=-1)
     return target, ((worst - best) / worst.clamp(min=1e-8)).squeeze(-1)
+
+
+def repeat(slots: Slots, count: int) -> Slots:
+    """(B, N, ...) to (count, B, N, ...), without a copy."""
+    return slots.map(lambda tensor: tensor.expand(count, *tensor.shape))

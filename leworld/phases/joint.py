@@ -115,7 +115,7 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     error = (prediction.change - change).pow(2).mean()
 
     chosen = proposals.map(lambda x: x[rows].detach())
-    seen = Senses(senses.state[rows].detach())
+    seen = senses.map(lambda tensor: tensor[rows].detach())
     scores = score(learner, config, seen, records, candidate_index, chosen, change[rows], rows)
     verify = verify_loss(pooled, spoilt.wrong, spoilt.wrong | right_reads(batch, proposals))
     loss = error + config.verify_weight * verify + routing_loss(config, routing, scores)
@@ -154,7 +154,7 @@ def score(
 ) -> Scores:  # fmt: skip
     """Hindsight over candidates (R, N, K) and masks on the scored samples."""
     alternatives = slots_of(learner, learner.blm.pool(senses, records, index), proposals)
-    best = alternatives[:, :, 0]
+    best = alternatives.map(lambda tensor: tensor[:, :, 0])
     mask = best_masks(learner.blm, senses, best, change, config.read_price)
     candidate, weight = candidate_credit(learner.blm, senses, best, alternatives, change, config.credit_temperature)
     return Scores(rows, mask, candidate, weight)

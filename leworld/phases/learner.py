@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leworld.memory import Memory
-from leworld.models.blm import BLM, Pooled, Records, trust_features
+from leworld.models.blm import BLM, Pooled, Records, Slots, trust_features
 from leworld.models.fleet import Fleet
 from leworld.models.reads import read_ranges
 from leworld.models.system import System, to_change
@@ -147,8 +147,8 @@ def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor) -> Tensor:
     return (loss * counted).sum() / counted.sum().clamp(min=1)
 
 
-def slots_of(learner: Learner, pooled: Pooled, proposals: Proposals) -> Tensor:
-    """(B, N, D) or (B, N, K, D): what each range would put into its SLM's slot."""
+def slots_of(learner: Learner, pooled: Pooled, proposals: Proposals) -> Slots:
+    """What each (B, N) or (B, N, K) range would put into its SLM's slot."""
     hidden, trust = proposals.hidden, trust_features(proposals)
     if pooled.content.dim() == 4:
         hidden, trust = hidden.unsqueeze(2), trust.unsqueeze(2)

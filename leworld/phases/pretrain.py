@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from leworld.models.blm import Slots
+from leworld.models.router import logistic_noise
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
@@ -32,6 +34,7 @@ class PretrainConfig:
         codec_weight: of the loss of words decoded from their codes.
         slm_steps: optimiser steps of each SLM.
         slm_batch: keys a step.
+        rule_batch: keys a step for the linear rule from key to address, which are cheap; of the later phases too.
         slm_lr: peak learning rate of the SLMs.
         length_weight: of the length in the SLMs' loss.
         confidence_weight: of the confidence in the SLMs' loss.
@@ -48,14 +51,16 @@ class PretrainConfig:
     verify_weight: float = 0.1
     codec_weight: float = 0.1
     slm_steps: int = 600
-    slm_batch: int = 512
+    slm_batch: int = 256
+    rule_batch: int = 4096
     slm_lr: float = 1e-3
     length_weight: float = 0.5
     confidence_weight: float = 0.1
 
     def __post_init__(self) -> None:
         check_fractions("phases.pretrain", self, "irrelevant", "dropped", "blind")
-        check_positive("phases.pretrain", self, "sequences", "samples", "lr", "slm_batch", "slm_lr", "warmup_steps")
+        check_positive("phases.pretrain", self, "sequences", "samples", "lr", "slm_batch", "rule_batch", "slm_lr")
+        check_positive("phases.pretrain", self, "warmup_steps")
         check_not_negative("phases.pretrain", self, "steps", "slm_steps", "verify_weight", "codec_weight")
         check_not_negative("phases.pretrain", self, "length_weight", "confidence_weight")
 
@@ -68,15 +73,23 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
     senses = learner.blm.sense(learner.query(batch))
     records, (index,) = learner.read(spoilt.ranges)
     pooled = learner.blm.pool(senses, records, index)
-    prediction = learner.blm.predict(senses, pooled.content, spoilt.kept)
+    noise = logistic_noise(spoilt.kept.shape, draw).to(learner.device)
+    routing = learner.blm.route_alone(senses, 0.3, noise)
+    prediction = learner.blm.predict(senses, Slots(pooled.content, pooled.notes), routing.mask * spoilt.kept)
     error = (prediction.change - learner.change(batch)).pow(2).mean()
     verify = verify_loss(pooled, spoilt.wrong, spoilt.ranges.length > 0)
     codec = learner.blm.codec.reconstruction_loss(_random_words(learner, step))
-    loss = error + config.verify_weight * verify + config.codec_weight * codec
+    loss = error + config.verify_weight * verify + config.codec_weight * codec + _tag_loss(learner, config, step)
     loss.backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimizer.step(lr)
     return {"loss": error.item(), "verify_loss": verify.item(), "grad_norm": norm, "lr": lr}
+
+
+def _tag_loss(learner: Learner, config: PretrainConfig, step: int) -> torch.Tensor | float:
+    """Fresh keys teach which tags to expect, as they teach addresses to the SLMs."""
+    keys = learner.world.keys(config.rule_batch, generator(learner.seed, "tags", step)).to(learner.device)
+    return 0.0 if keys.tags is None else learner.blm.tag_loss(keys.characteristics, keys.tags)
 
 
 def _random_words(learner: Learner, step: int) -> torch.Tensor:

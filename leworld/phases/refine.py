@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leworld.models.blm import Prediction, Senses
+from leworld.models.blm import Prediction, Slots
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, variant_errors
@@ -147,7 +147,7 @@ def make_requests(learner: Learner, config: RefineConfig, batch: Batch, received
     slots = slots_of(learner, pooled, proposals)
     best = best_masks(learner.blm, senses, slots, learner.change(batch), config.read_price)
     mask = torch.where(guided.unsqueeze(1), best, learner.blm.route(senses, proposals).mask)
-    return learner.blm.predict(senses, slots, mask, pooled.notes)
+    return learner.blm.predict(senses, slots, mask)
 
 
 def run_round(learner: Learner, config: RefineConfig, batch: Batch, received: Tensor) -> Round:
@@ -161,8 +161,8 @@ def run_round(learner: Learner, config: RefineConfig, batch: Batch, received: Te
     slots = slots_of(learner, pooled, proposals)
     prediction = learner.blm.predict(senses, slots, routing.mask)
     change = learner.change(batch)
-    seen = Senses(senses.state.detach())
-    best = best_masks(learner.blm, seen, slots.detach(), change, config.read_price)
+    seen = senses.map(Tensor.detach)
+    best = best_masks(learner.blm, seen, slots.map(Tensor.detach), change, config.read_price)
     mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best)
     verify = verify_loss(pooled, ~right_reads(batch, proposals), batch.labels.length > 0)
     taught = config.mask_weight * mask_loss + config.verify_weight * verify
@@ -189,9 +189,12 @@ def request_worth(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
     everyone = torch.ones(len(own), dtype=torch.bool, device=own.device)
     records, indices = learner.read(proposals.ranges(), guide(proposals.ranges(), batch.labels, everyone))
     pooled = [learner.blm.pool(senses, records, index) for index in indices]
-    slots = torch.stack([slots_of(learner, each, proposals) for each in pooled])
+    proposed_slots, right_slots = (slots_of(learner, each, proposals) for each in pooled)
+    slots = Slots(
+        torch.stack([proposed_slots.content, right_slots.content]), torch.stack([proposed_slots.notes, right_slots.notes])
+    )
     change = learner.change(batch)
-    without = (learner.blm.predict(senses, slots[0], own).change - change).pow(2).mean(-1)
+    without = (learner.blm.predict(senses, proposed_slots, own).change - change).pow(2).mean(-1)
     proposed, right = variant_errors(learner.blm, senses, slots, torch.ones_like(own[:1]).repeat(2, 1), change)
     return without, ((proposed - right) / proposed.mean().clamp(min=1e-8)).clamp(-1, 1)
 

@@ -73,6 +73,7 @@ def fleet_config(model: ModelConfig, phases: PhasesConfig, seed: int) -> FleetCo
         num_slms=model.num_slms,
         query_dim=model.blm.query_dim,
         pretrain_batch=pretrain.slm_batch,
+        rule_batch=pretrain.rule_batch,
         pretrain_steps=pretrain.slm_steps,
         pretrain_lr=pretrain.slm_lr,
         rehearsal_batch=phases.rehearsal,

@@ -3,6 +3,7 @@
 from leworld.worlds.arrays import ArraysConfig as ArraysConfig
 from leworld.worlds.arrays import ArraysWorld as ArraysWorld
 from leworld.worlds.base import Keys as Keys
+from leworld.worlds.base import Rewritable as Rewritable
 from leworld.worlds.base import Stored as Stored
 from leworld.worlds.base import World as World
 from leworld.worlds.base import WorldSpec as WorldSpec
@@ -16,5 +17,5 @@ from leworld.worlds.rules import RulesConfig as RulesConfig
 from leworld.worlds.rules import RulesWorld as RulesWorld
 from leworld.worlds.seed import SeedConfig as SeedConfig
 from leworld.worlds.seed import SeedWorld as SeedWorld
-from leworld.worlds.trajectories import TrajectoryData as TrajectoryData
 from leworld.worlds.trajectories import TrajectoryWorld as TrajectoryWorld
+from leworld.worlds.trajectory_data import TrajectoryData as TrajectoryData

@@ -23,7 +23,8 @@ from leworld.memory import check_address_bits
 from leworld.rng import derive_seed
 from leworld.worlds import checks
 from leworld.worlds.array_files import Episodes, read_episodes
-from leworld.worlds.trajectories import TrajectoryData, TrajectoryWorld, standardised
+from leworld.worlds.trajectories import TrajectoryWorld
+from leworld.worlds.trajectory_data import Moments, TrajectoryData
 
 KEY_JITTER = 0.3
 Ints = NDArray[np.int64]
@@ -82,12 +83,13 @@ def _cut(episodes: Episodes, config: ArraysConfig, seed: int) -> TrajectoryData:
     characteristics, world_of = np.unique(episodes.characteristics, axis=0, return_inverse=True)
     world_of = world_of.reshape(-1)
     split = _splits(len(characteristics), config, seed)
+    unit = Moments.of(torch.from_numpy(characteristics)[split == 0])
     stored, windows = _index(episodes.ends, world_of, config)
     inputs, following = _transitions(episodes, windows)
     past, _ = _transitions(episodes, np.stack([windows[..., 0], np.maximum(windows[..., 1] - 1, 0)], axis=-1))
     stored_inputs, stored_next = _transitions(episodes, stored)
     return TrajectoryData(
-        characteristics=standardised(torch.from_numpy(characteristics), split == 0).float(),
+        characteristics=unit.standardised(torch.from_numpy(characteristics)).float(),
         stored_inputs=stored_inputs,
         stored_next=stored_next,
         inputs=inputs,

@@ -6,13 +6,13 @@ Shapes: see ``leworld.types``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from leworld.memory import Memory, Receipt
-from leworld.types import Batch, Ranges, Split
+from leworld.types import Batch, Ranges, Split, _Record
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class WorldSpec:
         horizon: T of a batch.
         residual: True if a prediction is the current state plus a change.
         scale: (Y,) unit of the error: an MSE is the mean of ``((prediction - target) / scale) ** 2``.
+        decode: (record_words * 32 + 1, F) the linear map from a record's bits to the values of its typed fields, of
+            about unit size, the values of a record of zeros last; None where records are plain bits.
+        tag: first bit and number of bits of the tag in a record, by which the store tells whose it is; (0, 0): none.
         floor: the MSE that no model can beat, where it is known.
         floor_no_request: the floor of a model that may not ask, where it is known.
     """
@@ -47,21 +50,25 @@ class WorldSpec:
     horizon: int
     residual: bool
     scale: Tensor
+    decode: Tensor | None = None
+    tag: tuple[int, int] = (0, 0)
     floor: float | None = None
     floor_no_request: float | None = None
 
 
 @dataclass(frozen=True)
-class Keys:
+class Keys(_Record):
     """Fresh keys of a world and where its placement puts them: the free labels of pre-training.
 
-    ``past``, ``current`` (B, S); ``characteristics`` (B, C); ``labels`` (B, N).
+    ``past``, ``current`` (B, S); ``characteristics`` (B, C); ``labels`` (B, N); ``tags`` (B, N) int64 of the records
+    there, where the world's records have tags.
     """
 
     past: Tensor
     current: Tensor
     characteristics: Tensor
     labels: Ranges
+    tags: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -98,4 +105,13 @@ class World(Protocol):
 
     def stored(self, world: Tensor) -> Stored | None:
         """The transitions in memory of worlds ``world`` (B,) (``Batch.world``), or None where there are none."""
+        ...
+
+
+@runtime_checkable
+class Rewritable(Protocol):
+    """A world whose dynamics can change together with its memory, while its keys and addresses stay."""
+
+    def rewrite(self, memory: Memory, version: int) -> Receipt:
+        """Write the memory of other dynamics over all that was written, and live by them; 0 restores the first."""
         ...

@@ -1,31 +1,25 @@
-"""World ``physics``: a real simulator whose mass, length and gravity are hidden.
+"""World ``physics``: a real simulator whose masses, lengths, gravity and the like are hidden.
 
-The body is Gymnasium's Pendulum-v1, https://gymnasium.farama.org/environments/classic_control/pendulum/ . Its
-characteristics are a random code: they say which body it is, and nothing of its physics. That can only be seen in the
-body's stored transitions.
+The bodies are Gymnasium's, see ``leworld.worlds.bodies``. A body's characteristics are a random code: they say which
+body it is, and nothing of its physics. That can only be seen in the body's stored transitions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from leworld.errors import ConfigError
-from leworld.memory import check_address_bits
+from leworld.memory import Memory, Receipt, check_address_bits
 from leworld.rng import derive_seed
 from leworld.worlds import checks
+from leworld.worlds.bodies import BODIES, Body
+from leworld.worlds.bodies.base import Floats
 from leworld.worlds.draws import SPLITS
-from leworld.worlds.trajectories import TrajectoryData, TrajectoryWorld
-
-Floats = NDArray[np.float64]
-LOG_MASS, LOG_LENGTH, GRAVITY = (np.log(0.5), np.log(2.0)), (np.log(0.5), np.log(1.5)), (5.0, 15.0)
-MAX_START_SPEED, MAX_TORQUE = 4.0, 2.0
-INPUT_DIM, TARGET_DIM = 4, 3
+from leworld.worlds.trajectories import Content, TrajectoryWorld
+from leworld.worlds.trajectory_data import TrajectoryData
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,10 @@ class PhysicsConfig:
     """Settings of ``physics``.
 
     Attributes:
+        body: "cartpole", "pendulum", "acrobot"; with MuJoCo "hopper", "swimmer", "halfcheetah".
         num_train: bodies trained on; ``num_valid`` and ``num_test`` bodies are only ever written to memory.
+        names: codes that each training body goes by. A code says nothing of the physics; with one code a body, a model
+            learns its training bodies by their codes instead of by what is stored of them.
         records: stored transitions a body, rounded down to a multiple of ``num_tables``.
         sequences_per_body: sequences to predict, of ``horizon`` transitions each.
         char_dim: length of a body's code.
@@ -41,19 +38,19 @@ class PhysicsConfig:
 
     body: str = "pendulum"
     num_train: int = 1200
+    names: int = 8
     num_valid: int = 48
     num_test: int = 64
     records: int = 33
     sequences_per_body: int = 2
-    horizon: int = 16
+    horizon: int = 20
     char_dim: int = 32
     num_tables: int = 3
     address_bits: int = 24
 
     def __post_init__(self) -> None:
-        if self.body != "pendulum":
-            raise ConfigError(f"physics: body {self.body!r} is not known: use 'pendulum' (MuJoCo bodies come later).")
-        checks.at_least("physics", 1, num_train=self.num_train, num_valid=self.num_valid, num_test=self.num_test)
+        checks.one_of("physics", "body", self.body, tuple(BODIES))
+        checks.at_least("physics", 1, num_train=self.num_train, names=self.names, num_valid=self.num_valid, num_test=self.num_test)
         checks.at_least("physics", 1, sequences_per_body=self.sequences_per_body, horizon=self.horizon)
         checks.at_least("physics", 1, num_tables=self.num_tables, char_dim=self.char_dim)
         checks.at_least("physics", self.num_tables, records=self.records)
@@ -62,78 +59,77 @@ class PhysicsConfig:
 
 
 class PhysicsWorld(TrajectoryWorld):
-    """See the module. ``context`` is log m, log l, g, log 3g / (2l) and log 3 / (m l^2), standardised."""
+    """See the module. ``Batch.context`` is what the body's class says, standardised."""
 
     def __init__(self, config: PhysicsConfig, seed: int) -> None:
         self.config = config
         super().__init__("physics", simulate(config, seed), config.num_tables, config.address_bits, seed)
+        self._first = self._content
+
+    def rewrite(self, memory: Memory, version: int) -> Receipt:
+        """Give every body other physics, at the same addresses, and write all of their transitions.
+
+        Units and the records' bounds stay: what is outside of them is clipped. Version 0 is the first physics.
+        """
+        self._adopt(self._first if version == 0 else self._version(version))
+        return memory.write(self._start[self._alive], self._words[self._alive])
+
+    def _version(self, version: int) -> Content:
+        return self._packed(self._units.normalised(simulate(self.config, self.seed, version)))
 
     def sample_characteristics(self, count: int, random: torch.Generator) -> Tensor:
         """Codes of bodies that do not exist."""
         return torch.randn(count, self.config.char_dim, generator=random)
 
 
-def simulate(config: PhysicsConfig, seed: int) -> TrajectoryData:
-    """Draw the bodies of each split and run them; a split's bodies depend on the seed and the split alone."""
+def simulate(config: PhysicsConfig, seed: int, version: int = 0) -> TrajectoryData:
+    """Draw the bodies of each split and run them.
+
+    A body's code depends on the seed and the split alone, its physics and episodes also on the version.
+
+    Raises:
+        ConfigError: the body's simulator is not installed.
+        DataError: a simulation did not stay finite.
+    """
     counts = (config.num_train, config.num_valid, config.num_test)
-    simulator = _make_simulator()
-    parts = []
-    for split, count in zip(SPLITS, counts, strict=True):
-        random = np.random.default_rng(derive_seed(seed, "physics", split))
-        parts.extend(_body(simulator, config, random) for _ in range(count))
-    codes, contexts, stored, sequences = (np.stack(column) for column in zip(*parts, strict=True))
-    per_body = config.sequences_per_body
-    inputs, following = _split_columns(sequences.reshape(-1, *sequences.shape[2:]))
-    stored_inputs, stored_next = _split_columns(stored.reshape(len(parts), -1, stored.shape[-1]))
+    names = (config.names, 1, 1)
+    body = BODIES[config.body]()
+    codes, parts = [], []
+    for split, count, named in zip(SPLITS, counts, names, strict=True):
+        codes.append(
+            np.random.default_rng(derive_seed(seed, "physics", split)).standard_normal((count * named, config.char_dim))
+        )
+        random = np.random.default_rng(derive_seed(seed, "physics", split, version))
+        parts.extend(part for _ in range(count) for part in [_observed(body, config, random)] * named)
+    contexts, stored, sequences = (np.stack(column) for column in zip(*parts, strict=True))
+    inputs, following = _columns(sequences.reshape(-1, *sequences.shape[2:]), body.state_dim)
+    stored_inputs, stored_next = _columns(stored.reshape(len(parts), -1, stored.shape[-1]), body.state_dim)
     return TrajectoryData(
-        characteristics=_float32(codes),
+        characteristics=_float32(np.concatenate(codes)),
         stored_inputs=stored_inputs,
         stored_next=stored_next,
         inputs=inputs,
         past=torch.cat([inputs[:, :1], inputs[:, :-1]], dim=1),
         following=following,
-        world=torch.arange(len(parts)).repeat_interleave(per_body),
-        split=torch.arange(len(SPLITS)).repeat_interleave(torch.tensor(counts)),
+        world=torch.arange(len(parts)).repeat_interleave(config.sequences_per_body),
+        split=torch.arange(len(SPLITS)).repeat_interleave(torch.tensor(counts) * torch.tensor(names)),
         context=_float32(contexts),
     )
 
 
-def _make_simulator() -> Any:
-    """Gymnasium's pendulum without its wrappers: they only check and count."""
-    import gymnasium  # Kept out of module scope: only a process that builds this world needs the simulator.
-
-    return gymnasium.make("Pendulum-v1").unwrapped
-
-
-def _body(simulator: Any, config: PhysicsConfig, random: np.random.Generator) -> tuple[Floats, Floats, Floats, Floats]:
-    """One body: its code, its physics, its stored episodes (N, M / N, 7) and its sequences (E, T, 7)."""
-    code = random.standard_normal(config.char_dim)
-    mass, length = np.exp(random.uniform(*LOG_MASS)), np.exp(random.uniform(*LOG_LENGTH))
-    gravity = random.uniform(*GRAVITY)
-    simulator.m, simulator.l, simulator.g = float(mass), float(length), float(gravity)
-    pull, push = 3 * gravity / (2 * length), 3 / (mass * length**2)
-    context = np.array([np.log(mass), np.log(length), gravity, np.log(pull), np.log(push)])
+def _observed(body: Body, config: PhysicsConfig, random: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """Of a new body: its context, an episode for each table (N, M / N, .) and its sequences (E, T, .)."""
+    context = body.draw(random)
     per_table = config.records // config.num_tables
-    stored = [_episode(simulator, per_table, random) for _ in range(config.num_tables)]
-    sequences = [_episode(simulator, config.horizon, random) for _ in range(config.sequences_per_body)]
-    return code, context, np.stack(stored), np.stack(sequences)
+    stored = [body.episode(per_table, random) for _ in range(config.num_tables)]
+    sequences = [body.episode(config.horizon, random) for _ in range(config.sequences_per_body)]
+    return context, np.stack(stored), np.stack(sequences)
 
 
-def _episode(simulator: Any, num_steps: int, random: np.random.Generator) -> Floats:
-    """(num_steps, 7) from a random start: cos, sin, speed, a random torque; then the cos, sin and speed that follow."""
-    theta, speed = random.uniform(-np.pi, np.pi), random.uniform(-MAX_START_SPEED, MAX_START_SPEED)
-    torques = random.uniform(-MAX_TORQUE, MAX_TORQUE, size=(num_steps, 1))
-    simulator.state = np.array([theta, speed])
-    states = [np.array([np.cos(theta), np.sin(theta), speed])]
-    states.extend(simulator.step(torque)[0] for torque in torques)
-    states = np.stack(states)
-    return np.concatenate([states[:-1], torques, states[1:]], axis=1)
-
-
-def _split_columns(transitions: Floats) -> tuple[Tensor, Tensor]:
-    """(..., 7) to inputs (..., 4) and next states (..., 3)."""
+def _columns(transitions: Floats, state_dim: int) -> tuple[Tensor, Tensor]:
+    """(..., Y + A + Y) to inputs (..., Y + A) and next states (..., Y)."""
     values = _float32(transitions)
-    return values[..., :INPUT_DIM], values[..., INPUT_DIM:]
+    return values[..., :-state_dim], values[..., -state_dim:]
 
 
 def _float32(values: Floats) -> Tensor:

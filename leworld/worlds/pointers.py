@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from leworld.errors import ConfigError
-from leworld.memory import HashPlacement
+from leworld.memory import WORD_BITS, HashPlacement
 from leworld.rng import derive_seed
-from leworld.types import Batch, Ranges
+from leworld.types import Batch, Ranges, Split
 from leworld.worlds import checks
 from leworld.worlds.base import Keys, WorldSpec
 from leworld.worlds.draws import stream
 from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
 from leworld.worlds.slot_world import SlotWorld
-from leworld.worlds.slots import Slots, payload_words, random_slots, slot_words, table_addresses
+from leworld.worlds.slots import TAG_BITS, Slots, payload_words, slot_words, table_addresses
 
 ADDRESS_BITS = 16
 
@@ -77,10 +77,11 @@ class PointersWorld(SlotWorld):
 
     def keys(self, batch_size: int, generator: torch.Generator) -> Keys:
         """Draw fresh first steps: only there an address follows from the characteristics."""
-        first = self._batch(batch_size, stream(generator, "keys", self.seed)).at(0)
-        return Keys(first.past, first.current, first.characteristics, first.labels)
+        first = self._batch(batch_size, stream(generator, "keys", self.seed), None).at(0)
+        tags = self.slots.tags(first.labels.start)
+        return Keys(first.past, first.current, first.characteristics, first.labels, tags)
 
-    def _batch(self, batch_size: int, random: torch.Generator) -> Batch:
+    def _batch(self, batch_size: int, random: torch.Generator, split: Split | None) -> Batch:
         config = self.config
         once = torch.randn(batch_size, config.char_dim, generator=random)
         characteristics = once.unsqueeze(1).repeat(1, config.depth, 1)
@@ -100,17 +101,17 @@ class PointersWorld(SlotWorld):
         start = table_addresses(self.placements, characteristics)
         start = start.unsqueeze(1).repeat(1, self.config.depth, 1)
         for t in range(1, self.config.depth):
-            start[:, t, 0] = self.slots.following(start[:, t - 1, 0])
+            start[:, t, 0] = self.slots.next_address(start[:, t - 1, 0])
         return Ranges(start, torch.full_like(start, self.config.record_words))
 
     def _content(self, version: int) -> Slots:
         config = self.config
-        random = np.random.default_rng(derive_seed(self.seed, "pointers", version))
-        order = random.permutation(2**config.slot_bits).astype(np.uint32)
+        key = derive_seed(self.seed, "pointers", version)
+        order = np.random.default_rng(key).permutation(2**config.slot_bits).astype(np.uint32)
         following = np.empty_like(order)
         # One cycle through all slots: no chain meets a record twice.
         following[order] = np.roll(order, -1)
-        return random_slots(config.address_bits, payload_words(config.state_dim), following, random)
+        return Slots(key, config.address_bits, payload_words(config.state_dim), following)
 
     def _placement(self, table: int) -> HashPlacement:
         config = self.config
@@ -139,6 +140,7 @@ class PointersWorld(SlotWorld):
             horizon=config.depth,
             residual=True,
             scale=torch.ones(config.state_dim),
+            tag=(WORD_BITS * payload_words(config.state_dim), min(TAG_BITS, config.slot_bits)),
             floor=floor,
             floor_no_request=floor + config.drive**2 * (config.depth - 1) / config.depth,
         )

@@ -19,7 +19,7 @@ WORLDS: dict[str, tuple[type[Any], type[Any], str]] = {
     "seed": (SeedConfig, SeedWorld, "the generator this system began with, to reproduce its figures"),
     "rules": (RulesConfig, RulesWorld, "1, 2 or 3 memory regions matter, each found by a hash of the characteristics"),
     "pointers": (PointersConfig, PointersWorld, "the words read at one step hold the address the next step needs"),
-    "physics": (PhysicsConfig, PhysicsWorld, "a simulated pendulum whose mass, length and gravity are hidden"),
+    "physics": (PhysicsConfig, PhysicsWorld, "simulated bodies, from cartpole to halfcheetah, whose physics is hidden"),
     "arrays": (ArraysConfig, ArraysWorld, "your own trajectories, from an .npz file"),
 }
 """Name to config class, world class and a line that describes it."""

@@ -4,25 +4,30 @@ Dimensions ``[0, N)`` of the characteristics are flags: region i, one of the fir
 matters where flag i is positive. Flags of the other tables look the same and mean nothing. The other dimensions are the
 key, and each table finds its record by its own hash of that key. As characteristics are drawn anew at every step,
 history tells nothing: only a read does.
+
+A memory of up to 2 ** 20 words has a record at every slot, and no key comes twice. A wider one holds the records of
+``num_keys`` keys a split, and only those keys come.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from leworld.memory import HashPlacement, check_address_bits
+from leworld import rng
+from leworld.memory import WORD_BITS, HashPlacement, check_address_bits
 from leworld.rng import derive_seed
-from leworld.types import Batch, Ranges
+from leworld.types import Batch, Ranges, Split
 from leworld.worlds import checks
 from leworld.worlds.base import Keys, WorldSpec
-from leworld.worlds.draws import first_keys, stream
+from leworld.worlds.draws import SPLITS, first_keys, pick, stream
 from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
 from leworld.worlds.slot_world import SlotWorld
-from leworld.worlds.slots import Slots, check_dense, payload_words, random_slots, slot_words, table_addresses
+from leworld.worlds.slots import DENSE_BITS, TAG_BITS, Slots, payload_words, slot_words, table_addresses
 
 REGIONS = {"easy": 1, "medium": 2, "hard": 3}
 MIN_FLAG = 0.5
@@ -35,6 +40,7 @@ class RulesConfig:
     Attributes:
         difficulty: easy, medium or hard: 1, 2 or 3 regions that may matter.
         hash_bits: bits of a table's hash; None takes all slots of the memory.
+        num_keys: keys of each split, in a memory of more than 20 address bits; with less every slot is written.
         drive: weight of each relevant record's bits, taken as -1 and +1.
         noise: standard deviation of the noise; the floor is its square.
         decay: share of the state that stays.
@@ -46,6 +52,7 @@ class RulesConfig:
     num_tables: int = 3
     address_bits: int = 16
     hash_bits: int | None = None
+    num_keys: int = 16384
     horizon: int = 8
     drive: float = 0.25
     noise: float = 0.1
@@ -53,13 +60,12 @@ class RulesConfig:
 
     def __post_init__(self) -> None:
         checks.one_of("rules", "difficulty", self.difficulty, tuple(REGIONS))
-        checks.at_least("rules", 1, state_dim=self.state_dim, horizon=self.horizon)
+        checks.at_least("rules", 1, state_dim=self.state_dim, horizon=self.horizon, num_keys=self.num_keys)
         checks.at_least("rules", REGIONS[self.difficulty], num_tables=self.num_tables)
         checks.at_least("rules", self.num_tables + 1, char_dim=self.char_dim)
         checks.at_least("rules", 0, drive=self.drive, noise=self.noise)
         checks.between("rules", 0, 1, decay=self.decay)
         check_address_bits(self.address_bits)
-        check_dense("rules", self.address_bits)
         checks.fits_a_page("rules", self.record_words, "take a smaller state_dim")
         checks.between("rules", 1, self.slot_bits, hash_bits=self.used_hash_bits)
 
@@ -74,6 +80,11 @@ class RulesConfig:
         return self.address_bits - slot_words(self.record_words).bit_length() + 1
 
     @property
+    def dense(self) -> bool:
+        """Whether every slot is written."""
+        return self.address_bits <= DENSE_BITS
+
+    @property
     def used_hash_bits(self) -> int:
         """``hash_bits``, or all that the slots have."""
         return self.slot_bits if self.hash_bits is None else self.hash_bits
@@ -84,14 +95,22 @@ class RulesWorld(SlotWorld):
 
     config: RulesConfig
 
+    def __init__(self, config: RulesConfig, seed: int) -> None:
+        super().__init__(config, seed)
+        self.split_keys = {} if config.dense else {split: self._draw_keys(split) for split in SPLITS}
+
     def keys(self, batch_size: int, generator: torch.Generator) -> Keys:
         """Draw fresh characteristics and states, of the distribution of the batches."""
         sequences = -(-batch_size // self.config.horizon)
-        return first_keys(self._batch(sequences, stream(generator, "keys", self.seed)), batch_size)
+        keys = first_keys(self._batch(sequences, stream(generator, "keys", self.seed), None), batch_size)
+        return replace(keys, tags=self.slots.tags(keys.labels.start))
 
-    def _batch(self, batch_size: int, random: torch.Generator) -> Batch:
+    def _batch(self, batch_size: int, random: torch.Generator, split: Split | None) -> Batch:
         config = self.config
         characteristics, relevant = self._characteristics(batch_size, random)
+        if split in self.split_keys:
+            drawn = pick(self.split_keys[split], batch_size * config.horizon, random)
+            characteristics[..., config.num_tables :] = drawn.unflatten(0, (batch_size, config.horizon))
         labels = self._labels(characteristics)
         signs = self.slots.signs(labels.start, config.state_dim)
         context = config.drive * (signs * relevant.unsqueeze(-1)).sum(dim=2)
@@ -121,11 +140,21 @@ class RulesWorld(SlotWorld):
         start = table_addresses(self.placements, characteristics[..., self.config.num_tables :])
         return Ranges(start, torch.full_like(start, self.config.record_words))
 
+    def _draw_keys(self, split: Split) -> Tensor:
+        """(num_keys, D) the keys of a split."""
+        shape = (self.config.num_keys, self.config.char_dim - self.config.num_tables)
+        return torch.randn(shape, generator=rng.generator(self.seed, "rules", "keys", split))
+
+    def _addresses(self, *splits: Split) -> NDArray[np.int64] | None:
+        if self.config.dense:
+            return None
+        keys = torch.cat([self.split_keys[split] for split in splits])
+        return table_addresses(self.placements, keys).flatten().numpy()
+
     def _content(self, version: int) -> Slots:
         config = self.config
-        random = np.random.default_rng(derive_seed(self.seed, "rules", version))
-        high_half = random.integers(2**16, size=2**config.slot_bits, dtype=np.uint32)
-        return random_slots(config.address_bits, payload_words(config.state_dim), high_half, random)
+        key = derive_seed(self.seed, "rules", version)
+        return Slots(key, config.address_bits, payload_words(config.state_dim))
 
     def _placement(self, table: int) -> HashPlacement:
         config = self.config
@@ -153,6 +182,7 @@ class RulesWorld(SlotWorld):
             horizon=config.horizon,
             residual=True,
             scale=torch.ones(config.state_dim),
+            tag=(WORD_BITS * payload_words(config.state_dim), min(TAG_BITS, config.slot_bits)),
             floor=config.noise**2,
             floor_no_request=config.noise**2,
         )

@@ -1,4 +1,4 @@
-"""Base of the worlds whose dynamics are the memory's content: every slot holds a record, written at random.
+"""Base of the worlds whose dynamics are the memory's content: every slot has a record, made up at random.
 
 Shapes: see ``leworld.types``.
 """
@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from leworld.memory import HashPlacement, Memory, Receipt
 from leworld.types import Batch, Split
 from leworld.worlds.base import Stored, WorldSpec
-from leworld.worlds.draws import stream
+from leworld.worlds.draws import SPLITS, stream
 from leworld.worlds.slots import Slots
 
 
 class SlotWorld:
-    """All splits share one memory, and differ in their keys. ``rewrite`` changes the dynamics at once."""
+    """All splits share one content, and differ in their keys. ``rewrite`` changes the dynamics at once."""
 
     spec: WorldSpec
 
@@ -31,27 +33,33 @@ class SlotWorld:
         self.spec = self._spec()
 
     def populate(self, memory: Memory, split: Split) -> list[Receipt]:
-        """Write every slot once, for "train"."""
-        return [self.slots.write(memory)] if split == "train" else []
+        """Write every slot once, for "train"; or in a wide memory the records of the split's keys."""
+        address = self._addresses(split)
+        return [self.slots.write(memory, address)] if split == "train" or address is not None else []
 
     def rewrite(self, memory: Memory, version: int) -> Receipt:
         """Write another content, and live by it. Version 0 is the first content."""
         self.slots, self.version = self._content(version), version
-        return self.slots.write(memory)
+        return self.slots.write(memory, self._addresses(*SPLITS))
 
     def outdate(self, memory: Memory, split: Split) -> None:
         """Write another content than the one that the dynamics follow."""
-        self._content(self.version + 1).write(memory)
+        self._content(self.version + 1).write(memory, self._addresses(split))
 
     def batch(self, split: Split, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw sequences; ``context`` is the true drive of each step."""
-        return self._batch(batch_size, stream(generator, split, self.seed))
+        return self._batch(batch_size, stream(generator, split, self.seed), split)
 
     def stored(self, world: Tensor) -> Stored | None:
         """None: memory holds rules here, not transitions."""
         return None
 
-    def _batch(self, batch_size: int, random: torch.Generator) -> Batch:
+    def _addresses(self, *splits: Split) -> NDArray[np.int64] | None:
+        """(R,) where the splits' records lie; None where all slots are written."""
+        return None
+
+    def _batch(self, batch_size: int, random: torch.Generator, split: Split | None) -> Batch:
+        """Sequences with keys of a split; None draws keys that no split has."""
         raise NotImplementedError
 
     def _content(self, version: int) -> Slots:

@@ -1,8 +1,8 @@
 """Worlds of observed trajectories: every body has its own dynamics, and memory holds transitions that were seen of it.
 
 The stored transitions of a body are split evenly over the tables; each table keeps its share as one block of records,
-at a page found by its hash of the body's characteristics. Sequences to be predicted are other transitions of the same
-bodies. Splits are by body: a test body is written to memory, and never trained on.
+at a page found by its hash of the body's characteristics. Record j of a body is row j // N of table j % N. Sequences to
+be predicted are other transitions of the same bodies. Splits are by body: a test body is written to memory, and never trained on.
 
 States are normalised by the training bodies; errors are in units of the standard deviation of a training step's change.
 
@@ -13,7 +13,7 @@ Shapes:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from leworld.memory import HashPlacement, Memory, Receipt
+from leworld.memory import HashPlacement, Memory, Receipt, Schema
 from leworld.types import Batch, Ranges, Split
 from leworld.worlds import checks
 from leworld.worlds.base import Keys, Stored, WorldSpec
@@ -29,33 +29,19 @@ from leworld.worlds.draws import SPLITS, pick, stream
 from leworld.worlds.pages import plan_ways, way_words
 from leworld.worlds.records import TAG_BITS, transition_schema
 from leworld.worlds.slots import table_addresses
+from leworld.worlds.trajectory_data import TrajectoryData, Units
 
 
 @dataclass(frozen=True)
-class TrajectoryData:
-    """What was observed, in the source's own units; float32 or float64.
+class Content:
+    """The bodies of one version of a world, and their stored transitions as memory gives them back.
 
-    Attributes:
-        characteristics: (W, C), of mean 0 and unit size.
-        stored_inputs: (W, M, S).
-        stored_next: (W, M, Y).
-        inputs: (E, T, S) state and action.
-        past: (E, T, S) the inputs one step earlier; equal to ``inputs`` where there is no such step.
-        following: (E, T, Y) the next state.
-        world: (E,) int64, which body.
-        split: (W,) int64, index into ``SPLITS``.
-        context: (W, P) the true physics, where known.
+    ``words`` (W, N, block words); ``stored`` (W, M, ...), in the order of the records.
     """
 
-    characteristics: Tensor
-    stored_inputs: Tensor
-    stored_next: Tensor
-    inputs: Tensor
-    past: Tensor
-    following: Tensor
-    world: Tensor
-    split: Tensor
-    context: Tensor | None = None
+    data: TrajectoryData
+    words: NDArray[np.uint32]
+    stored: Stored
 
 
 class TrajectoryWorld:
@@ -71,31 +57,52 @@ class TrajectoryWorld:
     """
 
     def __init__(self, name: str, data: TrajectoryData, num_tables: int, address_bits: int, seed: int) -> None:
+        self.name = name
         self.seed = seed
         self.num_tables = num_tables
         assert data.stored_inputs.shape[1] % num_tables == 0, (data.stored_inputs.shape, num_tables)
-        self.per_table = data.stored_inputs.shape[1] // num_tables
-        self.data = _normalised(data)
-        self._train_worlds = (data.split == 0).nonzero().squeeze(1)
+        self.num_records = data.stored_inputs.shape[1]
+        self._units = Units.of(data)
+        normal = self._units.normalised(data)
+        self.schema = _schema(normal)
+        words = self.schema.num_words * (self.num_records // num_tables)
+        checks.fits_a_page(name, words, "store fewer records or use more num_tables")
+        keys = placement_keys(data.characteristics)
+        self._tags = self._tag(keys).numpy()
+        self._adopt(self._packed(normal))
         self._sequences = {split: self._sequences_of(index) for index, split in enumerate(SPLITS)}
-        self._pack(name)
         self.placements = tuple(self._placement(address_bits, table) for table in range(num_tables))
         self._place()
-        self.spec = self._spec(name, address_bits)
+        self.spec = self._spec(address_bits)
 
-    def populate(self, memory: Memory, split: Split) -> list[Receipt]:
-        """Write the blocks of a split's bodies; the order of the calls does not matter."""
+    def populate(self, memory: Memory, split: Split, records: int | None = None) -> list[Receipt]:
+        """Write the blocks of a split's bodies; the order of the calls does not matter.
+
+        Args:
+            memory: to write to.
+            split: whose bodies.
+            records: only the first so many of each body; what follows in a block stays as it was. None: all.
+
+        Raises:
+            ConfigError: there are not so many.
+        """
         written = self._alive & (self.data.split == SPLITS.index(split)).numpy()[:, None]
-        if not written.any():
-            return []
-        return [memory.write(self._start[written], self._words[written])]
+        first_of_table = self._checked(records) - np.arange(self.num_tables)
+        rows = -(-first_of_table // self.num_tables)
+        receipts = []
+        for count in np.unique(rows[rows > 0]).tolist():
+            chosen = written & (rows == count)
+            if chosen.any():
+                words = self._words[chosen][:, : count * self.schema.num_words]
+                receipts.append(memory.write(self._start[chosen], words))
+        return receipts
 
     def outdate(self, memory: Memory, split: Split) -> None:
         """Write under each body's characteristics the transitions of another body of the split."""
         bodies = (self.data.split == SPLITS.index(split)).nonzero().squeeze(1).numpy()
         others = self._words[np.roll(bodies, 1)]
         rows = self.schema.unpack(others.reshape(-1, self.schema.num_words))
-        rows["tag"] = self._tags[bodies].repeat(self.per_table * self.num_tables)[:, None]
+        rows["tag"] = self._tags[bodies].repeat(self.num_records)[:, None]
         blocks = self.schema.pack(rows).reshape(others.shape)
         alive = self._alive[bodies]
         memory.write(self._start[bodies][alive], blocks[alive])
@@ -124,11 +131,32 @@ class TrajectoryWorld:
         step = torch.randint(self.spec.horizon, (batch_size,), generator=random)
         start = table_addresses(self.placements, placement_keys(characteristics))
         labels = Ranges(start, torch.full_like(start, self.spec.read_words))
-        return Keys(self.data.past[chosen, step], self.data.inputs[chosen, step], characteristics, labels)
+        tags = self._tag(placement_keys(characteristics)).unsqueeze(1).expand_as(start)
+        return Keys(self.data.past[chosen, step], self.data.inputs[chosen, step], characteristics, labels, tags)
 
-    def stored(self, world: Tensor) -> Stored | None:
-        """The transitions of bodies ``world`` (...,) as their records give them, 8 bits a dimension."""
-        return Stored(self._stored_inputs[world], self._stored_next[world])
+    def stored(self, world: Tensor, records: int | None = None) -> Stored | None:
+        """The transitions of bodies ``world`` (...,) as their records give them, 8 bits a dimension.
+
+        Args:
+            world: which bodies.
+            records: only the first so many of each, as ``populate`` writes them. None: all.
+
+        Raises:
+            ConfigError: there are not so many.
+        """
+        count = self._checked(records)
+        return Stored(self._stored.inputs[world, :count], self._stored.targets[world, :count])
+
+    def pack(self, world: Tensor, inputs: Tensor, following: Tensor) -> NDArray[np.uint32]:
+        """The records of transitions: bodies ``world`` (...,), ``inputs`` (..., S) and ``following`` (..., Y), in the
+        units of ``data``, to (..., words of a record)."""
+        deltas = following - inputs[..., : following.shape[-1]]
+        rows = {
+            "inputs": inputs.reshape(-1, inputs.shape[-1]).numpy(),
+            "deltas": deltas.reshape(-1, deltas.shape[-1]).numpy(),
+            "tag": self._tags[world.numpy().reshape(-1)][:, None],
+        }
+        return self.schema.pack(rows).reshape(*world.shape, -1)
 
     def sample_characteristics(self, count: int, random: torch.Generator) -> Tensor:
         """(count, C) fresh characteristics, of the distribution of the bodies'."""
@@ -153,26 +181,36 @@ class TrajectoryWorld:
             table=table,
         )
 
-    def _pack(self, name: str) -> None:
-        """Quantise every stored transition: ``_words`` (W, N, block words), and back, as memory gives it."""
-        inputs, following = self.data.stored_inputs, self.data.stored_next
-        deltas = following - inputs[..., : following.shape[-1]]
-        train = self._train_worlds
-        self.schema = transition_schema(inputs[train].numpy(), deltas[train].numpy())
-        keys = placement_keys(self.data.characteristics)
-        self._tags = HashPlacement(keys.shape[1], 1, 1, 8, self.seed).tag(keys, TAG_BITS).numpy()
-        rows = {
-            "inputs": inputs.flatten(0, 1).numpy(),
-            "deltas": deltas.flatten(0, 1).numpy(),
-            "tag": self._tags.repeat(inputs.shape[1])[:, None],
-        }
-        words = self.schema.pack(rows)
-        checks.fits_a_page(name, self.per_table * words.shape[1], "store fewer records or use more num_tables")
-        self._words: NDArray[np.uint32] = words.reshape(len(inputs), self.num_tables, -1)
+    def _tag(self, keys: Tensor) -> Tensor:
+        """(n,) int64 tags of placement keys (n, C + 1)."""
+        return HashPlacement(keys.shape[1], 1, 1, 8, self.seed).tag(keys, TAG_BITS)
+
+    def _checked(self, records: int | None) -> int:
+        if records is None:
+            return self.num_records
+        checks.between(self.name, 0, self.num_records, records=records)
+        return records
+
+    def _packed(self, data: TrajectoryData) -> Content:
+        """Quantise every stored transition of normalised data, and read it back."""
+        inputs, following = data.stored_inputs, data.stored_next
+        bodies = torch.arange(len(inputs)).unsqueeze(1).expand(inputs.shape[:2])
+        words = self.pack(bodies, inputs, following).reshape(-1, self.schema.num_words)
         read = self.schema.unpack(words)
-        self._stored_inputs = torch.from_numpy(read["inputs"]).float().reshape(inputs.shape)
-        stored_deltas = torch.from_numpy(read["deltas"]).float().reshape(following.shape)
-        self._stored_next = self._stored_inputs[..., : following.shape[-1]] + stored_deltas
+        read_inputs = torch.from_numpy(read["inputs"]).float().reshape(inputs.shape)
+        read_deltas = torch.from_numpy(read["deltas"]).float().reshape(following.shape)
+        read_next = read_inputs[..., : following.shape[-1]] + read_deltas
+        stored = Stored(self._in_order(read_inputs), self._in_order(read_next))
+        return Content(data, words.reshape(len(inputs), self.num_tables, -1), stored)
+
+    def _in_order(self, rows: Tensor) -> Tensor:
+        """(W, M, D) table by table to record by record."""
+        return rows.unflatten(1, (self.num_tables, -1)).transpose(1, 2).flatten(1, 2)
+
+    def _adopt(self, content: Content) -> None:
+        """Live by a content."""
+        self._content = content
+        self.data, self._words, self._stored = content.data, content.words, content.stored
 
     def _place(self) -> None:
         """Plan every block's place, training bodies first, so that labels do not wait for ``populate``."""
@@ -186,13 +224,16 @@ class TrajectoryWorld:
         self._at_home = self._start == home
         self.collisions, self.evictions = plan.collisions, plan.evictions
 
-    def _spec(self, name: str, address_bits: int) -> WorldSpec:
+    def _spec(self, address_bits: int) -> WorldSpec:
         data = self.data
         target_dim = data.following.shape[-1]
         train = self._sequences["train"]
         change = data.following[train] - data.inputs[train][..., :target_dim]
+        scale = change.flatten(0, 1).std(dim=0).clamp(min=1e-6)
+        decode = torch.from_numpy(self.schema.linear(("inputs", "deltas"))).float()
+        decode[:, -target_dim:] /= scale
         return WorldSpec(
-            name=name,
+            name=self.name,
             state_dim=data.inputs.shape[-1],
             target_dim=target_dim,
             char_dim=data.characteristics.shape[1],
@@ -203,8 +244,21 @@ class TrajectoryWorld:
             read_words=self._words.shape[-1],
             horizon=data.inputs.shape[1],
             residual=True,
-            scale=change.flatten(0, 1).std(dim=0).clamp(min=1e-6),
+            scale=scale,
+            decode=decode,
+            tag=(self.schema.first_bit("tag"), TAG_BITS),
         )
+
+
+def _deltas(data: TrajectoryData) -> Tensor:
+    """(W, M, Y) changes of the stored transitions."""
+    return data.stored_next - data.stored_inputs[..., : data.stored_next.shape[-1]]
+
+
+def _schema(data: TrajectoryData) -> Schema:
+    """The record that the training bodies' transitions ask for."""
+    train = data.split == 0
+    return transition_schema(data.stored_inputs[train].numpy(), _deltas(data)[train].numpy())
 
 
 def placement_keys(characteristics: Tensor) -> Tensor:
@@ -214,22 +268,3 @@ def placement_keys(characteristics: Tensor) -> Tensor:
     there are planes.
     """
     return functional.pad(characteristics, (0, 1), value=1.0)
-
-
-def _normalised(data: TrajectoryData) -> TrajectoryData:
-    """States, actions and context, standardised by the training bodies; float32."""
-    train = data.inputs[data.split[data.world] == 0].flatten(0, 1).double()
-    std, mean = torch.std_mean(train, dim=0, correction=0)
-    std = torch.where(std > 1e-6, std, 1.0)
-    changed: dict[str, Tensor] = {}
-    for name in ("inputs", "past", "stored_inputs", "following", "stored_next"):
-        values = getattr(data, name)
-        changed[name] = ((values - mean[: values.shape[-1]]) / std[: values.shape[-1]]).float()
-    context = None if data.context is None else standardised(data.context, data.split == 0).float()
-    return replace(data, **changed, context=context)
-
-
-def standardised(values: Tensor, train: Tensor) -> Tensor:
-    """``values`` (W, D) by the mean and deviation of the rows where ``train`` (W,) is True."""
-    std, mean = torch.std_mean(values[train], dim=0, correction=0)
-    return (values - mean) / torch.where(std > 1e-6, std, 1.0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -102,11 +104,21 @@ def test_the_ridge_is_the_one_that_is_best_on_the_valid_split(lawful: bool, monk
 @pytest.mark.parametrize("name", ["mlp", "gru"])
 @pytest.mark.parametrize("residual", [True, False])
 def test_networks_learn_the_bodies_they_trained_on(name: str, residual: bool) -> None:
-    world = FakeWorld(residual=residual)
+    world = FakeWorld(residual=residual, lawful=True)
     batch = _batch(world, "train")
     trained = train_baselines(world, Budget(steps=150, sequences=16, lr=5e-3), [name, "copy_last"])
     found = {n: float(evaluate(predictor, [batch], world.spec.scale).mean()) for n, predictor in trained.items()}
     assert found[name] < 0.1 * found["copy_last"]
+
+
+@pytest.mark.parametrize("name", ["mlp", "gru"])
+@pytest.mark.parametrize("lawful", [True, False])
+def test_codes_are_seen_only_where_they_carry_over(name: str, lawful: bool) -> None:
+    world = FakeWorld(lawful=lawful)
+    network = train_baselines(world, Budget(steps=150, sequences=16, lr=5e-3), [name])[name]
+    batch = _batch(world, "test")
+    other = replace(batch, characteristics=-batch.characteristics)
+    assert torch.equal(network.predict(batch), network.predict(other)) == (not lawful)
 
 
 def test_oracle_carries_over_to_bodies_never_seen(held_out: Batch) -> None:
@@ -192,8 +204,8 @@ def test_errors_come_one_a_sample_over_all_batches(world: FakeWorld) -> None:
 def test_a_world_without_truth_or_store_has_neither_oracle_nor_neighbours() -> None:
     assert applicable(FakeWorld()) == list(BASELINES)
     bare = FakeWorld(told=False, remembers=False)
-    assert set(BASELINES) - set(applicable(bare)) == {"oracle", "knn"}
-    for name in ("oracle", "knn"):
+    assert set(BASELINES) - set(applicable(bare)) == {"oracle", "knn", "gru_context"}
+    for name in ("oracle", "knn", "gru_context"):
         with pytest.raises(ConfigError, match=f"leave the baseline {name} out"):
             train_baselines(bare, SHORT, [name])
 

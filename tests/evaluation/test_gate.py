@@ -7,24 +7,27 @@ import torch
 
 from leworld.errors import ConfigError
 from leworld.evaluation import gate as gate_module
-from leworld.evaluation.baselines import applicable
-from leworld.evaluation.gate import EvaluationConfig, GateRun, other_requests, rows, stale_memory, verdict
+from leworld.evaluation.baselines import WITH_MEMORY, applicable
+from leworld.evaluation.gate import ROLLED, EvaluationConfig, GateRun, other_requests, rows, stale_memory, verdict
 from leworld.evaluation.trials import teacher_forced
 from leworld.memory import WordStore
 from leworld.rng import generator
 from leworld.worlds import World
+from leworld.worlds.base import Rewritable
 from tests.models.tiny import filled, tiny_trainer, tiny_world
 
 CONFIG = EvaluationConfig(sequences=6, baseline_steps=2, baseline_sequences=2)
 KEYS = {
     "world", "leworld", "floor", "oracle", "baselines", "controls", "oracle_addresses", "hit_top1", "hit_top4",
     "hit_asked", "exact_mask", "requests_per_prediction", "reads_per_prediction", "info_gain",
-    "info_controls", "rollout", "versus", "beaten_by", "budget", "samples",
+    "info_controls", "rollout", "versus", "beaten_by", "budget", "samples", "rewritten", "rewritten_ratio", "ratios",
+    "best_no_memory", "wrong_memory",
 }  # fmt: skip
+MODES = ("teacher_forced", "free_running")
 NULLS = {
-    "rules": {"hit_asked"},
+    "rules": set(),
     "pointers": set(),
-    "physics": {"floor", "exact_mask", "hit_asked"},
+    "physics": {"floor", "exact_mask"},
     "seed": {"hit_top1", "hit_top4"},
 }
 
@@ -52,14 +55,19 @@ def test_all_keys_are_there_with_nulls_where_the_world_has_no_truth(run):
     gate = run.result
     assert gate.keys() == KEYS
     name = run.world.spec.name
-    assert {key for key, value in gate.items() if value is None} == NULLS[name]
+    nulls = NULLS[name] | (set() if isinstance(run.world, Rewritable) else {"rewritten", "rewritten_ratio"})
+    # On physics, a block that collided while it was placed has an address that no input tells.
+    nulls |= set() if (~run.batch.keyed & (run.batch.labels.length > 0)).any() else {"hit_asked"}
+    assert {key for key, value in gate.items() if value is None} == nulls
     assert gate["world"] == name
     assert set(gate["controls"]) == {"zeroed", "shuffled", "stale", "random"}
     assert set(gate["baselines"]) == set(applicable(run.world)) - {"oracle"}
     assert set(gate["versus"]) == set(applicable(run.world))
     assert set(gate["info_controls"]) == {"shuffled", "random"}
     assert gate["samples"] == 6 * run.world.spec.horizon
-    assert [len(steps) for steps in gate["rollout"].values()] == [run.world.spec.horizon] * 2
+    assert set(gate["rollout"]) == {"leworld", *(set(ROLLED) & set(applicable(run.world)))}
+    for modes in gate["rollout"].values():
+        assert {name: len(steps) for name, steps in modes.items()} == dict.fromkeys(MODES, run.world.spec.horizon)
 
 
 def test_the_result_is_finite_and_goes_through_json(run):
@@ -73,8 +81,11 @@ def test_every_figure_is_of_the_same_samples(run):
     gate = run.result
     trial = teacher_forced(run.system, run.batch)
     assert gate["leworld"] == pytest.approx(trial.error.double().mean().item())
-    assert gate["rollout"]["teacher_forced"] == pytest.approx(trial.error.mean(0).tolist())
-    assert gate["rollout"]["free_running"][0] == gate["rollout"]["teacher_forced"][0]
+    assert gate["rollout"]["leworld"]["teacher_forced"] == pytest.approx(trial.error.mean(0).tolist())
+    for name, modes in gate["rollout"].items():
+        assert modes["free_running"][0] == pytest.approx(modes["teacher_forced"][0], rel=1e-4)
+        mse = {"leworld": gate["leworld"], "oracle": gate["oracle"], **gate["baselines"]}[name]
+        assert sum(modes["teacher_forced"]) / run.world.spec.horizon == pytest.approx(mse, rel=1e-4)
     assert gate["reads_per_prediction"] == pytest.approx(trial.mask.double().sum(-1).mean().item())
     for name, interval in gate["versus"].items():
         theirs = gate["oracle"] if name == "oracle" else gate["baselines"][name]
@@ -93,11 +104,45 @@ def test_beaten_by_names_the_baselines_that_are_better(run):
     assert "oracle" not in gate["beaten_by"]
 
 
+def test_ratios_have_intervals_around_the_quotients_of_the_table(run):
+    gate = run.result
+    best = gate["best_no_memory"]
+    assert best not in ("knn", "gru_context")
+    assert gate["baselines"][best] == min(
+        gate["baselines"][name] for name in gate["baselines"] if name not in WITH_MEMORY
+    )
+    theirs = {**gate["baselines"], "floor": gate["floor"], "oracle": gate["oracle"]}
+    theirs["no_memory"] = gate["baselines"][best]
+    assert set(gate["ratios"]) == {"floor", "oracle", "no_memory", "knn", "gru_context"}
+    assert set(gate["wrong_memory"]) == {"shuffled", "random", "zeroed"}
+    for name, found in gate["ratios"].items():
+        assert (found is None) == (theirs.get(name) is None)
+    quotients = [(found, gate["leworld"] / theirs[name]) for name, found in gate["ratios"].items() if found]
+    quotients += [(found, gate["controls"][name] / theirs[best]) for name, found in gate["wrong_memory"].items()]
+    for found, quotient in quotients:
+        assert found["low"] <= found["mean"] <= found["high"]
+        if run.batch.world is None:
+            assert found["mean"] == pytest.approx(quotient, rel=1e-4)
+
+
+def test_rewritten_is_of_other_samples_and_its_ratio_of_both(run):
+    gate = run.result
+    if not isinstance(run.world, Rewritable):
+        assert gate["rewritten"] is gate["rewritten_ratio"] is None
+        return
+    assert gate["rewritten"] != gate["leworld"]
+    assert gate["rewritten_ratio"]["low"] < gate["rewritten_ratio"]["mean"] < gate["rewritten_ratio"]["high"]
+    if run.batch.world is None:
+        assert gate["rewritten_ratio"]["mean"] == pytest.approx(gate["rewritten"] / gate["leworld"], rel=1e-4)
+    again = run.world.batch("test", 6, generator(0, "gate"))
+    assert torch.equal(again.target, run.batch.target)
+
+
 def test_stages_count_up_to_their_total(run):
     assert [stage.done for stage in run.seen] == list(range(1, run.seen[0].total + 1))
     assert {stage.total for stage in run.seen} == {len(run.seen)}
-    assert [stage.name for stage in run.seen[:4]] == ["system", "controls", "requests", "rollouts"]
-    assert [stage.name for stage in run.seen[4:]] == applicable(run.world)
+    parts = ["system", "controls", "requests", "rollouts", "rewritten"]
+    assert [stage.name for stage in run.seen] == parts + applicable(run.world)
 
 
 def test_same_seed_same_figures_and_another_seed_other_samples():
@@ -138,7 +183,7 @@ def gate_of(ours: float, **baselines: float) -> gate_module.Gate:
     beaten = [name for name, mse in baselines.items() if mse < ours]
     return {
         "leworld": ours, "oracle_addresses": 0.02, "floor": 0.01, "oracle": None, "baselines": baselines,
-        "controls": {"zeroed": 0.5, "stale": 0.4}, "beaten_by": beaten,
+        "controls": {"zeroed": 0.5, "stale": 0.4}, "beaten_by": beaten, "rewritten": None,
     }  # fmt: skip
 
 
@@ -159,6 +204,7 @@ def test_the_table_has_ours_first_and_leaves_out_what_is_not_known():
         ("baseline", "mlp"), ("control", "stale"), ("control", "zeroed"),
     ]  # fmt: skip
     assert [row[2] for row in table] == [0.05, 0.02, 0.01, 0.1, 0.3, 0.4, 0.5]
+    assert rows({**gate_of(0.05, mlp=0.3), "rewritten": 0.06})[2] == ("ours", "leworld, memory rewritten", 0.06)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from leworld.errors import DataError
 from leworld.evaluation.pictures import _gate_bars, _positions, _running_mean, draw_gate, draw_losses
+from leworld.evaluation.rollout_picture import draw_rollouts
 
 GATE = {
     "world": "rules hard",
@@ -26,6 +27,10 @@ def _is_picture(path: Path) -> bool:
 def test_bars_are_sorted_and_unknown_ones_left_out() -> None:
     names = [bar.name for bar in _gate_bars(GATE)]
     assert names == ["LeWorld", "mlp", "memory zeroed", "copy last", "memory random addresses"]
+
+
+def test_a_rewritten_memory_has_a_bar_of_its_own() -> None:
+    assert [bar.name for bar in _gate_bars({**GATE, "rewritten": 0.013})][:2] == ["LeWorld", "LeWorld, rewritten"]
 
 
 def test_the_worst_is_what_is_no_number() -> None:
@@ -81,3 +86,24 @@ def test_losses_are_drawn(tmp_path: Path, num_records: int) -> None:
 def test_records_without_a_curve_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of the 1 training records"):
         draw_losses([{"phase": "joint", "step": 0, "lr": 0.1}], tmp_path / "losses.png")
+
+
+ROLLOUT = {
+    "leworld": {"teacher_forced": [0.01, 0.01, 0.02], "free_running": [0.01, 0.05, 0.2]},
+    "linear": {"teacher_forced": [0.1, 0.1, 0.1], "free_running": [0.1, 9.0, None]},
+    "copy_last": {"teacher_forced": [0.0, 0.0, 0.0], "free_running": [0.0, math.inf, math.nan]},
+}
+
+
+@pytest.mark.parametrize("floor", [None, 0.0, 0.01])
+@pytest.mark.parametrize("names", [["leworld"], ["linear"], list(ROLLOUT)])
+def test_rollouts_are_drawn(tmp_path: Path, floor: float | None, names: list[str]) -> None:
+    rollout = {name: ROLLOUT[name] for name in names}
+    draw_rollouts({"world": "rules", "floor": floor, "rollout": rollout}, tmp_path / "rollouts.png")
+    assert _is_picture(tmp_path / "rollouts.png")
+
+
+@pytest.mark.parametrize("rollout", [None, {}, {"copy_last": ROLLOUT["copy_last"]}])
+def test_rollouts_without_errors_are_refused(tmp_path: Path, rollout: dict | None) -> None:
+    with pytest.raises(DataError, match="no rollout with an error above 0"):
+        draw_rollouts({"world": "rules", "rollout": rollout}, tmp_path / "rollouts.png")

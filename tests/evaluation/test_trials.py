@@ -47,7 +47,8 @@ class Drift:
         )  # fmt: skip
         asked = torch.full((batch, QUERY_DIM), float(len(self.queries)))
         reads = Ranges(start[..., 0], start[..., 0])
-        return Step(query.current[:, :target_dim] + self.push, torch.zeros(batch, 3), reads, proposals, asked)
+        next_state, none = query.current[:, :target_dim] + self.push, torch.zeros(batch, 3)
+        return Step(next_state, none, reads, proposals, asked, none)
 
 
 def test_free_running_equals_teacher_forcing_at_the_first_step_and_leaves_it_after(world, system):

@@ -8,6 +8,7 @@ from leworld.errors import ConfigError, DataError
 from leworld.memory import WordStore
 from leworld.models.blm import trust_features
 from leworld.models.reads import read_ranges
+from leworld.models.standing import Standing
 from leworld.models.system import ModelConfig, System, from_change
 from leworld.types import Ranges
 from tests.models.tiny import MODEL, filled, random_query, tiny_trainer, tiny_world
@@ -71,7 +72,7 @@ def test_prediction_equals_its_parts_put_together_by_hand():
     reads = read_ranges(system.memory, proposals.ranges(), WORLD.spec.record_words)
     pooled = blm.pool(senses, blm.encode(reads), reads.index)
     slots = blm.slots(pooled, proposals.hidden, trust_features(proposals))
-    plain = blm.predict(senses, slots, step.mask, pooled.notes)
+    plain = blm.predict(senses, slots, step.mask)
     assert torch.allclose(step.next_state, from_change(WORLD.spec, query.current, plain.change), atol=1e-5)
     asked = plain.worth > MODEL.blm.request_price
     assert torch.allclose(step.info_query, plain.request * asked.unsqueeze(1), atol=1e-5)
@@ -129,6 +130,68 @@ def test_prediction_does_not_depend_on_the_rest_of_the_batch():
         alone = system.predict(query.map(lambda tensor, b=b: tensor[b : b + 1]))
         assert torch.equal(alone.mask[0], whole.mask[b])
         assert torch.allclose(alone.next_state[0], whole.next_state[b], atol=1e-4)
+
+
+def standing_that_excludes(*rows: list[int]) -> Standing:
+    excluded = torch.tensor(rows, dtype=torch.bool)
+    return Standing(excluded.float(), excluded, excluded * 5)
+
+
+def test_who_is_excluded_is_not_read_and_the_best_of_the_others_is_if_none_would_be_left():
+    counting = Counting(filled(WORLD))
+    system, query = system_of(counting), random_query(WORLD.spec, 32)
+    free = system.predict(query)
+    alone = torch.tensor([1.0, 0.0, 0.0])
+    assert (free.mask == alone).all(1).any()
+    assert (free.mask[:, 0] == 0).any()
+    step = system.predict(query, standing=standing_that_excludes(*[[1, 0, 0]] * 32))
+    assert not step.mask[:, 0].any()
+    assert not step.reads.length[:, 0].any()
+    others = free.mask[:, 1:].any(1)
+    assert torch.equal(step.mask[others, 1:], free.mask[others, 1:])
+    logit = system.blm.route(system.blm.sense(query), step.proposals).logit
+    lonely = ~others
+    assert torch.equal(step.mask[lonely].argmax(1), logit[lonely, 1:].argmax(1) + 1)
+    assert torch.equal(step.mask[lonely].sum(1), torch.ones(int(lonely.sum())))
+
+
+def test_where_nobody_is_allowed_nothing_is_read_and_a_prediction_is_made():
+    counting = Counting(filled(WORLD))
+    system, query = system_of(counting), random_query(WORLD.spec, 4)
+    step = system.predict(query, standing=standing_that_excludes(*[[1, 1, 1]] * 4))
+    assert counting.ranges == []
+    assert not step.mask.any()
+    assert not step.believed.any()
+    blind = system.predict(query, mask=torch.zeros(4, 3))
+    assert torch.equal(step.next_state, blind.next_state)
+
+
+def test_a_given_mask_is_cut_by_standing_and_nothing_put_in_its_place():
+    system, query = system_of(), random_query(WORLD.spec, 2)
+    mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    step = system.predict(query, mask=mask, standing=standing_that_excludes([1, 0, 0], [1, 0, 0]))
+    assert step.mask.tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+def test_believed_is_the_mean_over_the_records_of_a_read():
+    system, query = system_of(), random_query(WORLD.spec, 6)
+    lengths = torch.tensor([[WORLD.spec.read_words, WORLD.spec.record_words, 0]]).expand(6, 3)
+    ranges = Ranges(torch.zeros_like(lengths), lengths)
+    step = system.predict(query, ranges=ranges, mask=torch.ones(6, 3))
+    senses, reads = system.blm.sense(query), read_ranges(system.memory, ranges, WORLD.spec.record_words)
+    belief = torch.sigmoid(system.blm.pool(senses, system.blm.encode(reads), reads.index).belief)
+    assert torch.allclose(step.believed[:, 0], belief[:, 0].mean(-1))
+    assert torch.allclose(step.believed[:, 1], belief[:, 1, 0])
+    assert not step.believed[:, 2].any()
+
+
+def test_proposals_that_are_known_already_need_no_slm():
+    system, query = system_of(), random_query(WORLD.spec, 3)
+    before = system.predict(query)
+    system.fleet.propose = None
+    again = system.predict(query, proposals=before.proposals)
+    assert torch.equal(again.next_state, before.next_state)
+    assert torch.equal(system.wanted(query, before.proposals), before.mask.bool())
 
 
 @pytest.mark.parametrize("name", ["past", "current", "characteristics", "info_query"])

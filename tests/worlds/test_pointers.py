@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,7 @@ def test_chain_follows_the_memory(world):
 
 
 def test_every_record_is_named_by_exactly_one(world):
-    following = world.slots.words[:, -1] >> 16
+    following = world.slots.words(np.arange(2**15))[:, -1] >> 16
     assert sorted(following.tolist()) == list(range(2**15))
 
 

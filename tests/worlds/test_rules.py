@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -91,7 +92,7 @@ def test_rewrite_changes_memory_and_dynamics_at_once():
 def test_rewriting_by_hand_does_not_change_the_truth(world):
     memory = populated(world)
     before = world.batch("train", 4, generator())
-    memory.write(before.labels.start.flatten().numpy(), world.slots.words[: before.labels.start.numel()])
+    memory.write(before.labels.start.flatten().numpy(), world.slots.words(np.arange(before.labels.start.numel())))
     assert torch.equal(before.context, world.batch("train", 4, generator()).context)
 
 
@@ -106,11 +107,59 @@ def test_wide_states_take_wider_slots():
     assert torch.allclose(batch.context[0, 0], 0.25 * expected)
 
 
+@pytest.fixture(scope="module", params=[24, 32])
+def wide(request) -> RulesWorld:
+    return RulesWorld(RulesConfig("hard", address_bits=request.param, num_keys=50), 0)
+
+
+def split_keys(world: RulesWorld, split: str) -> set[tuple[float, ...]]:
+    keys = world.batch(split, 100, generator()).characteristics[..., 3:].flatten(0, 1)
+    return {tuple(key) for key in keys.tolist()}
+
+
+def test_a_wide_memory_has_so_many_keys_a_split_and_no_two_splits_share_one(wide):
+    keys = {split: split_keys(wide, split) for split in ("train", "valid", "test")}
+    assert [len(part) for part in keys.values()] == [50, 50, 50]
+    assert len(set.union(*keys.values())) == 150
+    fresh = wide.keys(400, generator()).characteristics[:, 3:]
+    assert len({tuple(key) for key in fresh.tolist()} - set.union(*keys.values())) == 400
+
+
+def test_a_wide_memory_holds_the_records_of_its_keys_and_few_pages(wide):
+    memory = WordStore(wide.spec.address_bits)
+    wide.populate(memory, "train")
+    batch = wide.batch("train", 20, generator())
+    for b, t in ((0, 0), (19, 7)):
+        words = [read_one(memory, int(start), 2) for start in batch.labels.start[b, t]]
+        assert [int(tag) & 0xFFFF for _, tag in words] == [int(s) // 2 & 0xFFFF for s in batch.labels.start[b, t]]
+        signs = [plain_signs(int(payload)) for payload, _ in words]
+        drive = sum(0.25 * s for s, matters in zip(signs, batch.relevant[b, t], strict=True) if matters)
+        assert torch.allclose(batch.context[b, t], drive)
+    assert memory.allocated_pages <= 150
+    unknown = wide.batch("test", 20, generator()).labels
+    assert not memory.read(unknown.start.flatten().numpy(), unknown.length.flatten().numpy()).words.any()
+
+
+def test_a_wide_memory_is_rewritten_and_outdated(wide):
+    world = RulesWorld(wide.config, 0)
+    memory = populated(world)
+    labels = world.batch("test", 20, generator()).labels
+    places = labels.start.flatten().numpy(), labels.length.flatten().numpy()
+    first = memory.read(*places).words
+    world.outdate(memory, "test")
+    outdated = memory.read(*places).words
+    world.rewrite(memory, 1)
+    assert (memory.read(*places).words == outdated).all()
+    assert (first != outdated).mean() > 0.9
+    world.rewrite(memory, 0)
+    assert (memory.read(*places).words == first).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"difficulty": "hrad"}, "'hard'"),
-        ({"address_bits": 24}, "keep address_bits 16"),
+        ({"num_keys": 0}, "num_keys is 0"),
         ({"address_bits": 12}, "address_bits 12"),
         ({"hash_bits": 16}, "outside [1, 15]"),
         ({"hash_bits": 0}, "outside [1, 15]"),

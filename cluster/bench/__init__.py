@@ -1,0 +1,1 @@
+"""``leworld bench``: every claim with the command that measures it."""

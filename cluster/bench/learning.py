@@ -1,0 +1,147 @@
+"""``leworld bench learning``: run what is left of the studies, and make the table and the pictures of what is there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cluster.bench.claims import Study
+from cluster.bench.jobs import Job, Runner, StepFailed
+from cluster.bench.pictures import draw_pictures
+from cluster.bench.table import Row, markdown, table, to_dict
+from cluster.commands import Interrupted
+from cluster.files import write_json, write_text
+from cluster.progress import make_bars
+
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The table's rows, and a line for every job that failed."""
+
+    rows: list[Row]
+    failed: list[str]
+
+    def to_dict(self, seeds: Sequence[int]) -> Outcome:
+        """What ``results.json`` keeps."""
+        return {"seeds": list(seeds), "failed": self.failed, "claims": [to_dict(row) for row in self.rows]}
+
+
+def run_learning(
+    studies: Sequence[Study],
+    seeds: Sequence[int],
+    out: Path,
+    num_jobs: int,
+    console: Console,
+    *,
+    fresh: bool = False,
+) -> Findings:
+    """Run every study with every seed, but for what is there already, and write table and pictures.
+
+    Args:
+        studies: in the order of the table.
+        seeds: of each.
+        out: where everything is kept.
+        num_jobs: processes at once, of one thread each.
+        console: for progress.
+        fresh: run all of them again.
+
+    Raises:
+        ConfigError: a preset does not take a study's changes; nothing was run then.
+        Interrupted: Ctrl-C; the same command goes on, but for ``fresh``.
+    """
+    jobs = [Job(study, seed, out / study.name / f"seed-{seed}") for seed in seeds for study in studies]
+    for job in jobs:
+        job.digest()
+    for job in jobs:
+        job.prepare(fresh)
+    failed: list[str] = []
+
+    def note(job: Job, error: StepFailed | None) -> None:
+        if error is not None:
+            failed.append(str(error))
+        write_findings(Findings(table(studies, outcomes(jobs)), failed), seeds, out)
+
+    run_jobs([job for job in jobs if not job.done()], num_jobs, note, console)
+    findings = Findings(table(studies, outcomes(jobs)), failed)
+    write_findings(findings, seeds, out)
+    draw_pictures(findings.rows, outcomes(jobs), out)
+    return findings
+
+
+def run_jobs(
+    jobs: Sequence[Job], num_jobs: int, note: Callable[[Job, StepFailed | None], None], console: Console
+) -> None:
+    """Run jobs side by side, and tell of each that ends, from this thread."""
+    if not jobs:
+        return
+    runner = Runner()
+    with make_bars(console) as bars, ThreadPoolExecutor(num_jobs) as pool:
+        task = bars.add_task("bench", total=len(jobs), figures="")
+        running = Running(lambda names: bars.update(task, figures=names))
+        waiting = {pool.submit(running.follow, runner, job): job for job in jobs}
+        try:
+            for ended in as_completed(waiting):
+                error = failure(ended)
+                note(waiting[ended], error)
+                bars.advance(task)
+                what = str(error) if error else f"{waiting[ended].name}: {ended.result():.0f} s"
+                bars.console.print(what, style="red" if error else "", highlight=False)
+        except BaseException as error:
+            runner.stop()
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted("interrupted; to go on, give the same command again") from None
+            raise
+
+
+class Running:
+    """Which jobs run, for the bar."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._names: list[str] = []
+        self._lock = threading.Lock()
+
+    def follow(self, runner: Runner, job: Job) -> float:
+        """Run a job; its seconds."""
+        self._change(self._names.append, job.name)
+        try:
+            return runner.run(job)
+        finally:
+            self._change(self._names.remove, job.name)
+
+    def _change(self, change: Callable[[str], None], name: str) -> None:
+        with self._lock:
+            change(name)
+            self._show(" | ".join(self._names))
+
+
+def failure(ended: Future[float]) -> StepFailed | None:
+    """Why a job failed, if it did; any other error is raised."""
+    error = ended.exception()
+    if error is None or isinstance(error, StepFailed):
+        return error
+    raise error
+
+
+def outcomes(jobs: Sequence[Job]) -> dict[str, dict[int, Outcome]]:
+    """What every finished job found, by study and seed."""
+    found: dict[str, dict[int, Outcome]] = {}
+    for job in jobs:
+        if job.done():
+            found.setdefault(job.study.name, {})[job.seed] = job.outcome()
+    return found
+
+
+def write_findings(findings: Findings, seeds: Sequence[int], out: Path) -> None:
+    """Write ``results.json`` and ``table.md``."""
+    write_json(out / "results.json", findings.to_dict(seeds))
+    write_text(out / "table.md", markdown(findings.rows, seeds))

@@ -1,0 +1,108 @@
+"""The table: every claim's figure over seeds, its goal, and whether it is met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from cluster.bench.claims import Claim, Goal, Study
+from cluster.bench.measures import Outcome
+from leworld.evaluation.seeds import mean_interval
+
+Outcomes = Mapping[str, Mapping[int, Outcome]]
+"""Study and seed to what its steps gave out."""
+
+MET, NEAR, MISSED, UNKNOWN = "met", "within interval", "missed", "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim over seeds; numbers are None where nothing was measured, the interval where one seed was.
+
+    Attributes:
+        values: by seed.
+        worst: the seed whose value is furthest from the goal, or least on its right side.
+        status: ``met`` if the mean is, ``within interval`` if only a part of the 95 % interval is, else ``missed``.
+    """
+
+    study: str
+    figure: str
+    goal: Goal
+    values: dict[int, float]
+    mean: float | None
+    low: float | None
+    high: float | None
+    worst: int | None
+    status: str
+
+
+def table(studies: Sequence[Study], outcomes: Outcomes) -> list[Row]:
+    """A row a claim."""
+    return [make_row(study.name, claim, outcomes) for study in studies for claim in study.claims]
+
+
+def make_row(study: str, claim: Claim, outcomes: Outcomes) -> Row:
+    """One claim over all seeds that were measured."""
+    values, goal = claim_values(study, claim, outcomes), claim.goal
+    if not values:
+        return Row(study, claim.figure, goal, {}, None, None, None, None, UNKNOWN)
+    mean, low, high = sum(values.values()) / len(values), None, None
+    if len(values) > 1:
+        interval = mean_interval(list(values.values()))
+        low, high = interval.low, interval.high
+    worst = max(values, key=lambda seed: goal.excess(values[seed]))
+    return Row(study, claim.figure, goal, values, mean, low, high, worst, status_of(goal, mean, low, high))
+
+
+def claim_values(study: str, claim: Claim, outcomes: Outcomes) -> dict[int, float]:
+    """The figure of each seed that has one."""
+    own = measured(claim, outcomes.get(study, {}))
+    if claim.less is None:
+        return own
+    others = measured(claim, outcomes.get(claim.less, {}))
+    return {seed: value - others[seed] for seed, value in own.items() if seed in others}
+
+
+def measured(claim: Claim, outcomes: Mapping[int, Outcome]) -> dict[int, float]:
+    """The claim's measure of each seed's outcome, where it is there."""
+    values = {seed: claim.measure(outcome) for seed, outcome in sorted(outcomes.items())}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def status_of(goal: Goal, mean: float, low: float | None, high: float | None) -> str:
+    """See ``Row``."""
+    if goal.excess(mean) <= 0:
+        return MET
+    if low is None or high is None:
+        return MISSED
+    return NEAR if low <= goal.high and high >= goal.low else MISSED
+
+
+def to_dict(row: Row) -> dict[str, object]:
+    """A row as ``results.json`` keeps it."""
+    return {**asdict(row), "goal": str(row.goal), "over_goal": over_goal(row, row.mean)}
+
+
+def over_goal(row: Row, value: float | None) -> float | None:
+    """A number of the row over its goal; None where that says nothing."""
+    return None if value is None or row.goal.middle <= 0 else value / row.goal.middle
+
+
+def cells(row: Row) -> list[str]:
+    """The texts of a row: study, figure, goal, mean with its interval, worst seed, status."""
+    if row.mean is None:
+        return [row.study, row.figure, str(row.goal), "-", "-", row.status]
+    spread = "" if row.low is None or row.high is None else f" [{row.low:.3g}, {row.high:.3g}]"
+    worst = "-" if row.worst is None else f"{row.values[row.worst]:.3g} (seed {row.worst})"
+    return [row.study, row.figure, str(row.goal), f"{row.mean:.3g}{spread}", worst, row.status]
+
+
+COLUMNS = ("study", "figure", "goal", "mean [95 %]", "worst", "status")
+
+
+def markdown(rows: Sequence[Row], seeds: Sequence[int]) -> str:
+    """The table with a line on what it is of."""
+    head = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---:|---:|---:|---|"]
+    body = ["| " + " | ".join(cells(row)) + " |" for row in rows]
+    note = f"Seeds {', '.join(map(str, seeds))}; mean over seeds with its 95 % interval by Student's t."
+    return "\n".join([note, "", *head, *body, ""])

@@ -1,0 +1,244 @@
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from leworld.errors import ConfigError, DataError
+from leworld.evaluation.keeping import (
+    KeepingConfig,
+    RecordFeatures,
+    Score,
+    by_order,
+    fitness_order,
+    hindsight,
+    keep_by_score,
+    learn_score,
+    left_out_errors,
+    policies,
+)
+from leworld.evaluation.record_sets import SetReader, body_streams
+from leworld.evaluation.retention import RetentionConfig, draw_retention, measure_retention, records_needed
+from leworld.models.system import System
+from leworld.worlds.trajectories import TrajectoryWorld
+from tests.models.tiny import tiny_trainer, tiny_world
+
+KEEPING = KeepingConfig(probes=3, dropped=0.5, train_bodies=4, sets=(2, 4), score_steps=5, score_batch=8)
+
+
+@pytest.fixture(scope="module")
+def world() -> TrajectoryWorld:
+    world = tiny_world("physics", sequences_per_body=3)
+    assert isinstance(world, TrajectoryWorld)
+    return world
+
+
+@pytest.fixture(scope="module")
+def system(world) -> System:
+    learner = tiny_trainer(world, stirred=True).learner
+    return System(learner.blm, learner.fleet, learner.memory, world.spec)
+
+
+@pytest.fixture(scope="module")
+def reader(world, system) -> SetReader:
+    return SetReader(system, body_streams(world, "test"))
+
+
+def test_streams_are_what_is_stored_and_the_earlier_sequences_and_the_last_is_left_to_predict(world):
+    streams = body_streams(world, "test")
+    assert streams.seen.inputs.shape == (3, 9 + 2 * 4, 4)
+    assert streams.predicted.inputs.shape == (3, 4, 4)
+    body = streams.world[1]
+    own = world.data.inputs[world.data.world == body]
+    assert torch.equal(streams.predicted.inputs[1], own[-1])
+    assert torch.equal(streams.seen.inputs[1, 9:], own[:2].flatten(0, 1))
+    assert torch.equal(streams.seen.past[1, 9:], world.data.past[world.data.world == body][:2].flatten(0, 1))
+    assert torch.equal(streams.characteristics[1], world.data.characteristics[body])
+    assert len(body_streams(world, "train", 2).world) == 2
+
+
+def test_words_are_those_that_the_world_itself_would_write(world):
+    streams = body_streams(world, "test")
+    stored = streams.words[:, :9].reshape(3, world.num_tables, -1)
+    memory = tiny_trainer(world).learner.memory
+    batch = world.batch("test", 8, torch.Generator().manual_seed(0))
+    for body, start in zip(batch.world[:, 0], batch.labels.start[:, 0], strict=True):
+        row = int((streams.world == body).nonzero())
+        length = np.full(world.num_tables, world.spec.read_words)
+        assert (memory.read(start.numpy(), length).words.reshape(world.num_tables, -1) == stored[row]).all()
+
+
+def test_a_set_that_is_the_bodys_memory_gives_the_error_of_reading_that_memory(world, system, reader):
+    streams = reader.streams
+    # Record j of a set goes to table j % N; the memory has them table by table.
+    per_table = 9 // world.num_tables
+    kept = torch.arange(9).view(world.num_tables, per_table).T.flatten().expand(3, -1)
+    found = reader.test_errors(kept)
+    batch = world.batch("test", 40, torch.Generator().manual_seed(0))
+    last = {int(body): (world.data.world == body).nonzero()[-1] for body in streams.world}
+    for row, body in enumerate(streams.world):
+        chosen = next(i for i in range(40) if torch.equal(batch.current[i], world.data.inputs[last[int(body)]][0]))
+        for t in range(4):
+            now = batch.map(lambda x, chosen=chosen: x[chosen : chosen + 1]).at(t)
+            query = reader._predicted.query.map(lambda x, row=row, t=t: x[row, t : t + 1])
+            step = system.predict(query, ranges=now.labels, mask=torch.ones(1, world.num_tables))
+            error = ((step.next_state - now.target) / world.spec.scale).square().mean()
+            assert float(found[row, t]) == pytest.approx(float(error), rel=1e-3)
+
+
+def test_variants_do_not_depend_on_each_other(reader):
+    body, kept = torch.tensor([0, 1, 2, 0]), torch.tensor([[0, 1], [3, 2], [5, 5], [7, 8]])
+    probes = torch.tensor([[9, 10, 11]]).expand(4, -1)
+    whole = reader.seen_errors(body, kept, probes)
+    for v in range(4):
+        alone = reader.seen_errors(body[v : v + 1], kept[v : v + 1], probes[v : v + 1])
+        assert torch.allclose(alone[0], whole[v], rtol=1e-3)
+
+
+def test_leaving_one_out_is_reading_all_the_others(reader):
+    body, kept, probes = torch.tensor([1, 2]), torch.tensor([[0, 4, 8], [1, 2, 3]]), torch.tensor([[9, 10], [11, 12]])
+    found = left_out_errors(reader, body, kept, probes)
+    for m, others in enumerate(([1, 2], [0, 2], [0, 1])):
+        assert torch.allclose(found[:, m], reader.seen_errors(body, kept[:, others], probes).mean(1), rtol=1e-3)
+
+
+def test_surprise_is_the_error_without_memory(reader):
+    residual, surprise = reader.surprise()
+    nothing = torch.zeros(1, 0, dtype=torch.int64)
+    expected = reader.seen_errors(torch.tensor([2]), nothing, torch.tensor([[5, 16]]))
+    assert torch.allclose(surprise[2, [5, 16]], expected[0], rtol=1e-3)
+    assert torch.allclose(residual.square().mean(-1), surprise)
+
+
+def test_every_policy_keeps_as_many_as_there_is_room_for_each_once(reader):
+    keeps = policies(reader, learn_score(reader, KEEPING, 0), KEEPING, 0)
+    assert list(keeps) == ["first", "recent", "random", "surprise", "fitness", "learned"]
+    for keep in keeps.values():
+        for room in (0, 1, 5, 17):
+            kept = keep(room)
+            assert kept.shape == (3, room)
+            assert all(len(row.unique()) == room for row in kept)
+            assert ((kept >= 0) & (kept < 17)).all()
+    assert keeps["first"](2)[0].tolist() == [0, 1]
+    assert keeps["recent"](2)[0].tolist() == [16, 15]
+    surprise = reader.surprise()[1]
+    assert torch.equal(keeps["surprise"](1)[:, 0], surprise.argmax(1))
+
+
+class Useful:
+    """A reader to which some records are worth much: the error falls by one for each of them that is read."""
+
+    def __init__(self, streams, useful: list[int]) -> None:
+        self.streams, self.useful = streams, torch.tensor(useful)
+
+    def seen_errors(self, body, kept, probes):
+        return (10 - torch.isin(kept, self.useful).sum(1, keepdim=True)).float().expand(-1, probes.shape[1])
+
+
+def test_fitness_keeps_what_is_missed_most(reader):
+    useful = [2, 5, 11, 16]
+    order = fitness_order(Useful(reader.streams, useful), KEEPING, 0)
+    assert torch.equal(order.sort(1).values, torch.arange(17).expand(3, -1))
+    # Each half ranks its own, and the halves take turns: twice as many hold them all, wherever chance put them.
+    assert all(torch.isin(torch.tensor(useful), row[:8]).all() for row in order)
+
+
+def test_hindsight_says_how_much_a_record_was_missed(world, system):
+    lessons = SetReader(system, body_streams(world, "train", 4))
+    useful = [0, 3, 4, 8, 9, 13]
+    lessons.seen_errors = Useful(lessons.streams, useful).seen_errors
+    rows, worth = hindsight(lessons, KEEPING, 0)
+    assert len(rows) == len(worth) == 4 * (2 + 4)
+    assert rows.isfinite().all()
+    # Standardised within a set: what is worth more than the rest of it is above 0.
+    per_set = worth[:8].view(4, 2)
+    assert torch.allclose(per_set.sum(1), torch.zeros(4), atol=1e-5)
+    assert (worth > 0).any()
+
+
+def test_a_streaming_score_keeps_the_best_whatever_the_order(reader):
+    features = RecordFeatures.of(reader)
+
+    class ByFirst:
+        def __call__(self, rows):
+            return rows[..., 0]
+
+    kept = keep_by_score(ByFirst(), features)(4)
+    best = features.own[..., 0].topk(4, dim=1).indices
+    assert torch.equal(kept.sort(1).values, best.sort(1).values)
+
+
+def test_features_tell_how_near_the_next_record_of_the_set_is(reader):
+    features = RecordFeatures.of(reader)
+    kept = torch.tensor([[0, 1, 0], [2, 3, 4], [5, 6, 7]])
+    found = features.of_sets(torch.arange(3), kept)
+    assert found[0, 0, -2] == found[0, 2, -2] == pytest.approx(math.log(1e-3))
+    distance = torch.cdist(features.inputs[1, 2:5], features.inputs[1, 2:5])
+    assert found[1, 1, -2] == pytest.approx(float(torch.min(distance[1, 0], distance[1, 2]).log()), rel=1e-4)
+    assert (found[..., -1] == found[0, 0, -1]).all()
+    alone = features.of_sets(torch.arange(3), kept[:, :1])
+    assert alone.isfinite().all()
+
+
+def test_a_score_is_learnt_and_is_the_same_again(reader):
+    first, second = learn_score(reader, KEEPING, 0), learn_score(reader, KEEPING, 0)
+    rows = torch.randn(5, len(first.mean), generator=torch.Generator().manual_seed(0))
+    assert isinstance(first, Score)
+    assert torch.equal(first(rows), second(rows))
+    fitted = learn_score(reader, replace(KEEPING, score_steps=300), 0)
+    rows, worth = hindsight(reader, KEEPING, 0)
+    assert (fitted(rows) - worth).square().mean() < (first(rows) - worth).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("errors", "needed"),
+    [([4.0, 2.0, 1.0], 3.0), ([4.0, 1.0, 0.5], 1.0), ([4.0, 2.0, 0.5], 2 * math.sqrt(2) - 1), ([1.0, 1.0, 1.0], 0.0),
+     ([4.0, 2.0, 1.5], None)],
+)  # fmt: skip
+def test_the_room_needed_is_told_between_the_rooms_tried(errors, needed):
+    found = records_needed((0, 1, 3), errors, 1.0)
+    assert found == (None if needed is None else pytest.approx(needed))
+
+
+def test_the_result_is_json_and_draws(tmp_path, world, system):
+    config = RetentionConfig(rooms=(0, 2, 6), keeping=KEEPING)
+    result = measure_retention(world, system, config, 0)
+    assert json.loads(json.dumps(result)) == result
+    assert result["ratio"]["first"] == 1
+    assert result["words"]["first"] == 6 * world.spec.record_words
+    assert result["samples"] == 12
+    assert all(found[0] == result["policies"]["first"][0] for found in result["policies"].values())
+    gain = result["policies"]["random"][1]["mean"] - result["policies"]["learned"][1]["mean"]
+    assert result["versus_random"]["learned"][1]["mean"] == pytest.approx(gain, rel=1e-4, abs=1e-6)
+    draw_retention(result, tmp_path / "retention.png")
+    assert (tmp_path / "retention.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_order_is_cut_at_the_room():
+    assert by_order(torch.tensor([[3, 1, 2]]))(2).tolist() == [[3, 1]]
+
+
+def test_rooms_larger_than_a_stream_and_single_sequences_are_refused(world, system):
+    with pytest.raises(ConfigError, match="18 records are more than the 17 of a stream"):
+        measure_retention(world, system, RetentionConfig(rooms=(0, 18), keeping=KEEPING), 0)
+    single = tiny_world("physics", sequences_per_body=1)
+    with pytest.raises(DataError, match="a test body has 1 sequences"):
+        body_streams(single, "test")
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "message"),
+    [
+        (RetentionConfig, {"rooms": (2, 1)}, "rooms"),
+        (RetentionConfig, {"rooms": (3,)}, "rooms"),
+        (KeepingConfig, {"probes": 0}, "probes"),
+        (KeepingConfig, {"dropped": 1.0}, "dropped 1.0"),
+        (KeepingConfig, {"sets": (1,)}, "sets"),
+        (KeepingConfig, {"score_lr": 0.0}, "score_lr"),
+    ],
+)
+def test_settings_out_of_range_are_refused(config, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**settings)
