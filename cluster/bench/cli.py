@@ -24,7 +24,7 @@ def learning(
         typer.Option(help="How many seeds, or which: 3 is 0,1,2. By default 5; quick 1, and 3 to record."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only the study of this name. May come many times.", show_default=False)
+        list[str] | None, typer.Option(help="Run only the study of this name. May come many times.", show_default=False)
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once, of one thread each.")] = 1,
     out: Annotated[
@@ -48,17 +48,20 @@ def learning(
 
     if record and not quick:
         raise typer.BadParameter("only the quick studies are recorded: add --quick", param_hint="--record")
-    studies = chosen(QUICK if quick else STUDIES, only or [])
+    studies = QUICK if quick else STUDIES
+    named = chosen(studies, only or [])
     if list_only:
-        print_outcome(studies_as_data(studies), as_json, claim_list)
+        print_outcome(studies_as_data(named), as_json, claim_list)
     else:
         numbers = parse_seeds(("5" if not quick else "3" if record else "1") if seeds is None else seeds)
+        if record and only:
+            raise typer.BadParameter("all quick studies are recorded together: leave out --only", param_hint="--record")
         if record and len(numbers) < 2:
             raise typer.BadParameter(
                 "one seed says nothing of the next: give 2 or more to record", param_hint="--seeds"
             )
         where = out or (QUICK_OUT if quick else DEFAULT_OUT)
-        _learning(studies, numbers, where, jobs, quick, record, as_json)
+        _learning(studies, tuple(only or ()), numbers, where, jobs, quick, record, as_json)
 
 
 @bench.command()
@@ -122,6 +125,7 @@ def studies_as_data(studies: tuple[Study, ...]) -> list[dict[str, Any]]:
 
 def _learning(
     studies: tuple[Study, ...],
+    only: tuple[str, ...],
     seeds: tuple[int, ...],
     out: Path,
     jobs: int,
@@ -136,7 +140,7 @@ def _learning(
 
     expected = read_expected() if quick and not record else {}
     compared = with_expected(studies, expected) if expected else studies
-    findings = run_learning(compared, seeds, out, jobs, progress_console(), fresh=quick)
+    findings = run_learning(compared, seeds, out, jobs, progress_console(), only=only, fresh=quick)
     if record and not findings.failed:
         record_expected(findings.rows)
     print_outcome({**findings.to_dict(seeds), "out": str(out)}, as_json, findings_table)

@@ -17,6 +17,9 @@ from leworld.evaluation.seeds import next_interval
 
 EXPECTED = Path(__file__).with_name("expected.json")
 
+LEAST_WIDTH = 0.01
+"""An interval reaches this share of its mean to both sides at least: seeds that agree by chance would allow nothing."""
+
 Record = dict[str, Any]
 
 
@@ -44,7 +47,7 @@ def record_expected(rows: Sequence[Row], path: Path = EXPECTED) -> None:
             raise ConfigError(
                 f"{row.study}, {row.figure}: an expectation needs 2 seeds and has {len(values)}; give --seeds 3"
             )
-        record.setdefault(row.study, {})[row.figure] = {**next_interval(values).to_dict(), "seeds": len(values)}
+        record.setdefault(row.study, {})[row.figure] = {**_next(values), "seeds": len(values)}
     write_json(path, record)
 
 
@@ -63,6 +66,16 @@ def with_expected(studies: Sequence[Study], record: Record) -> list[Study]:
 def regressions(rows: Sequence[Row], record: Record) -> list[str]:
     """A line for each figure that is worse than recorded, or is gone."""
     return [_complaint(row, record[row.study][row.figure]) for row in rows if row.status in (MISSED, UNKNOWN)]
+
+
+def _next(values: Sequence[float]) -> dict[str, float]:
+    found = next_interval(values)
+    least = LEAST_WIDTH * abs(found.mean)
+    return {
+        "mean": found.mean,
+        "low": min(found.low, found.mean - least),
+        "high": max(found.high, found.mean + least),
+    }
 
 
 def _expected(study: str, claim: Claim, record: Record) -> Claim:

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,23 @@ class StepFailed(LeWorldError):
 
 @dataclass(frozen=True)
 class Job:
-    """A study with a seed; its files are in ``path``."""
+    """A study with a seed; its files are in ``path``.
+
+    ``digest`` is of all that the result follows from, but for the code.
+
+    Raises:
+        ConfigError: the preset does not take the study's changes.
+    """
 
     study: Study
     seed: int
     path: Path
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = replace(self.config, output=OutputConfig())
+        digest = hashlib.sha256(to_json(asdict(config)).encode()).hexdigest()
+        object.__setattr__(self, "digest", digest)
 
     @property
     def name(self) -> str:
@@ -55,17 +67,8 @@ class Job:
 
     @property
     def config(self) -> RunConfig:
-        """The whole config.
-
-        Raises:
-            ConfigError: the preset does not take the changes.
-        """
+        """The whole config."""
         return load_config(self.study.preset, self.changes)
-
-    def digest(self) -> str:
-        """Of all that the result follows from, but for the code."""
-        config = replace(self.config, output=OutputConfig())
-        return hashlib.sha256(to_json(asdict(config)).encode()).hexdigest()
 
     def kept(self, step: str) -> Any | None:
         """What a step gave out, if it is done."""
@@ -73,7 +76,9 @@ class Job:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def outcome(self) -> dict[str, Any]:
-        """What the steps that are done gave out, by name."""
+        """What the steps that are done gave out, by name; what another config gave out does not count."""
+        if not self.is_current():
+            return {}
         found = {step: self.kept(step) for step in self.study.steps}
         return {step: value for step, value in found.items() if value is not None}
 
@@ -81,14 +86,20 @@ class Job:
         """Whether every step is."""
         return len(self.outcome()) == len(self.study.steps)
 
+    def is_current(self) -> bool:
+        """Whether what is there follows from the config as it is now."""
+        note = self.path / "config.json"
+        return note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("digest") == self.digest
+
     def prepare(self, fresh: bool = False) -> None:
         """Make the directory; what another config left in it goes, and with ``fresh`` all that is there."""
-        note, digest = self.path / "config.json", self.digest()
-        if note.is_file() and (fresh or json.loads(note.read_text(encoding="utf-8")).get("digest") != digest):
+        if self.is_current() and not fresh:
+            return
+        if self.path.is_dir():
             shutil.rmtree(self.path)
-        if not note.is_file():
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(note, {"digest": digest, "preset": self.study.preset, "changes": self.changes})
+        self.path.mkdir(parents=True)
+        note = {"digest": self.digest, "preset": self.study.preset, "changes": self.changes}
+        write_json(self.path / "config.json", note)
 
     def run(self) -> RunDir | None:
         """The run that its training made, or began and can go on with."""

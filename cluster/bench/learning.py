@@ -41,6 +41,7 @@ def run_learning(
     num_jobs: int,
     console: Console,
     *,
+    only: Sequence[str] = (),
     fresh: bool = False,
 ) -> Findings:
     """Run every study with every seed, but for what is there already, and write table and pictures.
@@ -51,26 +52,31 @@ def run_learning(
         out: where everything is kept.
         num_jobs: processes at once, of one thread each.
         console: for progress.
-        fresh: run all of them again.
+        only: run the studies of these names; of the others the table has what is there. None: run all.
+        fresh: run again what is there.
 
     Raises:
         ConfigError: a preset does not take a study's changes; nothing was run then.
         Interrupted: Ctrl-C; the same command goes on, but for ``fresh``.
     """
     jobs = [Job(study, seed, out / study.name / f"seed-{seed}") for seed in seeds for study in studies]
-    for job in jobs:
-        job.digest()
-    for job in jobs:
+    wanted = [job for job in jobs if not only or job.study.name in only]
+    for job in wanted:
         job.prepare(fresh)
     failed: list[str] = []
+
+    def found() -> Findings:
+        known = outcomes(jobs)
+        shown = [study for study in studies if not only or study.name in (*only, *known)]
+        return Findings(table(shown, known), failed)
 
     def note(job: Job, error: StepFailed | None) -> None:
         if error is not None:
             failed.append(str(error))
-        write_findings(Findings(table(studies, outcomes(jobs)), failed), seeds, out)
+        write_findings(found(), seeds, out)
 
-    run_jobs([job for job in jobs if not job.done()], num_jobs, note, console)
-    findings = Findings(table(studies, outcomes(jobs)), failed)
+    run_jobs([job for job in wanted if not job.done()], num_jobs, note, console)
+    findings = found()
     write_findings(findings, seeds, out)
     draw_pictures(findings.rows, outcomes(jobs), out)
     return findings

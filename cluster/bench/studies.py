@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 
 from cluster.bench.claims import Claim, Study, at_least, at_most, within
@@ -14,8 +15,9 @@ REWRITTEN = at_most("memory rewritten / before", gate("rewritten_ratio.mean"), 1
 
 
 CORRUPTED = tuple(
-    at_least(f"one SLM out within 10 steps, {what}", at(f"corruption.out.{kind}"), 0.99)
-    for kind, what in {"random": "addresses at random", "stuck": "one address", "noise": "weights disturbed"}.items()
+    at_least(f"one SLM out in 10 steps, {what}, {whose}", at(f"corruption.{standing}.{kind}.out"), 0.99)
+    for kind, what in {"random": "random addresses", "stuck": "one address", "noise": "spoilt weights"}.items()
+    for standing, whose in {"alone": "by stream", "shared": "by all streams"}.items()
 )
 
 
@@ -32,6 +34,13 @@ def rules(name: str, preset: str, true_reads: float) -> Study:
         REWRITTEN,
     )
     return Study(name, preset, (*claims, *CORRUPTED), steps=("train", "corruption"))
+
+
+def without_labels() -> Study:
+    """Rules whose training worlds name no address: what the system places itself, and hindsight, must do."""
+    hit = at_least("hit, top 1, less with labels", gate("hit_top1"), -0.01)
+    claims = (replace(hit, less="rules-medium"), at_most("MSE / floor", gate("ratios.floor.mean"), 1.10))
+    return Study("rules-no-labels", "rules", claims, ("phases.labels=false", "phases.refine.steps=0"))
 
 
 def pointers() -> Study:
@@ -83,6 +92,7 @@ def capacity() -> Study:
 STUDIES: tuple[Study, ...] = (
     rules("rules-medium", "rules", 4 / 3),
     rules("rules-hard", "rules-hard", 12 / 7),
+    without_labels(),
     pointers(),
     body("cartpole", 1.0),
     body("pendulum", 1.5, 0.2, KEEPS, steps=("retention",)),

@@ -104,7 +104,9 @@ class DigitHead(nn.Module):
         self.bit = nn.Linear(d_model, num_digits * DIGIT_BITS)
         self.rule = SignRule(key_dim, num_digits * DIGIT_BITS)
         self.request = zeroed(nn.Linear(query_dim, num_digits * DIGIT_BITS, bias=False))
-        self.heed = nn.Linear(d_model, 1)
+        self.heed = zeroed(nn.Linear(d_model, 1))
+        # The rule first: what the layers add to a firm sign could only turn it.
+        nn.init.constant_(self.heed.bias, 3.0)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
         values = torch.arange(BASE).unsqueeze(0)

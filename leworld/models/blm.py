@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leworld.errors import ConfigError
-from leworld.models.addressing import SignRule, bits_of
+from leworld.models.addressing import FIRM, REQUEST_GAIN, SignRule, bits_of
 from leworld.models.codec import CODE_DIM, Codec
 from leworld.models.layers import Block, check_heads, mlp, zeroed
 from leworld.models.reads import Reads
@@ -59,7 +59,7 @@ class Senses(_Record):
     """What the BLM sees before it reads.
 
     ``state`` (B, D) past, current, characteristics and request together; ``drift`` (B, Y) the part of the change that
-    is linear in them; ``tags`` (B, N * G) the tag bits to expect in records of each table, in [-1, 1].
+    is linear in them; ``tags`` (B, N, G) scores of the tag bits to expect in records of each table.
     """
 
     state: Tensor
@@ -165,6 +165,28 @@ class RecordEncoder(nn.Module):
         return padded.unflatten(1, (num_records, self.record_words)).flatten(2)[reads.valid]
 
 
+class TagHead(nn.Module):
+    """Which tag a record should have: a rule of the key, or what the request names, as addresses are found."""
+
+    def __init__(self, d_model: int, key_dim: int, query_dim: int, num_tables: int, tag_bits: int) -> None:
+        super().__init__()
+        self.shape = (num_tables, tag_bits)
+        self.rule = SignRule(key_dim, num_tables * tag_bits)
+        self.request = zeroed(nn.Linear(query_dim, num_tables * tag_bits, bias=False))
+        self.heed = nn.Linear(d_model + query_dim, num_tables)
+        nn.init.constant_(self.heed.bias, 2.0)
+
+    def forward(self, state: Tensor, key: Tensor, request: Tensor) -> Tensor:
+        """(B, D), the (B, C) key and the (B, Q) request to (B, N, G) scores of the bits."""
+        heed = torch.sigmoid(self.heed(torch.cat([state, request], dim=-1))).unsqueeze(-1)
+        named = REQUEST_GAIN * self.request(request)
+        return heed * FIRM * self.rule(key).unflatten(1, self.shape) + named.unflatten(1, self.shape)
+
+    def rule_loss(self, key: Tensor, tags: Tensor) -> Tensor:
+        """The rule's loss: (B, C) keys and the (B, N) int64 tags of their records to a scalar."""
+        return self.rule.loss(key, bits_of(tags, self.shape[1]).flatten(1))
+
+
 class Pooling(nn.Module):
     """Attention over the records of a range, each weighed by the belief that it is what this sample needs.
 
@@ -181,7 +203,7 @@ class Pooling(nn.Module):
         self.slot = nn.Parameter(torch.randn(num_slots, 2 * read_dim) * 0.02)
         # A sum of state and slot could not make a slot look at its own part of the state; a product can.
         self.slot_scale = nn.Parameter(1 + torch.randn(num_slots, 2 * read_dim) * 0.5)
-        # How much the tag counts: a request may ask for another record than the key names.
+        # How much a fitting tag counts.
         self.vouch = zeroed(nn.Linear(d_model, 1))
         nn.init.constant_(self.vouch.bias, 2 * FIRST_DOUBT)
         self.doubt = nn.Parameter(torch.tensor(FIRST_DOUBT if tag_bits else 0.0))
@@ -197,7 +219,7 @@ class Pooling(nn.Module):
             index: (B, N) or (B, N, K) int64 in [0, U).
         """
         query = self.query(senses.state).unsqueeze(1) * self.slot_scale + self.slot
-        tags = (self.vouch(senses.state) * senses.tags).unflatten(1, (index.shape[1], self.tag_bits))
+        tags = self.vouch(senses.state).unsqueeze(1) * torch.tanh(senses.tags)
         if index.dim() == 3:
             query, tags = (part.unsqueeze(2).expand(*index.shape, -1) for part in (query, tags))
         flat = index.flatten()
@@ -255,7 +277,7 @@ class BLM(nn.Module):
         self.router = Router(d, slm_dim, num_slms)
         self.records = RecordEncoder(record_words, config.read_dim, decode, tag)
         self.pooling = Pooling(d, config.read_dim, config.read_heads, num_slms, tag[1])
-        self.tags = SignRule(char_dim, num_slms * tag[1])
+        self.tags = TagHead(d, char_dim, config.query_dim, num_slms, tag[1])
         self.slm_hidden = zeroed(nn.Linear(slm_dim, d))
         self.trust = zeroed(nn.Linear(2, d, bias=False))
         self.slot = nn.Parameter(torch.randn(1, num_slms, d) * 0.02)
@@ -280,12 +302,7 @@ class BLM(nn.Module):
         parts += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
         drift = self.drift(torch.cat([query.past, query.current, query.characteristics], dim=-1))
         state = self.norm_state((torch.stack(parts, dim=1) + self.kind).sum(1))
-        return Senses(state, drift, self.tags(query.characteristics))
-
-    def tag_loss(self, characteristics: Tensor, tags: Tensor) -> Tensor:
-        """Loss of the tags to expect: (B, C) and the (B, N) int64 tags of the records of these keys, to a scalar."""
-        num_bits = self.tags.linear.out_features // tags.shape[1]
-        return self.tags.loss(characteristics, bits_of(tags, num_bits).flatten(1))
+        return Senses(state, drift, self.tags(state, query.characteristics, query.info_query))
 
     def route(
         self, senses: Senses, proposals: Proposals, temperature: float = 1.0, noise: Tensor | None = None

@@ -154,7 +154,7 @@ class SLMGroup:
         """Cross-entropy against the write log: the placement says where a key is kept."""
         config = self.config
         loss, hit = self._key_loss(i, config.pretrain_batch, ("keys", step))
-        loss.backward()
+        (loss + self._rule_loss(i, step)).backward()
         self.optimizers[i].step(warmup_cosine(step, config.pretrain_steps, config.pretrain_lr, config.warmup_steps))
         return {"slm_loss": loss.item(), "hit_top1": hit}
 
@@ -166,17 +166,21 @@ class SLMGroup:
     def _key_loss(self, i: int, batch: int, moment: Moment) -> tuple[Tensor, float]:
         """Loss on fresh keys, and the share of them whose best candidate is right."""
         slm_id = self.slm_ids[i]
-        count = max(batch, self.config.rule_batch)
-        keys = self.world.keys(count, generator(self.config.seed, "slm", slm_id, *moment)).to(self.device)
+        keys = self.world.keys(batch, generator(self.config.seed, "slm", slm_id, *moment)).to(self.device)
         table = slm_id % self.world.spec.num_tables
-        rule = self.slms[i].digits.rule_loss(keys.characteristics, keys.labels.start[:, table])
-        keys = keys.map(lambda tensor: tensor[:batch])
         start, length = keys.labels.start[:, table], keys.labels.length[:, table]
         nothing = keys.past.new_zeros(batch, self.config.query_dim)
         output = self.slms[i](Query(keys.past, keys.current, keys.characteristics, nothing))
         found = output.candidates(1)[0][:, 0] == start
         loss = self._label_loss(output, start, length, torch.ones_like(start, dtype=torch.float32), found)
-        return loss + rule, found.float().mean().item()
+        return loss, found.float().mean().item()
+
+    def _rule_loss(self, i: int, step: int) -> Tensor:
+        """Loss of the linear rule on fresh keys; it rests after pre-training, as placement does not change."""
+        slm_id = self.slm_ids[i]
+        keys = self.world.keys(self.config.rule_batch, generator(self.config.seed, "rule", slm_id, step))
+        start = keys.labels.start[:, slm_id % self.world.spec.num_tables]
+        return self.slms[i].digits.rule_loss(keys.characteristics.to(self.device), start.to(self.device))
 
     def _label_loss(self, output: SLMOutput, start: Tensor, length: Tensor, weight: Tensor, found: Tensor) -> Tensor:
         """Cross-entropy on digits and length where the address is known, and the calibration of the confidence."""

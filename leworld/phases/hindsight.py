@@ -42,7 +42,7 @@ def variant_errors(blm: BLM, senses: Senses, slots: Slots, masks: Tensor, change
         (V, B).
     """
     num_variants, batch = slots.content.shape[:2]
-    repeated = senses.map(lambda tensor: tensor.repeat(num_variants, 1))
+    repeated = senses.map(lambda tensor: tensor.repeat(num_variants, *[1] * (tensor.dim() - 1)))
     mask = masks.repeat_interleave(batch, dim=0)
     prediction = blm.predict(repeated, slots.map(lambda tensor: tensor.flatten(0, 1)), mask)
     return (prediction.change.unflatten(0, (num_variants, batch)) - change).pow(2).mean(-1)

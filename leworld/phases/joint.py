@@ -117,12 +117,13 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     chosen = proposals.map(lambda x: x[rows].detach())
     seen = senses.map(lambda tensor: tensor[rows].detach())
     scores = score(learner, config, seen, records, candidate_index, chosen, change[rows], rows)
-    verify = verify_loss(pooled, spoilt.wrong, spoilt.wrong | right_reads(batch, proposals))
+    right = right_reads(batch, proposals) if learner.labels else spoilt.ranges.length > 0
+    verify = verify_loss(pooled, spoilt.wrong, spoilt.wrong | right)
     loss = error + config.verify_weight * verify + routing_loss(config, routing, scores)
     loss.backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimizer.step(lr)
-    credit = to_credit(config, batch, proposals, scores)
+    credit = to_credit(config, batch, proposals, scores, config.label_weight if learner.labels else 0.0)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
     learner.fleet.learn([credit], slm_lr, ("joint", step))
     return {
@@ -167,7 +168,9 @@ def routing_loss(config: JointConfig, routing: Routing, scores: Scores) -> Tenso
     return config.mask_weight * taught + own
 
 
-def to_credit(config: JointConfig, batch: Batch, proposals: Proposals, scores: Scores) -> Credit:
+def to_credit(
+    config: JointConfig, batch: Batch, proposals: Proposals, scores: Scores, label_weight: float
+) -> Credit:
     """What the SLMs are taught: the write log where the address follows from the inputs, hindsight where it scored."""
     candidate = torch.zeros_like(proposals.log_prob)
     weight = torch.zeros_like(proposals.confidence)
@@ -177,7 +180,7 @@ def to_credit(config: JointConfig, batch: Batch, proposals: Proposals, scores: S
     weight[scores.rows] = config.credit_weight * share * scores.weight
     hidden_grad = proposals.hidden.grad
     assert hidden_grad is not None
-    return Credit(batch.labels, config.label_weight * batch.keyed.float(), candidate, weight, hidden_grad)
+    return Credit(batch.labels, label_weight * batch.keyed.float(), candidate, weight, hidden_grad)
 
 
 def hit_metrics(batch: Batch, proposals: Proposals) -> Metrics:

@@ -25,7 +25,10 @@ Metrics = dict[str, float]
 
 
 class Learner:
-    """What a phase works with. It owns the BLM and its optimiser; fleet and memory may be anywhere."""
+    """What a phase works with. It owns the BLM and its optimiser; fleet and memory may be anywhere.
+
+    Without ``labels`` no phase looks at what batches say of addresses.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Learner:
         weight_decay: float,
         grad_clip: float,
         seed: int,
+        labels: bool = True,
         device: str = "cpu",
     ) -> None:
         self.blm = blm.to(device)
@@ -44,6 +48,7 @@ class Learner:
         self.memory = memory
         self.world = world
         self.seed = seed
+        self.labels = labels
         self.device = device
         self.optimizer = Optimizer(self.blm, weight_decay, grad_clip)
 

@@ -5,16 +5,18 @@ Nothing is recurrent here, so time folds into the batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from leworld.models.blm import Slots
+from leworld.models.addressing import FIRM
+from leworld.models.blm import Senses, Slots
 from leworld.models.router import logistic_noise
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
 from leworld.rng import generator
+from leworld.types import Batch
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class PretrainConfig:
         irrelevant: part of the reads that are another sample's.
         dropped: part of the reads that are left out.
         blind: part of the samples that read nothing.
+        temperature: of the router.
         verify_weight: of the loss of reads wrongly ignored or wrongly believed.
         codec_weight: of the loss of words decoded from their codes.
         slm_steps: optimiser steps of each SLM.
         slm_batch: keys a step.
-        rule_batch: keys a step for the linear rule from key to address, which are cheap; of the later phases too.
+        rule_batch: keys a step for the linear rule from key to address, which are cheap.
         slm_lr: peak learning rate of the SLMs.
         length_weight: of the length in the SLMs' loss.
         confidence_weight: of the confidence in the SLMs' loss.
@@ -48,6 +51,7 @@ class PretrainConfig:
     irrelevant: float = 0.3
     dropped: float = 0.2
     blind: float = 0.1
+    temperature: float = 0.3
     verify_weight: float = 0.1
     codec_weight: float = 0.1
     slm_steps: int = 600
@@ -60,7 +64,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_fractions("phases.pretrain", self, "irrelevant", "dropped", "blind")
         check_positive("phases.pretrain", self, "sequences", "samples", "lr", "slm_batch", "rule_batch", "slm_lr")
-        check_positive("phases.pretrain", self, "warmup_steps")
+        check_positive("phases.pretrain", self, "warmup_steps", "temperature")
         check_not_negative("phases.pretrain", self, "steps", "slm_steps", "verify_weight", "codec_weight")
         check_not_negative("phases.pretrain", self, "length_weight", "confidence_weight")
 
@@ -69,12 +73,17 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
     """One step of the BLM on reads of the write log, some of them spoilt."""
     draw = generator(learner.seed, "pretrain", step)
     batch = learner.samples(config.sequences, config.samples, draw)
-    spoilt = spoil(batch.labels, Spoiling(config.irrelevant, config.dropped, config.blind), draw)
-    senses = learner.blm.sense(learner.query(batch))
-    records, (index,) = learner.read(spoilt.ranges)
+    query = learner.query(batch)
+    # Without labels, SLMs that are taught beside it by what was written say where to read.
+    own = batch.labels if learner.labels else learner.fleet.propose(query).to(learner.device).ranges()
+    spoilt = spoil(own, Spoiling(config.irrelevant, config.dropped, config.blind), draw)
+    records, (index, right) = learner.read(spoilt.ranges, own)
+    senses = learner.blm.sense(query)
+    if learner.labels:
+        senses = expecting(senses, batch, records.tags[right, 0])
     pooled = learner.blm.pool(senses, records, index)
     noise = logistic_noise(spoilt.kept.shape, draw).to(learner.device)
-    routing = learner.blm.route_alone(senses, 0.3, noise)
+    routing = learner.blm.route_alone(senses, config.temperature, noise)
     prediction = learner.blm.predict(senses, Slots(pooled.content, pooled.notes), routing.mask * spoilt.kept)
     error = (prediction.change - learner.change(batch)).pow(2).mean()
     verify = verify_loss(pooled, spoilt.wrong, spoilt.ranges.length > 0)
@@ -86,10 +95,15 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
     return {"loss": error.item(), "verify_loss": verify.item(), "grad_norm": norm, "lr": lr}
 
 
+def expecting(senses: Senses, batch: Batch, tags: torch.Tensor) -> Senses:
+    """Where only a request could name the record, the right (B, N, G) tags stand in for what it will name."""
+    return replace(senses, tags=torch.where(batch.keyed.unsqueeze(-1), senses.tags, FIRM * tags))
+
+
 def _tag_loss(learner: Learner, config: PretrainConfig, step: int) -> torch.Tensor | float:
     """Fresh keys teach which tags to expect, as they teach addresses to the SLMs."""
     keys = learner.world.keys(config.rule_batch, generator(learner.seed, "tags", step)).to(learner.device)
-    return 0.0 if keys.tags is None else learner.blm.tag_loss(keys.characteristics, keys.tags)
+    return 0.0 if keys.tags is None else learner.blm.tags.rule_loss(keys.characteristics, keys.tags)
 
 
 def _random_words(learner: Learner, step: int) -> torch.Tensor:

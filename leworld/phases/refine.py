@@ -23,8 +23,8 @@ from leworld.models.blm import Prediction, Slots
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, variant_errors
-from leworld.phases.joint import attach_hidden, right_reads
-from leworld.phases.learner import Learner, Metrics, slots_of, verify_loss
+from leworld.phases.joint import attach_hidden
+from leworld.phases.learner import Learner, Metrics, Spoiling, slots_of, spoil, verify_loss
 from leworld.rng import generator
 from leworld.types import Batch, Credit, Proposals, Ranges
 
@@ -38,6 +38,7 @@ class RefineConfig:
         sequences: sequences a step.
         horizon: their length at most.
         lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
+        irrelevant: part of the reads that are another sample's.
         guided: part of the sequences that read what the write log names instead of what was proposed.
         request_weight: of the SLMs' gradient in the request at the end; it grows from 0, as what the SLMs say of
             requests that they cannot read yet is no good lesson.
@@ -51,6 +52,7 @@ class RefineConfig:
     lr: float = 3e-4
     slm_lr: float = 1e-3
     warmup_steps: int = 10
+    irrelevant: float = 0.3
     guided: float = 0.9
     request_weight: float = 1.0
     label_weight: float = 0.5
@@ -59,7 +61,7 @@ class RefineConfig:
     read_price: float = 0.0005
 
     def __post_init__(self) -> None:
-        check_fractions("phases.refine", self, "guided")
+        check_fractions("phases.refine", self, "irrelevant", "guided")
         check_positive("phases.refine", self, "sequences", "horizon", "lr", "slm_lr", "warmup_steps")
         check_not_negative("phases.refine", self, "steps", "request_weight", "label_weight", "verify_weight")
         check_not_negative("phases.refine", self, "mask_weight", "read_price")
@@ -95,7 +97,7 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
     asked = first_requests(learner, config, batch, guided, horizon)
     made = make_requests(learner, config, batch, asked, guided)
     requests = delay(sent(made, guided, learner.blm.config.request_price), horizon)
-    result = run_round(learner, config, batch, requests)
+    result = run_round(learner, config, batch, requests, draw)
     foreseen = foresight_loss(made.worth, worth, horizon)
     (result.error.mean() + result.taught + foreseen).backward(retain_graph=True)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
@@ -150,22 +152,30 @@ def make_requests(learner: Learner, config: RefineConfig, batch: Batch, received
     return learner.blm.predict(senses, slots, mask)
 
 
-def run_round(learner: Learner, config: RefineConfig, batch: Batch, received: Tensor) -> Round:
+def run_round(
+    learner: Learner, config: RefineConfig, batch: Batch, received: Tensor, draw: torch.Generator
+) -> Round:
     """All steps with the requests that they receive, as they will be at test time."""
     query = learner.query(batch, received)
     proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), learn=True).to(learner.device))
     senses = learner.blm.sense(query)
     routing = learner.blm.route(senses, proposals)
-    records, (index,) = learner.read(proposals.ranges())
+    spoilt = spoil(proposals.ranges(), Spoiling(config.irrelevant, 0.0, 0.0), draw)
+    records, (index, right) = learner.read(spoilt.ranges, batch.labels)
     pooled = learner.blm.pool(senses, records, index)
     slots = slots_of(learner, pooled, proposals)
     prediction = learner.blm.predict(senses, slots, routing.mask)
     change = learner.change(batch)
     seen = senses.map(Tensor.detach)
     best = best_masks(learner.blm, seen, slots.map(Tensor.detach), change, config.read_price)
-    mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best)
-    verify = verify_loss(pooled, ~right_reads(batch, proposals), batch.labels.length > 0)
-    taught = config.mask_weight * mask_loss + config.verify_weight * verify
+    # What a spoilt read is worth says nothing of the mask.
+    fair = (~spoilt.wrong.any(1)).float()
+    mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best, reduction="none").mean(1)
+    mask_loss = (mask_loss * fair).sum() / fair.sum().clamp(min=1)
+    known = batch.labels.length > 0
+    verify = verify_loss(pooled, spoilt.ranges.start != batch.labels.start, known)
+    tags = F.softplus(-2 * senses.tags * records.tags[right, 0])[known].mean() if senses.tags.numel() else 0.0
+    taught = config.mask_weight * mask_loss + config.verify_weight * (verify + tags)
     return Round((prediction.change - change).pow(2).mean(-1), taught, proposals)
 
 

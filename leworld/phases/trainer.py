@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from leworld.errors import CheckpointError
+from leworld.errors import CheckpointError, ConfigError
 from leworld.memory import Memory
 from leworld.models.fleet import Fleet, FleetConfig
 from leworld.models.system import ModelConfig, build_blm
@@ -28,6 +28,8 @@ class PhasesConfig:
     """The three phases, and what they share.
 
     Attributes:
+        labels: whether the write log of the worlds trained on teaches where their records are. Without, the system
+            knows no addresses but those of keys that it places itself; hindsight does the rest. Refining needs it.
         rehearsal: fresh keys that each SLM goes on practising on in a step of the later phases; 0 for none.
         weight_decay, grad_clip: of every optimiser.
     """
@@ -35,11 +37,17 @@ class PhasesConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     joint: JointConfig = field(default_factory=JointConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
+    labels: bool = True
     rehearsal: int = 256
     weight_decay: float = 0.01
     grad_clip: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.labels and self.refine.steps:
+            raise ConfigError(
+                f"phases.labels false with {self.refine.steps} steps of refining, which is taught by them: "
+                "set phases.refine.steps=0"
+            )
         check_not_negative("phases", self, "rehearsal", "weight_decay")
         check_positive("phases", self, "grad_clip")
 
@@ -110,6 +118,7 @@ class Trainer:
             weight_decay=phases.weight_decay,
             grad_clip=phases.grad_clip,
             seed=seed,
+            labels=phases.labels,
             device=device,
         )
 
@@ -136,6 +145,10 @@ class Trainer:
         for start in range(first, total, CHUNK_STEPS):
             end = min(start + CHUNK_STEPS, total)
             pending = self.learner.fleet.pretrain(start, max(0, min(end, config.slm_steps) - start))
+            if not self.learner.labels:
+                # The BLM asks the SLMs, and they are to be alike wherever they run.
+                taught = pending()
+                pending = lambda taught=taught: taught
             metrics = [self._pretrain_metrics(config, step) for step in range(start, end)]
             metrics[-1].update(mean_metrics(pending()))
             # The SLMs are at the end of the chunk from here on: only there may a run be cut.

@@ -46,13 +46,13 @@ class PhysicsConfig:
     horizon: int = 20
     char_dim: int = 32
     num_tables: int = 3
-    address_bits: int = 24
+    address_bits: int = 32
 
     def __post_init__(self) -> None:
         checks.one_of("physics", "body", self.body, tuple(BODIES))
-        checks.at_least("physics", 1, num_train=self.num_train, names=self.names, num_valid=self.num_valid, num_test=self.num_test)
-        checks.at_least("physics", 1, sequences_per_body=self.sequences_per_body, horizon=self.horizon)
-        checks.at_least("physics", 1, num_tables=self.num_tables, char_dim=self.char_dim)
+        checks.at_least("physics", 1, num_train=self.num_train, num_valid=self.num_valid, num_test=self.num_test)
+        checks.at_least("physics", 1, names=self.names, sequences_per_body=self.sequences_per_body)
+        checks.at_least("physics", 1, horizon=self.horizon, num_tables=self.num_tables, char_dim=self.char_dim)
         checks.at_least("physics", self.num_tables, records=self.records)
         check_address_bits(self.address_bits)
         checks.at_least("physics", 16, address_bits=self.address_bits)
@@ -96,11 +96,10 @@ def simulate(config: PhysicsConfig, seed: int, version: int = 0) -> TrajectoryDa
     body = BODIES[config.body]()
     codes, parts = [], []
     for split, count, named in zip(SPLITS, counts, names, strict=True):
-        codes.append(
-            np.random.default_rng(derive_seed(seed, "physics", split)).standard_normal((count * named, config.char_dim))
-        )
+        known = np.random.default_rng(derive_seed(seed, "physics", split))
+        codes.append(known.standard_normal((named * count, config.char_dim)))
         random = np.random.default_rng(derive_seed(seed, "physics", split, version))
-        parts.extend(part for _ in range(count) for part in [_observed(body, config, random)] * named)
+        parts.extend([_observed(body, config, random) for _ in range(count)] * named)
     contexts, stored, sequences = (np.stack(column) for column in zip(*parts, strict=True))
     inputs, following = _columns(sequences.reshape(-1, *sequences.shape[2:]), body.state_dim)
     stored_inputs, stored_next = _columns(stored.reshape(len(parts), -1, stored.shape[-1]), body.state_dim)

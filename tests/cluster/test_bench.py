@@ -146,7 +146,7 @@ def test_list_shows_goals_and_runs_nothing(tmp_path, monkeypatch, capsys):
     assert main(["bench", "learning", "--list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [each["study"] for each in listed] == [each.name for each in STUDIES]
-    assert {"figure": "MSE / floor", "goal": "<= 1.15"} in listed[2]["claims"]
+    assert {"figure": "MSE / floor", "goal": "<= 1.15"} in listed[3]["claims"]
     assert main(["bench", "learning", "--list", "--quick"]) == 0
     assert "quick-rules" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
@@ -212,6 +212,17 @@ def test_what_is_done_is_not_run_again_but_for_another_config(tmp_path, commands
     assert len(commands.seen) == 5
     run_learning((study(changes=("phases.joint.steps=5",)),), (0,), tmp_path, 1, QUIET, fresh=True)
     assert len(commands.seen) == 6
+
+
+def test_only_some_are_run_and_the_table_keeps_the_others(tmp_path, commands):
+    both = study(), study(name="two"), study(name="three")
+    learn(tmp_path, *both[:2], seeds=(0,))
+    findings = run_learning(both, (0,), tmp_path, 1, QUIET, only=("two",), fresh=True)
+    assert len(commands.seen) == 3
+    assert [(each.study, each.values) for each in findings.rows] == [("one", {0: 0.5}), ("two", {0: 0.5})]
+    other = study(changes=("phases.joint.steps=5",)), both[1]
+    assert [each.study for each in run_learning(other, (0,), tmp_path, 1, QUIET, only=("two",)).rows] == ["two"]
+    assert len(commands.seen) == 3
 
 
 def test_another_step_is_all_that_is_run_when_it_is_added(tmp_path, commands, monkeypatch):
@@ -280,6 +291,12 @@ def test_expectations_allow_one_seed_more_and_no_worse(recorded):
     assert worse == ["one: error is 1.2, expected <= 1.09687 (mean 0.6 of 3 seeds)"]
     assert "hit is 0.01, expected >= 0.1031" in regressions(table(compared, results(0.01)), record)[0]
     assert len(regressions(table(compared, {}), record)) == 2
+
+
+def test_seeds_that_agree_still_leave_a_little_room(tmp_path):
+    record_expected(table([study()], results(1.0, 1.0)), tmp_path / "expected.json")
+    entry = read_expected(tmp_path / "expected.json")["one"]["error"]
+    assert (entry["low"], entry["high"]) == pytest.approx((0.99, 1.01))
 
 
 def test_expectations_that_are_missing_say_how_to_record(recorded, tmp_path):

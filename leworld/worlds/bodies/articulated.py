@@ -29,7 +29,6 @@ class Anatomy:
         pose: (nq,) range of what is added to each joint's position.
         speed: (nv,) largest speed of each joint.
         clearance: range of the gap between the lowest point and the ground; None where there is no ground.
-        drive: probability that a motor is used at a step.
     """
 
     name: str
@@ -37,34 +36,32 @@ class Anatomy:
     pose: tuple[Range, ...]
     speed: tuple[float, ...]
     clearance: Range | None
-    drive: float
 
 
 STILL = (0.0, 0.0)
-WIDE = (0.4, 2.5)
+DRIVE = 1 / 3
+"""Probability that a motor is used at a step: were all used, one step would tell the gear of every motor."""
+
 HOPPER = Anatomy(
     name="Hopper-v5",
-    factors={"mass": WIDE, "gravity": WIDE, "damping": (0.25, 4.0), "gear": (0.1, 1.0)},
-    pose=(STILL, STILL, (-0.1, 0.1), (-0.5, -0.1), (-0.5, -0.1), (-0.2, 0.2)),
-    speed=(0.5, 0.5, 0.5, 1, 1, 1),
-    clearance=(0.0, 0.1),
-    drive=0.5,
+    factors={"mass": (0.5, 2), "gravity": (0.5, 2), "damping": (0.25, 4), "gear": (0.03, 0.6)},
+    pose=(STILL, STILL, (-0.05, 0.05), (-0.4, -0.2), (-0.4, -0.2), (-0.1, 0.1)),
+    speed=(0.2, 0.1, 0.2, 0.5, 0.5, 0.5),
+    clearance=(0.0, 0.02),
 )
 SWIMMER = Anatomy(
     name="Swimmer-v5",
-    factors={"mass": WIDE, "density": (0.05, 0.5), "gear": WIDE},
-    pose=(STILL, STILL, (-0.5, 0.5), (-0.8, 0.8), (-0.8, 0.8)),
-    speed=(0.5, 0.5, 1, 1, 1),
+    factors={"mass": (0.4, 2.5), "density": (0.1, 1), "gear": (0.1, 1)},
+    pose=(STILL, STILL, (-0.3, 0.3), (-0.5, 0.5), (-0.5, 0.5)),
+    speed=(0.3, 0.3, 0.5, 0.5, 0.5),
     clearance=None,
-    drive=0.5,
 )
 HALFCHEETAH = Anatomy(
     name="HalfCheetah-v5",
-    factors={"mass": WIDE, "gravity": WIDE, "damping": (0.4, 4.0), "gear": (0.1, 1)},
-    pose=(STILL, STILL, (-0.1, 0.1), *((-0.15, 0.15),) * 6),
-    speed=(0.5, 0.5, 0.5, 1, 1, 1, 1, 1, 1),
-    clearance=(0.0, 0.05),
-    drive=0.5,
+    factors={"mass": (0.5, 2), "gravity": (0.5, 2), "damping": (1, 5), "gear": (0.05, 1)},
+    pose=(STILL, STILL, *((-0.1, 0.1),) * 7),
+    speed=(0.25, 0.25, 0.25, *(0.5,) * 6),
+    clearance=(0.0, 0.02),
 )
 
 
@@ -98,7 +95,7 @@ class ArticulatedBody:
         """See ``Body``."""
         states = [self._start(random)]
         shape = (num_steps, self.env.model.nu)
-        actions = random.uniform(-1, 1, size=shape) * (random.uniform(size=shape) < self.anatomy.drive)
+        actions = random.uniform(-1, 1, size=shape) * (random.uniform(size=shape) < DRIVE)
         states.extend(self.env.step(action)[0] for action in actions)
         if any(warning.number for warning in self.env.data.warning):
             raise DataError(f"physics: {self.anatomy.name} did not stay finite: use another seed.")
