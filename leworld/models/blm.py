@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leworld.errors import ConfigError
-from leworld.models.addressing import FIRM, REQUEST_GAIN, SignRule, bits_of
+from leworld.models.addressing import REQUEST_GAIN, SignRule, bits_of
 from leworld.models.codec import CODE_DIM, Codec
 from leworld.models.layers import Block, check_heads, mlp, zeroed
 from leworld.models.reads import Reads
@@ -23,6 +23,11 @@ from leworld.types import Proposals, Query, _Record
 
 FIRST_DOUBT = 3.0
 """At first a record whose tag fits is believed as firmly as one with half of the bits wrong is doubted."""
+TAG_GAIN = 30.0
+HEED = 2.0
+"""How much a key counts before anything was asked, as a logit."""
+SURE = 3.0
+"""The score of a tag's bit at most."""
 MIX_LAYERS = 2
 """What a record says is seldom linear in its fields."""
 
@@ -168,19 +173,20 @@ class RecordEncoder(nn.Module):
 class TagHead(nn.Module):
     """Which tag a record should have: a rule of the key, or what the request names, as addresses are found."""
 
-    def __init__(self, d_model: int, key_dim: int, query_dim: int, num_tables: int, tag_bits: int) -> None:
+    def __init__(self, key_dim: int, query_dim: int, num_tables: int, tag_bits: int) -> None:
         super().__init__()
         self.shape = (num_tables, tag_bits)
         self.rule = SignRule(key_dim, num_tables * tag_bits)
         self.request = zeroed(nn.Linear(query_dim, num_tables * tag_bits, bias=False))
-        self.heed = nn.Linear(d_model + query_dim, num_tables)
-        nn.init.constant_(self.heed.bias, 2.0)
+        # Where something was asked, each table learns whether it still goes by the key; at first it does not.
+        self.heed = nn.Parameter(torch.full((num_tables, 1), 2 * HEED / REQUEST_GAIN))
 
-    def forward(self, state: Tensor, key: Tensor, request: Tensor) -> Tensor:
-        """(B, D), the (B, C) key and the (B, Q) request to (B, N, G) scores of the bits."""
-        heed = torch.sigmoid(self.heed(torch.cat([state, request], dim=-1))).unsqueeze(-1)
-        named = REQUEST_GAIN * self.request(request)
-        return heed * FIRM * self.rule(key).unflatten(1, self.shape) + named.unflatten(1, self.shape)
+    def forward(self, key: Tensor, request: Tensor) -> Tensor:
+        """The (B, C) key and the (B, Q) request to (B, N, G) scores of the bits."""
+        asked = request.any(-1)[:, None, None].float()
+        heed = torch.sigmoid(HEED - asked * REQUEST_GAIN * self.heed)
+        named = TAG_GAIN * self.request(request)
+        return heed * SURE * self.rule(key).unflatten(1, self.shape) + named.unflatten(1, self.shape)
 
     def rule_loss(self, key: Tensor, tags: Tensor) -> Tensor:
         """The rule's loss: (B, C) keys and the (B, N) int64 tags of their records to a scalar."""
@@ -277,7 +283,7 @@ class BLM(nn.Module):
         self.router = Router(d, slm_dim, num_slms)
         self.records = RecordEncoder(record_words, config.read_dim, decode, tag)
         self.pooling = Pooling(d, config.read_dim, config.read_heads, num_slms, tag[1])
-        self.tags = TagHead(d, char_dim, config.query_dim, num_slms, tag[1])
+        self.tags = TagHead(char_dim, config.query_dim, num_slms, tag[1])
         self.slm_hidden = zeroed(nn.Linear(slm_dim, d))
         self.trust = zeroed(nn.Linear(2, d, bias=False))
         self.slot = nn.Parameter(torch.randn(1, num_slms, d) * 0.02)
@@ -302,7 +308,7 @@ class BLM(nn.Module):
         parts += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
         drift = self.drift(torch.cat([query.past, query.current, query.characteristics], dim=-1))
         state = self.norm_state((torch.stack(parts, dim=1) + self.kind).sum(1))
-        return Senses(state, drift, self.tags(state, query.characteristics, query.info_query))
+        return Senses(state, drift, self.tags(query.characteristics, query.info_query))
 
     def route(
         self, senses: Senses, proposals: Proposals, temperature: float = 1.0, noise: Tensor | None = None

@@ -31,7 +31,7 @@ class JointConfig:
         sequences: sequences drawn a step; ``samples`` transitions kept of them.
         lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
         irrelevant: part of the reads that are another sample's; ``dropped`` part left out; ``blind`` part of the
-            samples that read nothing.
+            samples that read nothing; ``cut`` part of which only some first records of each read exist.
         scored: part of the samples on which hindsight scores candidates and masks.
         verify_weight: of the loss of reads wrongly ignored or wrongly believed.
         credit_weight: of hindsight over candidates in the SLMs' loss.
@@ -52,6 +52,7 @@ class JointConfig:
     irrelevant: float = 0.3
     dropped: float = 0.1
     blind: float = 0.05
+    cut: float = 0.1
     scored: float = 0.25
     verify_weight: float = 0.1
     credit_weight: float = 0.2
@@ -65,7 +66,7 @@ class JointConfig:
     temperature_end: float = 0.1
 
     def __post_init__(self) -> None:
-        check_fractions("phases.joint", self, "irrelevant", "dropped", "blind", "scored")
+        check_fractions("phases.joint", self, "irrelevant", "dropped", "blind", "cut", "scored")
         check_positive(
             "phases.joint", self, "sequences", "samples", "lr", "slm_lr", "credit_temperature", "temperature"
         )
@@ -97,13 +98,15 @@ class Scores:
 def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     """One step of everything: propose, route, read, predict, score in hindsight, send credit."""
     draw = generator(learner.seed, "joint", step)
-    batch = learner.samples(config.sequences, config.samples, draw)
+    # What only a request could find is left to the refine phase: without one, the right record seems of no use.
+    batch = learner.samples(config.sequences, config.samples, draw, keyed=True)
     query = learner.query(batch)
     proposals = attach_hidden(learner.fleet.propose(query, learn=True).to(learner.device))
     senses = learner.blm.sense(query)
     noise = logistic_noise(proposals.confidence.shape, draw).to(learner.device)
     routing = learner.blm.route(senses, proposals, config.temperature_at(step), noise)
-    spoilt = spoil(proposals.ranges(), Spoiling(config.irrelevant, config.dropped, config.blind), draw)
+    spoiling = Spoiling(config.irrelevant, config.dropped, config.blind, config.cut)
+    spoilt = spoil(proposals.ranges(), spoiling, draw, learner.world.spec.record_words)
     rows = scored_rows(len(batch.current), config.scored, draw).to(learner.device)
     candidates = Ranges(proposals.start[rows], proposals.length[rows])
     records, (index, candidate_index) = learner.read(spoilt.ranges, candidates)

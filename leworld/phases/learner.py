@@ -57,10 +57,17 @@ class Learner:
         """The same parts, ready to predict."""
         return System(self.blm, self.fleet, self.memory, self.world.spec, self.device)
 
-    def samples(self, sequences: int, count: int, generator: torch.Generator) -> Batch:
-        """(count, ...) single transitions out of as many training sequences, the time axis gone."""
+    def samples(self, sequences: int, count: int, generator: torch.Generator, *, keyed: bool = False) -> Batch:
+        """(count, ...) single transitions out of as many training sequences, the time axis gone.
+
+        With ``keyed``, and where there are such, only transitions whose addresses all follow from the inputs: fewer, then.
+        """
         batch = self.world.batch("train", sequences, generator).fold_time().at(0)
-        rows = torch.randperm(len(batch.current), generator=generator)[:count]
+        rows = torch.randperm(len(batch.current), generator=generator)
+        if keyed and self.labels:
+            known = rows[batch.keyed.all(1)[rows]]
+            rows = known if len(known) else rows
+        rows = rows[:count]
         return batch.map(lambda tensor: tensor[rows]).to(self.device)
 
     def read(self, *ranges: Ranges) -> tuple[Records, list[Tensor]]:
@@ -101,11 +108,13 @@ class Spoiling:
         irrelevant: part of the reads replaced by another sample's.
         dropped: part of the reads not made.
         blind: part of the samples that read nothing at all.
+        cut: part of the samples of which only some first records of each read exist, as soon after the first writes.
     """
 
     irrelevant: float
     dropped: float
     blind: float
+    cut: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,13 +126,14 @@ class Spoilt:
     kept: Tensor
 
 
-def spoil(ranges: Ranges, spoiling: Spoiling, generator: torch.Generator) -> Spoilt:
+def spoil(ranges: Ranges, spoiling: Spoiling, generator: torch.Generator, record_words: int = 1) -> Spoilt:
     """Replace and drop reads at random.
 
     Args:
         ranges: (B, N).
         spoiling: how much.
         generator: on the CPU.
+        record_words: words of a record; reads are cut between records.
     """
     batch, device = len(ranges.start), ranges.start.device
     other = derangement(batch, generator).to(device)
@@ -134,6 +144,10 @@ def spoil(ranges: Ranges, spoiling: Spoiling, generator: torch.Generator) -> Spo
     swap = (lost < all_wrong) | (alone < all_wrong / (1 - all_wrong))
     start = torch.where(swap, ranges.start[other], ranges.start)
     length = torch.where(swap, ranges.length[other], ranges.length)
+    if spoiling.cut:
+        cut, share = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
+        part = (share * (length // record_words + 1)).long() * record_words
+        length = torch.where((cut < spoiling.cut) & (length > record_words), part, length)
     kept = (dropped >= spoiling.dropped) & (blind >= spoiling.blind) & (length > 0)
     return Spoilt(Ranges(start, length), start != ranges.start, kept.float())
 

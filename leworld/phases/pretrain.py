@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from leworld.models.addressing import FIRM
-from leworld.models.blm import Senses, Slots
+from leworld.models.blm import SURE, Senses, Slots
 from leworld.models.router import logistic_noise
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
@@ -32,6 +31,7 @@ class PretrainConfig:
         irrelevant: part of the reads that are another sample's.
         dropped: part of the reads that are left out.
         blind: part of the samples that read nothing.
+        cut: part of the samples of which only some first records of each read exist.
         temperature: of the router.
         verify_weight: of the loss of reads wrongly ignored or wrongly believed.
         codec_weight: of the loss of words decoded from their codes.
@@ -51,6 +51,7 @@ class PretrainConfig:
     irrelevant: float = 0.3
     dropped: float = 0.2
     blind: float = 0.1
+    cut: float = 0.2
     temperature: float = 0.3
     verify_weight: float = 0.1
     codec_weight: float = 0.1
@@ -62,7 +63,7 @@ class PretrainConfig:
     confidence_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        check_fractions("phases.pretrain", self, "irrelevant", "dropped", "blind")
+        check_fractions("phases.pretrain", self, "irrelevant", "dropped", "blind", "cut")
         check_positive("phases.pretrain", self, "sequences", "samples", "lr", "slm_batch", "rule_batch", "slm_lr")
         check_positive("phases.pretrain", self, "warmup_steps", "temperature")
         check_not_negative("phases.pretrain", self, "steps", "slm_steps", "verify_weight", "codec_weight")
@@ -76,7 +77,8 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
     query = learner.query(batch)
     # Without labels, SLMs that are taught beside it by what was written say where to read.
     own = batch.labels if learner.labels else learner.fleet.propose(query).to(learner.device).ranges()
-    spoilt = spoil(own, Spoiling(config.irrelevant, config.dropped, config.blind), draw)
+    spoiling = Spoiling(config.irrelevant, config.dropped, config.blind, config.cut)
+    spoilt = spoil(own, spoiling, draw, learner.world.spec.record_words)
     records, (index, right) = learner.read(spoilt.ranges, own)
     senses = learner.blm.sense(query)
     if learner.labels:
@@ -97,7 +99,7 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
 
 def expecting(senses: Senses, batch: Batch, tags: torch.Tensor) -> Senses:
     """Where only a request could name the record, the right (B, N, G) tags stand in for what it will name."""
-    return replace(senses, tags=torch.where(batch.keyed.unsqueeze(-1), senses.tags, FIRM * tags))
+    return replace(senses, tags=torch.where(batch.keyed.unsqueeze(-1), senses.tags, SURE * tags))
 
 
 def _tag_loss(learner: Learner, config: PretrainConfig, step: int) -> torch.Tensor | float:

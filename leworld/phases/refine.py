@@ -13,13 +13,13 @@ Source: paired branches as in ProactAgent, https://arxiv.org/abs/2604.20572, com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leworld.models.blm import Prediction, Slots
+from leworld.models.blm import SURE, Prediction, Records, Senses, Slots
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, variant_errors
@@ -43,6 +43,7 @@ class RefineConfig:
         request_weight: of the SLMs' gradient in the request at the end; it grows from 0, as what the SLMs say of
             requests that they cannot read yet is no good lesson.
         label_weight: of addresses that follow from the inputs, in the SLMs' loss.
+        tag_weight: of the tags that a request names.
         verify_weight, mask_weight, read_price: as in the joint phase.
     """
 
@@ -56,6 +57,7 @@ class RefineConfig:
     guided: float = 0.9
     request_weight: float = 1.0
     label_weight: float = 0.5
+    tag_weight: float = 1.0
     verify_weight: float = 0.1
     mask_weight: float = 0.5
     read_price: float = 0.0005
@@ -64,6 +66,7 @@ class RefineConfig:
         check_fractions("phases.refine", self, "irrelevant", "guided")
         check_positive("phases.refine", self, "sequences", "horizon", "lr", "slm_lr", "warmup_steps")
         check_not_negative("phases.refine", self, "steps", "request_weight", "label_weight", "verify_weight")
+        check_not_negative("phases.refine", self, "tag_weight")
         check_not_negative("phases.refine", self, "mask_weight", "read_price")
 
     def request_weight_at(self, step: int) -> float:
@@ -97,7 +100,7 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
     asked = first_requests(learner, config, batch, guided, horizon)
     made = make_requests(learner, config, batch, asked, guided)
     requests = delay(sent(made, guided, learner.blm.config.request_price), horizon)
-    result = run_round(learner, config, batch, requests, draw)
+    result = run_round(learner, config, batch, requests, guided, draw)
     foreseen = foresight_loss(made.worth, worth, horizon)
     (result.error.mean() + result.taught + foreseen).backward(retain_graph=True)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
@@ -145,6 +148,7 @@ def make_requests(learner: Learner, config: RefineConfig, batch: Batch, received
     proposals = learner.fleet.propose(query.map(Tensor.detach)).to(learner.device)
     senses = learner.blm.sense(query)
     records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
+    senses = told(senses, records, index, guided)
     pooled = learner.blm.pool(senses, records, index)
     slots = slots_of(learner, pooled, proposals)
     best = best_masks(learner.blm, senses, slots, learner.change(batch), config.read_price)
@@ -153,15 +157,19 @@ def make_requests(learner: Learner, config: RefineConfig, batch: Batch, received
 
 
 def run_round(
-    learner: Learner, config: RefineConfig, batch: Batch, received: Tensor, draw: torch.Generator
+    learner: Learner, config: RefineConfig, batch: Batch, received: Tensor, guided: Tensor, draw: torch.Generator
 ) -> Round:
     """All steps with the requests that they receive, as they will be at test time."""
     query = learner.query(batch, received)
     proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), learn=True).to(learner.device))
     senses = learner.blm.sense(query)
     routing = learner.blm.route(senses, proposals)
-    spoilt = spoil(proposals.ranges(), Spoiling(config.irrelevant, 0.0, 0.0), draw)
+    # Guided rows read rightly, lest the BLM unlearn to use what it reads while requests are still no good.
+    wanted = guide(proposals.ranges(), batch.labels, guided)
+    spoilt = spoil(wanted, Spoiling(config.irrelevant, 0.0, 0.0), draw)
     records, (index, right) = learner.read(spoilt.ranges, batch.labels)
+    named = tag_loss(senses.tags, records.tags[right, 0], batch.labels.length > 0)
+    senses = told(senses, records, right, guided)
     pooled = learner.blm.pool(senses, records, index)
     slots = slots_of(learner, pooled, proposals)
     prediction = learner.blm.predict(senses, slots, routing.mask)
@@ -174,9 +182,19 @@ def run_round(
     mask_loss = (mask_loss * fair).sum() / fair.sum().clamp(min=1)
     known = batch.labels.length > 0
     verify = verify_loss(pooled, spoilt.ranges.start != batch.labels.start, known)
-    tags = F.softplus(-2 * senses.tags * records.tags[right, 0])[known].mean() if senses.tags.numel() else 0.0
-    taught = config.mask_weight * mask_loss + config.verify_weight * (verify + tags)
+    taught = config.mask_weight * mask_loss + config.verify_weight * verify + config.tag_weight * named
     return Round((prediction.change - change).pow(2).mean(-1), taught, proposals)
+
+
+def told(senses: Senses, records: Records, right: Tensor, guided: Tensor) -> Senses:
+    """Guided rows (M,) expect the tags of the (M, N) right records, as if they had been asked for."""
+    return replace(senses, tags=torch.where(guided[:, None, None], SURE * records.tags[right, 0], senses.tags))
+
+
+def tag_loss(scores: Tensor, tags: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy of the (M, N, G) scores of the tags to expect where (M, N) the record is known, a scalar."""
+    loss = F.softplus(-2 * scores * tags) * known.unsqueeze(-1)
+    return loss.sum() / (known.sum() * max(scores.shape[-1], 1)).clamp(min=1)
 
 
 def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:
@@ -198,8 +216,9 @@ def request_worth(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
     own = learner.blm.route(senses, proposals).mask
     everyone = torch.ones(len(own), dtype=torch.bool, device=own.device)
     records, indices = learner.read(proposals.ranges(), guide(proposals.ranges(), batch.labels, everyone))
-    pooled = [learner.blm.pool(senses, records, index) for index in indices]
-    proposed_slots, right_slots = (slots_of(learner, each, proposals) for each in pooled)
+    knowing = told(senses, records, indices[1], everyone)
+    proposed_slots = slots_of(learner, learner.blm.pool(senses, records, indices[0]), proposals)
+    right_slots = slots_of(learner, learner.blm.pool(knowing, records, indices[1]), proposals)
     slots = Slots(
         torch.stack([proposed_slots.content, right_slots.content]), torch.stack([proposed_slots.notes, right_slots.notes])
     )

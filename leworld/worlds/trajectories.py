@@ -2,7 +2,8 @@
 
 The stored transitions of a body are split evenly over the tables; each table keeps its share as one block of records,
 at a page found by its hash of the body's characteristics. Record j of a body is row j // N of table j % N. Sequences to
-be predicted are other transitions of the same bodies. Splits are by body: a test body is written to memory, and never trained on.
+be predicted are other transitions of the same bodies. Splits are by body: a test body is written to memory, and never
+trained on.
 
 States are normalised by the training bodies; errors are in units of the standard deviation of a training step's change.
 

@@ -36,7 +36,7 @@ MODEL = ModelConfig(
     blm=BLMConfig(d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8),
 )
 PHASES = PhasesConfig(
-    pretrain=PretrainConfig(steps=2, sequences=8, samples=12, warmup_steps=1, slm_steps=2, slm_batch=16),
+    pretrain=PretrainConfig(steps=2, sequences=8, samples=12, warmup_steps=1, slm_steps=2, slm_batch=16, rule_batch=32),
     joint=JointConfig(steps=2, sequences=8, samples=12, warmup_steps=1, scored=0.5),
     refine=RefineConfig(steps=2, sequences=4, horizon=3, warmup_steps=1, guided=0.5),
     rehearsal=8,

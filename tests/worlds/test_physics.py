@@ -10,7 +10,8 @@ from leworld.worlds.physics import simulate
 from leworld.worlds.trajectories import placement_keys
 from tests.worlds.reading import generator, populated, read_one
 
-SMALL = PhysicsConfig(num_train=12, num_valid=3, num_test=4, sequences_per_body=2)
+SMALL = PhysicsConfig(num_train=12, names=1, num_valid=3, num_test=4, sequences_per_body=2, address_bits=24)
+ONE = {"address_bits": 24, "names": 1, "num_valid": 1, "num_test": 1, "sequences_per_body": 1}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def world() -> PhysicsWorld:
 def test_spec(world):
     spec = world.spec
     assert (spec.state_dim, spec.target_dim, spec.char_dim, spec.context_dim) == (4, 3, 32, 5)
-    assert (spec.record_words, spec.read_words, spec.horizon, spec.residual) == (2, 22, 16, True)
+    assert (spec.record_words, spec.read_words, spec.horizon, spec.residual) == (2, 22, 20, True)
     assert spec.floor is None
 
 
@@ -42,7 +43,7 @@ def test_transitions_are_the_simulators(world):
 
 
 def test_bodies_differ_in_physics_and_codes_say_nothing_of_it():
-    data = simulate(PhysicsConfig(num_train=60, num_valid=1, num_test=1, sequences_per_body=1, horizon=1, records=3), 0)
+    data = simulate(PhysicsConfig(num_train=60, horizon=1, records=3, **ONE), 0)
     physics = data.context[:, :3]
     assert len(torch.unique(physics, dim=0)) == 62
     assert physics[:, 0].abs().max() <= np.log(2) + 1e-6
@@ -72,7 +73,7 @@ def test_labels_read_back_the_bodys_own_records(world, split):
         for table in range(3):
             start, length = int(batch.labels.start[b, 0, table]), int(batch.labels.length[b, 0, table])
             fields = world.schema.unpack(read_one(memory, start, length).reshape(-1, world.spec.record_words))
-            rows = slice(table * 11, (table + 1) * 11)
+            rows = slice(table, None, 3)
             inputs = torch.from_numpy(fields["inputs"]).float()
             assert torch.equal(inputs, stored.inputs[b, rows])
             deltas = torch.from_numpy(fields["deltas"]).float()
@@ -83,11 +84,24 @@ def test_labels_read_back_the_bodys_own_records(world, split):
 def test_stored_is_the_truth_up_to_quantisation(world):
     train = torch.arange(SMALL.num_train)
     stored, data = world.stored(train), world.data
+    # Record j is row j // 3 of table j % 3; the truth is kept table by table.
+    order = torch.arange(33).reshape(3, 11).T.flatten()
+    inputs, following = data.stored_inputs[train][:, order], data.stored_next[train][:, order]
     step = torch.from_numpy(world.schema.fields[0].step).float()
-    assert ((stored.inputs - data.stored_inputs[train]).abs() <= step / 2 + 1e-6).all()
-    change = (stored.targets - stored.inputs[..., :3]) - (data.stored_next - data.stored_inputs[..., :3])[train]
+    assert ((stored.inputs - inputs).abs() <= step / 2 + 1e-6).all()
+    change = (stored.targets - stored.inputs[..., :3]) - (following - inputs[..., :3])
     step = torch.from_numpy(world.schema.fields[1].step).float()
     assert (change.abs() <= step / 2 + 1e-6).all()
+
+
+def test_names_are_codes_of_one_body_each_with_its_records():
+    world = PhysicsWorld(PhysicsConfig(num_train=3, horizon=2, **{**ONE, "names": 4}), 0)
+    assert (world.data.split == 0).sum() == 12
+    assert len(torch.unique(world.data.characteristics, dim=0)) == 14
+    assert torch.equal(world.data.context[:3].repeat(4, 1), world.data.context[:12])
+    assert len(torch.unique(world.data.context, dim=0)) == 5
+    batch = world.batch("train", 20, generator())
+    assert torch.equal(batch.context[:, 0], world.data.context[batch.world[:, 0]])
 
 
 def test_splits_share_no_body_and_no_sequence(world):
@@ -132,7 +146,7 @@ def test_past_is_the_input_before(world):
 
 
 def test_bodies_that_share_a_page_lie_apart_and_are_not_keyed():
-    crowded = PhysicsConfig(num_train=200, num_valid=1, num_test=1, sequences_per_body=1, horizon=1, address_bits=16)
+    crowded = PhysicsConfig(num_train=200, horizon=1, **{**ONE, "address_bits": 16})
     world = PhysicsWorld(crowded, 0)
     assert world.collisions > 0
     assert world.evictions == (~world._alive).sum()
@@ -158,7 +172,7 @@ def test_outdating_gives_each_body_the_transitions_of_another_under_its_own_tag(
         for table in range(3):
             start, length = int(batch.labels.start[b, 0, table]), int(batch.labels.length[b, 0, table])
             fields = world.schema.unpack(read_one(memory, start, length).reshape(-1, world.spec.record_words))
-            rows = slice(table * 11, (table + 1) * 11)
+            rows = slice(table, None, 3)
             found = torch.from_numpy(fields["inputs"]).float()
             assert not torch.equal(found, stored.inputs[b, rows])
             assert any(torch.equal(found, other[rows]) for other in others)
@@ -170,7 +184,7 @@ def test_outdating_gives_each_body_the_transitions_of_another_under_its_own_tag(
 
 
 def test_valid_and_test_bodies_do_not_depend_on_how_many_train():
-    few, more = simulate(SMALL, 4), simulate(PhysicsConfig(num_train=14, num_test=4, sequences_per_body=2), 4)
+    few, more = simulate(SMALL, 4), simulate(PhysicsConfig(num_train=14, names=2, num_valid=3, num_test=4), 4)
     assert torch.equal(few.characteristics[-4:], more.characteristics[-4:])
     assert torch.equal(few.following[-8:], more.following[-8:])
 
@@ -178,9 +192,11 @@ def test_valid_and_test_bodies_do_not_depend_on_how_many_train():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"body": "ant"}, "MuJoCo bodies come later"),
+        ({"body": "ant"}, "body 'ant' is not known"),
         ({"records": 2}, "records is 2"),
+        ({"body": "cartpoel"}, "did you mean 'cartpole'"),
         ({"num_train": 0}, "num_train is 0"),
+        ({"names": 0}, "names is 0"),
         ({"address_bits": 8}, "address_bits is 8"),
         ({"address_bits": 20}, "address_bits 20"),
     ],
@@ -192,6 +208,6 @@ def test_bad_settings_are_named(settings, named):
 
 
 def test_blocks_longer_than_a_page_are_refused():
-    config = PhysicsConfig(num_train=1, num_valid=1, num_test=1, records=129, num_tables=1, sequences_per_body=1)
+    config = PhysicsConfig(num_train=1, records=129, num_tables=1, **ONE)
     with pytest.raises(ConfigError, match="258 words"):
         PhysicsWorld(config, 0)

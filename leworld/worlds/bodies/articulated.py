@@ -1,12 +1,13 @@
 """Bodies of Gymnasium's MuJoCo environments (v5), https://gymnasium.farama.org/environments/mujoco/ .
 
-A body's state is the environment's observation, which leaves its place out. Each episode starts in a random pose at a
-random speed; those that walk start close to the ground.
+A body's state is the environment's observation, which leaves its place out. Each episode starts in a random pose near
+the environment's own, at random speeds; those that walk start close to the ground.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -79,8 +80,6 @@ class ArticulatedBody:
 
     def draw(self, random: np.random.Generator) -> Floats:
         """See ``Body``."""
-        import mujoco
-
         logs = []
         for name, limits in self.anatomy.factors.items():
             quantity = _QUANTITIES[name]
@@ -88,7 +87,7 @@ class ArticulatedBody:
             quantity.scale(self.env.model, self._nominal, factors)
             logs.append(np.log(factors))
         # What MuJoCo derives from masses once, it has to derive again.
-        mujoco.mj_setConst(self.env.model, self.env.data)
+        _mujoco().mj_setConst(self.env.model, self.env.data)
         return np.concatenate(logs)
 
     def episode(self, num_steps: int, random: np.random.Generator) -> Floats:
@@ -97,7 +96,7 @@ class ArticulatedBody:
         shape = (num_steps, self.env.model.nu)
         actions = random.uniform(-1, 1, size=shape) * (random.uniform(size=shape) < DRIVE)
         states.extend(self.env.step(action)[0] for action in actions)
-        if any(warning.number for warning in self.env.data.warning):
+        if self.env.data.warning.number.any():
             raise DataError(f"physics: {self.anatomy.name} did not stay finite: use another seed.")
         return transitions(states, actions)
 
@@ -173,8 +172,7 @@ def _make_environment(name: str) -> Any:
     import gymnasium  # Only a process that builds such a world needs the simulator.
 
     try:
-        import mujoco
-
+        mujoco = _mujoco()
         before = mujoco.get_mju_user_warning()
         # MuJoCo would write what it says of the environments' own model files into a file where the user works.
         mujoco.set_mju_user_warning(lambda message: None)
@@ -183,6 +181,9 @@ def _make_environment(name: str) -> Any:
         finally:
             mujoco.set_mju_user_warning(before)
     except (ImportError, gymnasium.error.DependencyNotInstalled):
-        raise ConfigError(
-            f"physics: {name} needs MuJoCo, which is not installed: pip install 'leworld[mujoco]'."
-        ) from None
+        message = f"physics: {name} needs MuJoCo, which is not installed: pip install 'leworld[mujoco]'."
+        raise ConfigError(message) from None
+
+
+def _mujoco() -> Any:
+    return importlib.import_module("mujoco")

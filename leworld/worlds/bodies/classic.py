@@ -1,7 +1,6 @@
 """Bodies of Gymnasium's classic control, https://gymnasium.farama.org/environments/classic_control/ .
 
-Each episode starts anywhere: at any angle, and at speeds that the body reaches by itself. Angles are observed as cosine
-and sine.
+Each episode starts at random angles and speeds. Angles are observed as cosine and sine.
 """
 
 from __future__ import annotations
@@ -117,10 +116,10 @@ class CartPole(ClassicBody):
 
 
 class Acrobot(ClassicBody):
-    """Hidden: length and mass of both links, moment of inertia. State: cos, sin of both angles, both speeds.
+    """Hidden: length and mass of both links, moment of inertia, torque. State: cos, sin of both angles, both speeds.
 
-    The action is a torque of -1, 0 or 1. Context: the logarithms of the five, and of the four inertias and weights that
-    the equations of motion are made of.
+    It starts within a radian of hanging straight; the action is -1, 0 or 1 times the torque. Context: the logarithms of
+    the six, and how the torque and the weight at a small angle of either joint accelerate both of a straight body.
     """
 
     name = "Acrobot-v1"
@@ -141,8 +140,8 @@ class Acrobot(ClassicBody):
         shared = own + mass_2 * length_1 * length_2 / 2
         whole = mass_1 * length_1**2 / 4 + mass_2 * length_1**2 + moment + 2 * shared - own
         weight_1, weight_2 = (mass_1 / 2 + mass_2) * length_1, mass_2 * length_2 / 2
-        forces = [[0, weight_1 + weight_2, weight_2], [torque, weight_2, weight_2]]
-        accelerations = np.linalg.solve([[whole, shared], [shared, own]], forces)
+        pushes = [[0, weight_1 + weight_2, weight_2], [torque, weight_2, weight_2]]
+        accelerations = np.linalg.solve([[whole, shared], [shared, own]], pushes)
         return np.append(np.log([length_1, length_2, mass_1, mass_2, moment, torque]), accelerations)
 
     def _actions(self, num_steps: int, random: np.random.Generator) -> Floats:
