@@ -101,7 +101,10 @@ def describe(config: RunConfig) -> Outcome:
 
 def describe_world(spec: WorldSpec) -> Outcome:
     """A world's sizes as plain values."""
-    return {**{name: value for name, value in vars(spec).items() if name not in ("scale", "decode")}, "scale": spec.scale.tolist()}
+    return {
+        **{name: value for name, value in vars(spec).items() if name not in ("scale", "decode")},
+        "scale": spec.scale.tolist(),
+    }
 
 
 def list_worlds() -> list[Outcome]:

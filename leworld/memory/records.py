@@ -111,7 +111,7 @@ class Schema:
             ConfigError: a field is of kind ``float16``.
         """
         columns = []
-        for field, (begin, end) in zip(self.fields, self._layout, strict=True):
+        for field, (begin, _) in zip(self.fields, self._layout, strict=True):
             if field.name not in names:
                 continue
             if field.kind == "float16":

@@ -81,7 +81,7 @@ class SignRule(nn.Module):
         return torch.tanh(RULE_GAIN / FIRM * self.linear(key).detach())
 
     def loss(self, key: Tensor, bits: Tensor) -> Tensor:
-        """Binary cross-entropy of (B, C) keys and their (B, bits), over the gain, so that its gradient is of usual size."""
+        """Binary cross-entropy of (B, C) keys and their (B, bits), over the gain for a gradient of usual size."""
         logit = 2 * RULE_GAIN * self.linear(key)
         return F.binary_cross_entropy_with_logits(logit, bits, reduction="none").sum(-1).mean() / RULE_GAIN
 

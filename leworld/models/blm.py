@@ -20,14 +20,14 @@ from leworld.models.reads import Reads
 from leworld.models.router import Router, Routing
 from leworld.types import Proposals, Query, _Record
 
-
 FIRST_DOUBT = 3.0
 """At first a record whose tag fits is believed as firmly as one with half of the bits wrong is doubted."""
 TAG_GAIN = 30.0
+"""It lets weights of usual size make firm tags of a request."""
 HEED = 2.0
 """How much a key counts before anything was asked, as a logit."""
 SURE = 3.0
-"""The score of a tag's bit at most."""
+"""The score of a bit of a tag at most, where only the key says it."""
 MIX_LAYERS = 2
 """What a record says is seldom linear in its fields."""
 
@@ -43,7 +43,7 @@ class BLMConfig:
     d_model: int = 384
     num_heads: int = 6
     num_layers: int = 6
-    read_dim: int = 128
+    read_dim: int = 112
     read_heads: int = 8
     query_dim: int = 128
     request_price: float = 0.1
@@ -87,7 +87,7 @@ class Records:
 class Pooled:
     """What reads tell.
 
-    ``content`` (B, N[, K], D) for the prediction; ``notes`` (B, N[, K], E) straight from the words; ``belief`` (B, N[, K], M)
+    ``content`` (B, N[, K], D) for the prediction; ``notes`` (B, N[, K], E) from the words; ``belief`` (B, N[, K], M)
     logit that a record is what the sample needs; ``valid`` (B, N[, K], M).
     """
 
@@ -234,10 +234,8 @@ class Pooling(nn.Module):
         content, notes, belief = (part.unflatten(0, index.shape) for part in found)
         return Pooled(self.out(content), notes, belief, records.valid[index])
 
-    def _pool(
-        self, query: Tensor, features: Tensor, valid: Tensor, match: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(R, 2 E) queries, (R, M, 4 E) features and (R, M) match of tags to (R, E) content, (R, E) notes, (R, M) belief."""
+    def _pool(self, query: Tensor, features: Tensor, valid: Tensor, match: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, 2 E) queries, (R, M, 4 E) features, (R, M) match of tags to content, notes (R, E) and (R, M) belief."""
         heads, width = self.num_heads, query.shape[-1] // 2 // self.num_heads
         ask, expect = query.chunk(2, dim=-1)
         keys, values, marks, notes = features.unflatten(-1, (4, -1)).unbind(-2)
@@ -283,7 +281,8 @@ class BLM(nn.Module):
         self.router = Router(d, slm_dim, num_slms)
         self.records = RecordEncoder(record_words, config.read_dim, decode, tag)
         self.pooling = Pooling(d, config.read_dim, config.read_heads, num_slms, tag[1])
-        self.tags = TagHead(char_dim, config.query_dim, num_slms, tag[1])
+        self.tags = TagHead(char_dim, config.query_dim, num_slms, tag[1]) if tag[1] else None
+        self.num_slms = num_slms
         self.slm_hidden = zeroed(nn.Linear(slm_dim, d))
         self.trust = zeroed(nn.Linear(2, d, bias=False))
         self.slot = nn.Parameter(torch.randn(1, num_slms, d) * 0.02)
@@ -308,6 +307,8 @@ class BLM(nn.Module):
         parts += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
         drift = self.drift(torch.cat([query.past, query.current, query.characteristics], dim=-1))
         state = self.norm_state((torch.stack(parts, dim=1) + self.kind).sum(1))
+        if self.tags is None:
+            return Senses(state, drift, state.new_zeros(len(state), self.num_slms, 0))
         return Senses(state, drift, self.tags(query.characteristics, query.info_query))
 
     def route(

@@ -171,9 +171,7 @@ def routing_loss(config: JointConfig, routing: Routing, scores: Scores) -> Tenso
     return config.mask_weight * taught + own
 
 
-def to_credit(
-    config: JointConfig, batch: Batch, proposals: Proposals, scores: Scores, label_weight: float
-) -> Credit:
+def to_credit(config: JointConfig, batch: Batch, proposals: Proposals, scores: Scores, label_weight: float) -> Credit:
     """What the SLMs are taught: the write log where the address follows from the inputs, hindsight where it scored."""
     candidate = torch.zeros_like(proposals.log_prob)
     weight = torch.zeros_like(proposals.confidence)

@@ -60,7 +60,7 @@ class Learner:
     def samples(self, sequences: int, count: int, generator: torch.Generator, *, keyed: bool = False) -> Batch:
         """(count, ...) single transitions out of as many training sequences, the time axis gone.
 
-        With ``keyed``, and where there are such, only transitions whose addresses all follow from the inputs: fewer, then.
+        With ``keyed``, and where there are such, only those whose addresses all follow from the inputs: fewer, then.
         """
         batch = self.world.batch("train", sequences, generator).fold_time().at(0)
         rows = torch.randperm(len(batch.current), generator=generator)

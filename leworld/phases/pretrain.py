@@ -104,8 +104,11 @@ def expecting(senses: Senses, batch: Batch, tags: torch.Tensor) -> Senses:
 
 def _tag_loss(learner: Learner, config: PretrainConfig, step: int) -> torch.Tensor | float:
     """Fresh keys teach which tags to expect, as they teach addresses to the SLMs."""
+    if learner.blm.tags is None:
+        return 0.0
     keys = learner.world.keys(config.rule_batch, generator(learner.seed, "tags", step)).to(learner.device)
-    return 0.0 if keys.tags is None else learner.blm.tags.rule_loss(keys.characteristics, keys.tags)
+    assert keys.tags is not None, learner.world.spec.name
+    return learner.blm.tags.rule_loss(keys.characteristics, keys.tags)
 
 
 def _random_words(learner: Learner, step: int) -> torch.Tensor:

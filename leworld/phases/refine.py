@@ -220,7 +220,8 @@ def request_worth(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
     proposed_slots = slots_of(learner, learner.blm.pool(senses, records, indices[0]), proposals)
     right_slots = slots_of(learner, learner.blm.pool(knowing, records, indices[1]), proposals)
     slots = Slots(
-        torch.stack([proposed_slots.content, right_slots.content]), torch.stack([proposed_slots.notes, right_slots.notes])
+        torch.stack([proposed_slots.content, right_slots.content]),
+        torch.stack([proposed_slots.notes, right_slots.notes]),
     )
     change = learner.change(batch)
     without = (learner.blm.predict(senses, proposed_slots, own).change - change).pow(2).mean(-1)

@@ -145,12 +145,10 @@ class Trainer:
         for start in range(first, total, CHUNK_STEPS):
             end = min(start + CHUNK_STEPS, total)
             pending = self.learner.fleet.pretrain(start, max(0, min(end, config.slm_steps) - start))
-            if not self.learner.labels:
-                # The BLM asks the SLMs, and they are to be alike wherever they run.
-                taught = pending()
-                pending = lambda taught=taught: taught
+            # Without labels the BLM asks the SLMs, which are then to be alike wherever they run.
+            taught = None if self.learner.labels else pending()
             metrics = [self._pretrain_metrics(config, step) for step in range(start, end)]
-            metrics[-1].update(mean_metrics(pending()))
+            metrics[-1].update(mean_metrics(pending() if taught is None else taught))
             # The SLMs are at the end of the chunk from here on: only there may a run be cut.
             for step, values in zip(range(start, end), metrics, strict=True):
                 self.position = Position("pretrain", end)

@@ -118,7 +118,8 @@ def test_controls_change_the_prediction_only_if_memory_matters(world):
     assert all(not torch.equal(teacher_forced(system, batch, redirect=redirect).error, plain) for redirect in redirects)
     with torch.no_grad():
         # A model that ignores what it reads is not touched by any control.
-        for weight in (*system.blm.pooling.out.parameters(), *system.blm.info_query.parameters()):
+        blm = system.blm
+        for weight in (*blm.pooling.out.parameters(), *blm.info_query.parameters(), *blm.told.parameters()):
             weight.zero_()
     plain = teacher_forced(system, batch).error
     for redirect in redirects:

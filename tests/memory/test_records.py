@@ -52,6 +52,52 @@ def test_unpack_inverts_pack(schema, num_records, seed):
     np.testing.assert_array_equal(schema.pack(back), words)
 
 
+@settings(max_examples=60, deadline=None)
+@given(any_schema(), st.integers(0, 1000), st.sampled_from([0, 9]))
+def test_the_linear_map_of_bits_gives_the_values_that_unpacking_gives(schema, seed, padding):
+    schema = Schema(schema.fields, schema.num_words + padding)
+    rng = np.random.default_rng(seed)
+    words = schema.pack({field.name: values_of(field, 5, rng) for field in schema.fields})
+    names = [field.name for field in schema.fields if field.kind != "float16"]
+    if not names:
+        return
+    decode = schema.linear(names)
+    bits = unpack_bits(words, np.uint8).reshape(5, -1).astype(np.float64)
+    assert decode.shape == (
+        schema.num_words * 32 + 1,
+        sum(field.count for field in schema.fields if field.name in names),
+    )
+    back = schema.unpack(words)
+    expected = np.concatenate([back[name] for name in names], axis=1)
+    np.testing.assert_allclose(bits @ decode[:-1] + decode[-1], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_linear_map_is_of_the_fields_that_are_named_and_no_others():
+    schema = Schema((Field("a", "uint", 1, 3), Field("h", "float16"), Field("b", "quantised", 2, 8, 0.0, 255.0)))
+    decode = schema.linear(["b"])
+    assert decode.shape == (65, 2)
+    first = schema.first_bit("b")
+    assert first == 32
+    assert decode[first : first + 8, 0].tolist() == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert decode[first + 8 : first + 16, 1].tolist() == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert np.count_nonzero(decode) == 16
+    with pytest.raises(ConfigError, match="field 'h' of kind float16 is not linear"):
+        schema.linear(["a", "h"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(any_schema(), st.integers(0, 1000))
+def test_a_field_begins_where_it_is_said_to(schema, seed):
+    rng = np.random.default_rng(seed)
+    values = {field.name: values_of(field, 1, rng) for field in schema.fields}
+    bits = unpack_bits(schema.pack(values), np.uint8).reshape(-1)
+    for field in schema.fields:
+        first = schema.first_bit(field.name)
+        codes = field.encode(np.asarray(values[field.name]))
+        own = bits[first : first + field.count * field.width].reshape(field.count, field.width)
+        assert ((own.astype(np.uint64) << np.arange(field.width, dtype=np.uint64)).sum(-1) == codes[0]).all()
+
+
 def test_fields_lie_in_order_the_least_bit_first():
     schema = Schema((Field("a", "uint", 2, 3), Field("b", "bits", 2), Field("c", "uint", 1, 5)))
     words = schema.pack({"a": [[5, 2]], "b": [[1, 0]], "c": [17]})

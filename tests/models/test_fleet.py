@@ -218,9 +218,28 @@ class Listening:
 def test_each_slm_pretrains_on_its_own_fresh_keys(world):
     listening = Listening(world)
     group(listening).pretrain(0, 2)()
-    assert all(len(keys.current) == PHASES.pretrain.slm_batch for keys in listening.given)
+    # In every step, keys for the SLM and more of them for its rule.
+    sizes = [PHASES.pretrain.slm_batch, PHASES.pretrain.rule_batch]
+    assert [len(keys.current) for keys in listening.given] == sizes * 3 * 2
     rows = {tuple(row) for keys in listening.given for row in keys.characteristics.tolist()}
-    assert len(rows) == 3 * 2 * PHASES.pretrain.slm_batch
+    assert len(rows) == sum(sizes) * 3 * 2
+
+
+def rules_of(fleet: SLMGroup) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in fleet.state().items() if ".model.digits.rule." in name}
+
+
+def test_the_rule_of_addresses_is_practised_in_pretraining_alone(world):
+    fleet = group(world, weight_decay=0.5)
+    first = rules_of(fleet)
+    fleet.pretrain(0, 2)()
+    taught = rules_of(fleet)
+    assert len(taught) == 2 * 3
+    assert not any(torch.equal(tensor, first[name]) for name, tensor in taught.items())
+    for step in range(2):
+        proposals = fleet.propose(random_query(world.spec, BATCH), learn=True)
+        fleet.learn([credit_for(proposals)], 1e-2, ("joint", step))
+    assert same_state(rules_of(fleet), taught)
 
 
 def test_rehearsal_draws_keys_by_phase_and_step(world):

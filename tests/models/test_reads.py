@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from leworld.errors import RangeError
 from leworld.memory import PAGE_WORDS, WordStore, fill_random, unpack_bits
+from leworld.models.addressing import bits_of
 from leworld.models.blm import BLM, BLMConfig, Senses
 from leworld.models.codec import CODE_DIM
 from leworld.models.reads import read_ranges
@@ -14,6 +15,7 @@ from tests.models.tiny import stir
 
 LAST = 2**16
 SLOTS = 3
+TAG_BITS = 8
 
 
 def random_store(seed: int = 0) -> WordStore:
@@ -25,16 +27,19 @@ def random_store(seed: int = 0) -> WordStore:
 def blm_of(record_words: int) -> BLM:
     torch.manual_seed(0)
     config = BLMConfig(d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8)
-    blm = BLM(
-        config, state_dim=4, target_dim=3, char_dim=5, slm_dim=8, num_slms=SLOTS, record_words=record_words
-    )  # fmt: skip
+    decode = torch.randn(32 * record_words + 1, 4, generator=torch.Generator().manual_seed(1))
+    # The last bits of a record, as far as it is whole, say whose it is.
+    tag = (32 * record_words - TAG_BITS, TAG_BITS)
+    sizes = {"state_dim": 4, "target_dim": 3, "char_dim": 5, "slm_dim": 8, "num_slms": SLOTS}
+    blm = BLM(config, **sizes, record_words=record_words, decode=decode, tag=tag)
     stir(blm, size=0.1)
     return blm
 
 
 def senses_of(batch: int, seed: int = 0) -> Senses:
-    state = torch.randn(batch, 16, generator=torch.Generator().manual_seed(seed))
-    return Senses(state)
+    random = torch.Generator().manual_seed(seed)
+    state, tags = torch.randn(batch, 16, generator=random), torch.randn(batch, SLOTS, TAG_BITS, generator=random)
+    return Senses(state, torch.zeros(batch, 3), tags)
 
 
 def pooled(blm: BLM, store: WordStore, ranges: Ranges, senses: Senses) -> torch.Tensor:
@@ -43,23 +48,27 @@ def pooled(blm: BLM, store: WordStore, ranges: Ranges, senses: Senses) -> torch.
 
 
 def plain_pool(
-    blm: BLM, store: WordStore, state: torch.Tensor, start: int, length: int, slot: int
+    blm: BLM, store: WordStore, senses: Senses, start: int, length: int, slot: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Content and notes of one range, padded to a page, with an explicit mask and a loop over heads."""
+    """Content and notes of one sample's range, padded to a page, with an explicit mask and a loop over heads."""
     encoder, pooling, record_words = blm.records, blm.pooling, blm.records.record_words
     num_records = -(-PAGE_WORDS // record_words)
     bits = torch.zeros(num_records * record_words, 32)
     bits[:length] = torch.from_numpy(unpack_bits(store.read(np.array([start]), np.array([length])).words)).float()
     there = (torch.arange(len(bits)) < length).float().unsqueeze(1)
     codes = (blm.codec.encode(bits) * there).view(num_records, record_words * CODE_DIM)
-    x = encoder.join(codes)
+    record_bits = bits.view(num_records, 32 * record_words)
+    x = encoder.join(codes) + encoder.fields(record_bits @ encoder.decode[:-1] + encoder.decode[-1])
     x = x + encoder.position * torch.sin(torch.arange(num_records).unsqueeze(1) * encoder.frequency)
-    x = x + encoder.mix(x)
+    for mix in encoder.mix:
+        x = x + mix(x)
     keys, values, marks = encoder.features(x).chunk(3, dim=-1)
     notes = encoder.notes(codes)
     used = torch.arange(num_records) * record_words < length
-    ask, expect = (pooling.query(state) * pooling.slot_scale[slot] + pooling.slot[slot]).chunk(2)
-    believed = torch.sigmoid(marks[used] @ expect / len(expect) ** 0.5 - pooling.doubt)
+    ask, expect = (pooling.query(senses.state[0]) * pooling.slot_scale[slot] + pooling.slot[slot]).chunk(2)
+    fitting = (2 * record_bits[used, -TAG_BITS:] - 1) @ torch.tanh(senses.tags[0, slot]) / TAG_BITS
+    belief = marks[used] @ expect / len(expect) ** 0.5 + pooling.vouch(senses.state[0]) * fitting - pooling.doubt
+    believed = torch.sigmoid(belief)
     parts, noted, width = [], [], len(ask) // pooling.num_heads
     for head in range(pooling.num_heads):
         own = slice(head * width, (head + 1) * width)
@@ -88,7 +97,8 @@ def test_ragged_read_equals_padded_read_one_range_at_a_time(record_words, table)
     found = blm.pool(senses, blm.encode(reads), reads.index)
     for b, row in enumerate(table):
         for slot, (start, length) in enumerate(row):
-            content, notes = plain_pool(blm, store, senses.state[b], start, length, slot)
+            own = senses.map(lambda tensor, b=b: tensor[b : b + 1])
+            content, notes = plain_pool(blm, store, own, start, length, slot)
             assert torch.allclose(found.content[b, slot], content, atol=2e-5)
             assert torch.allclose(found.notes[b, slot], notes, atol=2e-5)
 
@@ -111,9 +121,9 @@ def test_neither_the_order_of_ranges_nor_duplicates_change_a_pooled_read():
     ranges = ranges_of([[(5, 9), (0, 256), (900, 1)], [(5, 9), (5, 9), (5, 8)], [(4, 9), (6, 0), (1, 1)], [(9, 2)] * 3])
     found = pooled(blm, store, ranges, senses)
     order = torch.tensor([2, 0, 3, 1])
-    other = pooled(blm, store, ranges.map(lambda x: x[order]), Senses(senses.state[order]))
+    other = pooled(blm, store, ranges.map(lambda x: x[order]), senses.map(lambda x: x[order]))
     assert torch.allclose(found[order], other, atol=1e-6)
-    twice = pooled(blm, store, ranges.map(lambda x: torch.cat([x, x])), Senses(torch.cat([senses.state] * 2)))
+    twice = pooled(blm, store, ranges.map(lambda x: torch.cat([x, x])), senses.map(lambda x: torch.cat([x] * 2)))
     assert torch.allclose(twice, torch.cat([found, found]), atol=1e-6)
 
 
@@ -179,6 +189,60 @@ def test_belief_is_given_for_every_record_that_was_read():
     assert pooled.belief.shape == pooled.valid.shape == (2, SLOTS, 5)
     assert pooled.valid.sum(-1).tolist() == [[0, 5, 1], [2, 0, 1]]
     assert pooled.belief[pooled.valid].std() > 1e-3
+
+
+def test_belief_falls_with_every_bit_of_a_tag_that_differs():
+    blm = blm_of(1)
+    with torch.no_grad():
+        # Nothing but the tag is left to go by, and it counts as at first.
+        for weight in (*blm.records.features.parameters(), blm.pooling.vouch.weight):
+            weight.zero_()
+        blm.pooling.vouch.bias.fill_(6.0)
+        blm.pooling.doubt.fill_(3.0)
+    tag, store = 0b10110010, WordStore(16)
+    words = [(tag ^ (1 << wrong) - 1) << 24 | 0x123456 for wrong in range(TAG_BITS + 1)]
+    store.write(np.array([0]), np.array([words], np.uint32))
+    senses = senses_of(1)
+    sure = Senses(senses.state, senses.drift, 40 * (2 * bits_of(torch.tensor([[tag] * SLOTS]), TAG_BITS) - 1))
+    reads = read_ranges(store, ranges_of([[(0, len(words))] * SLOTS]), 1)
+    belief = blm.pool(sure, blm.encode(reads), reads.index).belief
+    assert torch.allclose(belief[0], torch.tensor([3 - 1.5 * wrong for wrong in range(9)]).expand(SLOTS, -1), atol=1e-4)
+    # Who expects no tag in particular goes by no tag.
+    unsure = Senses(senses.state, senses.drift, torch.zeros(1, SLOTS, TAG_BITS))
+    assert torch.allclose(blm.pool(unsure, blm.encode(reads), reads.index).belief, torch.tensor(-3.0))
+
+
+def test_each_table_expects_its_own_tag():
+    blm, store = blm_of(2), random_store()
+    reads = read_ranges(store, ranges_of([[(0, 8)] * SLOTS]), 2)
+    senses, records = senses_of(1), blm.encode(reads)
+    before = blm.pool(senses, records, reads.index).belief
+    other = senses.tags.clone()
+    other[:, 1] *= -1
+    after = blm.pool(Senses(senses.state, senses.drift, other), records, reads.index).belief
+    assert [torch.equal(before[:, slot], after[:, slot]) for slot in range(SLOTS)] == [True, False, True]
+
+
+def test_records_without_a_tag_are_believed_by_what_they_say():
+    torch.manual_seed(0)
+    config = BLMConfig(d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8)
+    blm = BLM(config, state_dim=4, target_dim=3, char_dim=5, slm_dim=8, num_slms=SLOTS, record_words=1)
+    reads = read_ranges(random_store(), ranges_of([[(0, 8), (9, 4), (0, 0)]]), 1)
+    records = blm.encode(reads)
+    assert records.tags.shape == (3, 8, 0)
+    found = blm.pool(Senses(torch.ones(1, 16), torch.zeros(1, 3), torch.zeros(1, SLOTS, 0)), records, reads.index)
+    assert found.belief[found.valid].std() > 1e-3
+    # Nothing speaks against a record at first.
+    assert torch.sigmoid(found.belief[found.valid]).mean() > 0.3
+
+
+def test_the_values_of_typed_fields_are_seen():
+    blm, senses = blm_of(2), senses_of(1)
+    ranges = ranges_of([[(0, 8), (9, 4), (20, 2)]])
+    before = pooled(blm, random_store(), ranges, senses)
+    with torch.no_grad():
+        blm.records.decode.zero_()
+    assert not torch.allclose(pooled(blm, random_store(), ranges, senses), before, atol=1e-3)
 
 
 def test_what_is_not_believed_says_nothing():

@@ -117,6 +117,19 @@ def test_decisions_depend_on_state_hidden_and_trust_and_on_which_slm():
     assert (same[:, 0] - same[:, 1]).abs().min() > 1e-4
 
 
+def test_deciding_alone_is_deciding_as_if_no_slm_had_said_anything():
+    torch.manual_seed(0)
+    router = Router(8, 4, 3)
+    stir(router)
+    state, noise = torch.randn(20, 8, generator=torch.Generator().manual_seed(1)), noise_of(2, 20, 3)
+    silent = router(state, torch.zeros(20, 3, 4), torch.zeros(20, 3, 2), 0.5, noise)
+    alone = router.alone(state, 0.5, noise)
+    for name, tensor in vars(silent).items():
+        assert torch.equal(tensor, getattr(alone, name)), name
+    assert 0 < alone.mask.mean() < 1
+    assert not torch.equal(alone.logit, router.alone(state + 1).logit)
+
+
 def test_one_slm_is_always_trusted():
     torch.manual_seed(0)
     router = Router(8, 4, 1)

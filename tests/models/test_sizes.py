@@ -31,6 +31,6 @@ def test_blm_and_the_whole_are_within_3_percent():
 def test_a_wider_memory_adds_the_scores_of_its_digits_and_no_more(address_bits):
     digits = address_bits // 8
     head = SLM(SLMConfig(), 64, 32, 128, digits).digits
-    # Free and bit scores of the hidden, bit scores of key and request, and one number that weighs the key.
-    assert num_parameters(head) == digits * ((128 + 1) * (256 + 8) + (32 + 128) * 8) + 128 + 1
+    # Free and bit scores of the hidden, the rule of the key, bit scores of the request, and how much the rule counts.
+    assert num_parameters(head) == digits * ((128 + 1) * (256 + 8) + (32 + 1) * 8 + 128 * 8) + 128 + 1
     assert head(torch.zeros(1, 128), torch.zeros(1, 32), torch.zeros(1, 128)).shape == (1, digits, 256)

@@ -17,8 +17,10 @@ OWNERS = {
     RefineConfig: "phases.refine",
     PhasesConfig: "phases",
 }
-NUMBERS = [(owner, field.name) for owner in OWNERS for field in fields(owner) if isinstance(field.default, int | float)]
-MAY_BE_0 = {"steps", "slm_steps", "rehearsal", "irrelevant", "dropped", "blind", "scored", "guided", "read_price"}
+NUMBERS = [(owner, field.name) for owner in OWNERS for field in fields(owner) if type(field.default) in (int, float)]
+MAY_BE_0 = {
+    "steps", "slm_steps", "rehearsal", "irrelevant", "dropped", "blind", "cut", "scored", "guided", "read_price",
+}  # fmt: skip
 
 
 def may_be_0(name: str) -> bool:
@@ -41,3 +43,13 @@ def test_0_leaves_out_what_can_be_left_out_and_nothing_else(owner, name: str):
     else:
         with pytest.raises(ConfigError, match=f"{name} 0 is not above 0"):
             owner(**{name: 0})
+
+
+def test_refining_needs_labels_and_says_how_to_go_without():
+    with pytest.raises(ConfigError) as caught:
+        PhasesConfig(labels=False)
+    steps = RefineConfig().steps
+    assert f"phases.labels false with {steps} steps" in str(caught.value)
+    assert "phases.refine.steps=0" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not PhasesConfig(labels=False, refine=RefineConfig(steps=0)).labels

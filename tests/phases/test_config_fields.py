@@ -37,23 +37,25 @@ EVALUATION = EvaluationConfig(sequences=4, baseline_steps=2, baseline_sequences=
 CASES: dict[type, dict[str, Any]] = {
     PretrainConfig: {
         "steps": 3, "sequences": 9, "samples": 11, "lr": 3e-3, "warmup_steps": 5, "irrelevant": 0.9, "dropped": 0.9,
-        "blind": 0.9, "verify_weight": 0.9, "codec_weight": 0.9, "slm_steps": 3, "slm_batch": 17, "slm_lr": 3e-3,
-        "length_weight": 2.0, "confidence_weight": 2.0,
+        "blind": 0.9, "cut": 0.9, "temperature": 3.0, "verify_weight": 0.9, "codec_weight": 0.9, "slm_steps": 3,
+        "slm_batch": 17, "rule_batch": 33, "slm_lr": 3e-3, "length_weight": 2.0, "confidence_weight": 2.0,
     },
     JointConfig: {
         "steps": 3, "sequences": 9, "samples": 11, "lr": 3e-3, "slm_lr": 3e-3, "warmup_steps": 5, "irrelevant": 0.9,
-        "dropped": 0.9, "blind": 0.9, "scored": 1.0, "verify_weight": 0.9, "credit_weight": 2.0,
+        "dropped": 0.9, "blind": 0.9, "cut": 0.9, "scored": 1.0, "verify_weight": 0.9, "credit_weight": 2.0,
         "credit_temperature": 2.0, "label_weight": 2.0, "mask_weight": 2.0, "read_price": 5.0, "balance_weight": 1.0,
         "entropy_weight": 1.0, "temperature": 3.0, "temperature_end": 0.5,
     },
     RefineConfig: {
-        "steps": 3, "sequences": 5, "horizon": 2, "lr": 3e-3, "slm_lr": 3e-3, "warmup_steps": 5, "guided": 1.0,
-        "request_weight": 3.0, "label_weight": 2.0, "verify_weight": 0.9, "mask_weight": 2.0, "read_price": 5.0,
+        "steps": 3, "sequences": 5, "horizon": 2, "lr": 3e-3, "slm_lr": 3e-3, "warmup_steps": 5, "irrelevant": 0.9,
+        "guided": 1.0, "request_weight": 3.0, "label_weight": 2.0, "tag_weight": 3.0, "verify_weight": 0.9,
+        "mask_weight": 2.0, "read_price": 5.0,
     },
     PhasesConfig: {
         "pretrain": replace(BASE.pretrain, steps=3),
         "joint": replace(BASE.joint, steps=3),
         "refine": replace(BASE.refine, steps=3),
+        "labels": False,
         "rehearsal": 0,
         "weight_decay": 0.5,
         "grad_clip": 1e-3,
@@ -82,6 +84,12 @@ def world(num_tables: int = 2) -> World:
     return tiny_world("rules", difficulty="medium", num_tables=num_tables)
 
 
+@cache
+def world_of_long_reads() -> World:
+    """Only reads of several records can be cut."""
+    return tiny_world("physics", num_tables=2, records=6, names=1)
+
+
 def only(phases: PhasesConfig, name: str) -> PhasesConfig:
     """The settings with the steps of one phase alone."""
     for other in {"pretrain", "joint", "refine"} - {name}:
@@ -90,16 +98,13 @@ def only(phases: PhasesConfig, name: str) -> PhasesConfig:
     return phases
 
 
-def trained(model: ModelConfig, phases: PhasesConfig) -> dict[str, torch.Tensor]:
+@cache
+def trained(model: ModelConfig, phases: PhasesConfig, long_reads: bool = False) -> dict[str, torch.Tensor]:
     """The weights alone: a setting that only shows in a metric is not live."""
-    trainer = tiny_trainer(world(model.num_slms), model, phases, stirred=True)
+    used = world_of_long_reads() if long_reads else world(model.num_slms)
+    trainer = tiny_trainer(used, model, phases, stirred=True)
     list(trainer.steps())
     return {name: tensor for name, tensor in state_of(trainer).items() if "adam." not in name}
-
-
-@cache
-def base(phase: str | None) -> dict[str, torch.Tensor]:
-    return trained(MODEL, BASE if phase is None else only(BASE, phase))
 
 
 def different(owner: type, name: str, before: Any) -> Any:
@@ -110,14 +115,17 @@ def different(owner: type, name: str, before: Any) -> Any:
 
 @pytest.mark.parametrize(("owner", "name"), cases(PretrainConfig, JointConfig, RefineConfig))
 def test_settings_of_a_phase_change_what_it_teaches(owner, name):
-    phase = PHASE_OF[owner]
+    phase, long_reads = PHASE_OF[owner], name == "cut"
     changed = replace(BASE, **{phase: different(owner, name, getattr(BASE, phase))})
-    assert not same_state(trained(MODEL, only(changed, phase)), base(phase))
+    first, second = trained(MODEL, only(BASE, phase), long_reads), trained(MODEL, only(changed, phase), long_reads)
+    assert not same_state(first, second)
 
 
 @pytest.mark.parametrize(("owner", "name"), cases(PhasesConfig))
 def test_settings_of_all_phases_change_what_they_teach(owner, name):
-    assert not same_state(trained(MODEL, different(owner, name, BASE)), base(None))
+    # Refining cannot do without labels.
+    before = replace(BASE, refine=replace(BASE.refine, steps=0)) if name == "labels" else BASE
+    assert not same_state(trained(MODEL, different(owner, name, before)), trained(MODEL, before))
 
 
 SIZES = [case for case in cases(SLMConfig, BLMConfig, ModelConfig) if case.values[1] != "request_price"]
@@ -129,7 +137,7 @@ def test_sizes_change_the_model(owner, name):
     after = different(owner, name, before)
     part = {SLMConfig: "slm", BLMConfig: "blm"}.get(owner)
     model = after if part is None else replace(MODEL, **{part: after})
-    first, second = base("joint"), trained(model, only(BASE, "joint"))
+    first, second = trained(MODEL, only(BASE, "joint")), trained(model, only(BASE, "joint"))
     assert not same_state(first, second)
 
 
@@ -157,7 +165,8 @@ def test_the_price_of_a_request_changes_what_is_asked():
 
 
 def test_the_same_settings_change_nothing():
-    assert same_state(trained(MODEL, only(BASE, "joint")), base("joint"))
+    phases = only(BASE, "joint")
+    assert same_state(trained.__wrapped__(MODEL, phases), trained(MODEL, phases))
     assert gate(EVALUATION) == base_gate()
 
 

@@ -1,6 +1,7 @@
-"""Against a judge whose error is known: it predicts the sum of the slots that the mask lets through."""
+"""Against a judge whose error is known: it predicts the sum of what the slots hold that the mask lets through."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,18 +9,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leworld.models.blm import Senses
+from leworld.models.blm import Senses, Slots
 from leworld.phases.hindsight import best_masks, candidate_credit, masks_to_score, variant_errors
 
-SENSES = Senses(torch.zeros(2, 3))
+SENSES = Senses(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, 0))
 
 
 class Adder:
-    """A BLM whose change is the sum of the trusted slots."""
+    """A BLM whose change is the sum of content and notes of the trusted slots."""
 
     def predict(self, senses, slots, mask):
-        assert len(senses.state) == len(slots) == len(mask)
-        return SimpleNamespace(change=(mask.unsqueeze(-1) * slots).sum(1) + senses.state)
+        assert len(senses.state) == len(slots.content) == len(slots.notes) == len(mask)
+        return SimpleNamespace(change=(mask.unsqueeze(-1) * (slots.content + slots.notes)).sum(1) + senses.drift)
+
+
+def halved(total: torch.Tensor) -> Slots:
+    """Slots that add up to ``total``, part of it in the content and part in the notes."""
+    part = torch.rand(total.shape, generator=torch.Generator().manual_seed(3))
+    return Slots(part * total, (1 - part) * total)
+
+
+def first_of(alternatives: Slots) -> Slots:
+    return alternatives.map(lambda tensor: tensor[:, :, 0])
 
 
 @pytest.mark.parametrize(("num_slms", "variants"), [(1, 1), (2, 3), (3, 7), (4, 15), (5, 11), (8, 17)])
@@ -37,7 +48,7 @@ def test_masks_are_all_where_few_and_else_all_one_left_out_or_one_alone(num_slms
 def test_best_mask_is_the_cheapest_of_all(seed, num_slms, price):
     random = torch.Generator().manual_seed(seed)
     slots, change = torch.randn(2, num_slms, 3, generator=random), torch.randn(2, 3, generator=random)
-    found = best_masks(Adder(), SENSES, slots, change, price)
+    found = best_masks(Adder(), SENSES, halved(slots), change, price)
     for b in range(2):
         costs = {}
         for mask in itertools.product((0.0, 1.0), repeat=num_slms):
@@ -51,27 +62,29 @@ def test_a_read_that_tells_nothing_is_not_worth_its_price():
     slots = torch.zeros(2, 3, 3)
     slots[:, 0], slots[:, 2] = 1.0, 2.0
     change = torch.full((2, 3), 3.0)
-    assert best_masks(Adder(), SENSES, slots, change, 0.001).tolist() == [[1, 0, 1]] * 2
+    assert best_masks(Adder(), SENSES, halved(slots), change, 0.001).tolist() == [[1, 0, 1]] * 2
     # Leaving out slot 0 costs an error of 1: at a higher price only the better read remains.
-    assert best_masks(Adder(), SENSES, slots, change, 0.99).tolist() == [[1, 0, 1]] * 2
-    assert best_masks(Adder(), SENSES, slots, change, 1.01).tolist() == [[0, 0, 1]] * 2
+    assert best_masks(Adder(), SENSES, halved(slots), change, 0.99).tolist() == [[1, 0, 1]] * 2
+    assert best_masks(Adder(), SENSES, halved(slots), change, 1.01).tolist() == [[0, 0, 1]] * 2
 
 
 def test_the_wrong_one_of_many_is_left_out():
     slots = torch.ones(2, 6, 3)
     slots[0, 4] = slots[1, 1] = 9.0
-    found = best_masks(Adder(), SENSES, slots, torch.full((2, 3), 5.0), 0.001)
+    found = best_masks(Adder(), SENSES, halved(slots), torch.full((2, 3), 5.0), 0.001)
     assert found.tolist() == [[1, 1, 1, 1, 0, 1], [1, 0, 1, 1, 1, 1]]
 
 
 def test_variants_are_judged_one_by_one_on_the_same_samples():
     random = torch.Generator().manual_seed(0)
-    slots, masks = torch.randn(4, 2, 3, 3, generator=random), torch.randint(0, 2, (4, 3), generator=random).float()
-    senses = Senses(torch.randn(2, 3, generator=random))
+    slots = halved(torch.randn(4, 2, 3, 3, generator=random))
+    masks = torch.randint(0, 2, (4, 3), generator=random).float()
+    senses = replace(SENSES, drift=torch.randn(2, 3, generator=random))
     change = torch.randn(2, 3, generator=random)
     found = variant_errors(Adder(), senses, slots, masks, change)
     for v in range(4):
-        prediction = Adder().predict(senses, slots[v], masks[v].expand(2, 3)).change
+        variant = slots.map(lambda tensor, v=v: tensor[v])
+        prediction = Adder().predict(senses, variant, masks[v].expand(2, 3)).change
         assert torch.allclose(found[v], (prediction - change).square().mean(-1))
     assert not found.requires_grad
 
@@ -79,8 +92,8 @@ def test_variants_are_judged_one_by_one_on_the_same_samples():
 def test_credit_goes_to_the_candidate_that_explains():
     alternatives = torch.zeros(2, 3, 4, 3)
     alternatives[0, 1, 2] = alternatives[1, 2, 3] = 1.0
-    best = alternatives[:, :, 0]
-    target, weight = candidate_credit(Adder(), SENSES, best, alternatives, torch.ones(2, 3), temperature=0.2)
+    slots, change = halved(alternatives), torch.ones(2, 3)
+    target, weight = candidate_credit(Adder(), SENSES, first_of(slots), slots, change, temperature=0.2)
     assert target.shape == (2, 3, 4)
     assert torch.allclose(target.sum(-1), torch.ones(2, 3))
     assert target[0, 1].argmax() == 2
@@ -98,7 +111,8 @@ def test_credit_equals_trying_every_candidate_one_by_one(seed, num_slms, num_can
     random = torch.Generator().manual_seed(seed)
     alternatives = torch.randn(2, num_slms, num_candidates, 3, generator=random)
     best, change = alternatives[:, :, 0], torch.randn(2, 3, generator=random)
-    target, weight = candidate_credit(Adder(), SENSES, best, alternatives, change, 0.5)
+    slots = halved(alternatives)
+    target, weight = candidate_credit(Adder(), SENSES, first_of(slots), slots, change, 0.5)
     for b, n in itertools.product(range(2), range(num_slms)):
         errors = []
         for k in range(num_candidates):
@@ -112,8 +126,8 @@ def test_credit_equals_trying_every_candidate_one_by_one(seed, num_slms, num_can
 
 def test_candidates_are_judged_beside_the_others_best_reads():
     best = torch.tensor([[[1.0], [0.0]], [[0.0], [0.0]]]).expand(2, 2, 3)
-    alternatives = torch.stack([best, torch.ones(2, 2, 3)], dim=2)
-    target, _ = candidate_credit(Adder(), SENSES, best, alternatives, torch.full((2, 3), 2.0), 0.2)
+    slots = halved(torch.stack([best, torch.ones(2, 2, 3)], dim=2))
+    target, _ = candidate_credit(Adder(), SENSES, first_of(slots), slots, torch.full((2, 3), 2.0), 0.2)
     # In sample 0 the first SLM has its part already, and the second reaches the sum with its other candidate.
     assert target[0, 1, 1] > 0.99
     assert target[0, 0].tolist() == pytest.approx([0.5, 0.5])
@@ -125,10 +139,19 @@ def test_temperature_flattens_the_target_whatever_the_size_of_the_errors():
     alternatives[:, 0, 1] = 1.0
     for size in (1e-3, 1.0, 1e3):
         for temperature in (0.2, 1.0):
-            change = torch.full((2, 3), size)
-            target, weight = candidate_credit(
-                Adder(), SENSES, size * alternatives[:, :, 0], size * alternatives, change, temperature
-            )
+            slots, change = halved(size * alternatives), torch.full((2, 3), size)
+            target, weight = candidate_credit(Adder(), SENSES, first_of(slots), slots, change, temperature)
             share = torch.softmax(torch.tensor([-1.0, 0.0]) / temperature, 0)
             assert torch.allclose(target[0, 0], share, atol=1e-2)
             assert weight.flatten().tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_judging_leaves_slots_as_they_were_and_has_no_graph():
+    slots = halved(torch.randn(2, 3, 4, 3, generator=torch.Generator().manual_seed(1)))
+    before = slots.map(torch.clone)
+    target, weight = candidate_credit(Adder(), SENSES, first_of(slots), slots, torch.ones(2, 3), 0.2)
+    best_masks(Adder(), SENSES, first_of(slots), torch.ones(2, 3), 0.1)
+    assert torch.equal(slots.content, before.content)
+    assert torch.equal(slots.notes, before.notes)
+    assert not target.requires_grad
+    assert not weight.requires_grad

@@ -49,8 +49,8 @@ def test_credit_names_labels_where_keyed_and_candidates_where_scored(learner):
     batch = replace(batch, keyed=torch.arange(24).view(8, 3) % 2 == 0)
     proposals.hidden.requires_grad_()
     proposals.hidden.grad = torch.randn_like(proposals.hidden)
-    config, scores = replace(PHASES.joint, credit_weight=0.5, label_weight=0.25), scores_for([6, 1])
-    credit = to_credit(config, batch, proposals, scores)
+    config, scores = replace(PHASES.joint, credit_weight=0.5), scores_for([6, 1])
+    credit = to_credit(config, batch, proposals, scores, 0.25)
     assert torch.equal(credit.label_weight, 0.25 * batch.keyed.float())
     assert torch.equal(credit.labels.start, batch.labels.start)
     assert torch.equal(credit.candidate[[6, 1]], scores.candidate)
@@ -58,6 +58,7 @@ def test_credit_names_labels_where_keyed_and_candidates_where_scored(learner):
     # Two rows of eight are scored, so each stands for four.
     assert torch.allclose(credit.candidate_weight[[6, 1]], 0.5 * 4 * scores.weight)
     assert torch.equal(credit.hidden_grad, proposals.hidden.grad)
+    assert not to_credit(config, batch, proposals, scores, 0.0).label_weight.any()
 
 
 def test_routing_loss_is_hindsights_cross_entropy_and_the_routers_own_terms():
@@ -112,8 +113,10 @@ def test_masks_are_measured_by_the_plain_decision(learner):
 
 def test_a_step_teaches_from_reads_that_were_made(learner):
     """The step's own error follows from its parts; noise and spoiling are off."""
-    config = replace(PHASES.joint, irrelevant=0.0, dropped=0.0, blind=0.0, temperature=1e-6, temperature_end=1e-6)
-    batch = learner.samples(config.sequences, config.samples, generator(learner.seed, "joint", 0))
+    config = replace(
+        PHASES.joint, irrelevant=0.0, dropped=0.0, blind=0.0, cut=0.0, temperature=1e-6, temperature_end=1e-6
+    )
+    batch = learner.samples(config.sequences, config.samples, generator(learner.seed, "joint", 0), keyed=True)
     step = learner.system.predict(learner.query(batch))
     expected = ((step.next_state - batch.target) / learner.world.spec.scale).square().mean().item()
     assert joint_step(learner, config, 0)["loss"] == pytest.approx(expected, rel=1e-3)

@@ -66,6 +66,28 @@ def test_unknown_labels_are_never_kept():
     assert 0.4 < spoilt.kept.mean() < 0.6
 
 
+def test_of_some_samples_only_the_first_records_of_each_read_are_left():
+    start = torch.arange(60_000).view(20_000, 3)
+    whole = Ranges(start, torch.full_like(start, 10))
+    spoilt = spoil(whole, Spoiling(0.0, 0.0, 0.0, cut=0.6), generator(), record_words=2)
+    length = spoilt.ranges.length
+    assert torch.equal(spoilt.ranges.start, start)
+    assert not spoilt.wrong.any()
+    # Any number of records from none to all five may be left, alike in all reads of a sample.
+    assert (length == length[:, :1]).all()
+    for records in range(6):
+        share = 0.6 / 6 + 0.4 * (records == 5)
+        assert (length == 2 * records).float().mean().item() == pytest.approx(share, abs=0.015)
+    assert torch.equal(spoilt.kept, (length > 0).float())
+    assert torch.equal(spoil(whole, Spoiling(0.0, 0.0, 0.0), generator(), record_words=2).ranges.length, whole.length)
+
+
+def test_a_read_of_one_record_is_never_cut():
+    ranges = own_ranges(1000)
+    spoilt = spoil(ranges, Spoiling(0.0, 0.0, 0.0, cut=1.0), generator(), record_words=7)
+    assert torch.equal(spoilt.ranges.length, ranges.length)
+
+
 def test_spoiling_follows_from_the_generator_alone():
     spoiling = Spoiling(0.3, 0.2, 0.1)
     first, same, other = (spoil(own_ranges(64), spoiling, generator(seed)) for seed in (1, 1, 2))
@@ -117,6 +139,19 @@ def test_samples_are_single_training_transitions_none_twice(learner):
     for place, target in zip(places, batch.target, strict=True):
         assert torch.equal(sequences.target[place // horizon, place % horizon], target)
     assert len(learner.samples(2, 100, generator()).current) == 2 * horizon
+
+
+def test_samples_can_be_those_whose_addresses_follow_from_the_inputs():
+    learner = tiny_trainer(tiny_world("pointers")).learner
+    keyed = learner.samples(8, 12, generator(), keyed=True)
+    assert keyed.keyed.all()
+    # Of each chain only the first step is.
+    assert len(keyed.current) == 8
+    assert not learner.samples(8, 12, generator()).keyed.all()
+    learner.labels = False
+    assert not learner.samples(8, 12, generator(), keyed=True).keyed.all()
+    unkeyed = tiny_trainer(tiny_world("seed")).learner
+    assert len(unkeyed.samples(8, 12, generator(), keyed=True).current) == 12
 
 
 def test_reading_several_sets_at_once_equals_reading_each_alone(learner):

@@ -2,13 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
 import torch
+from torch import Tensor
 
 from leworld.evaluation.metrics import hit_rate
 from leworld.evaluation.trials import teacher_forced
+from leworld.memory import WordStore
+from leworld.models.system import System
 from leworld.phases.joint import JointConfig
+from leworld.phases.learner import Learner
 from leworld.phases.pretrain import PretrainConfig
 from leworld.phases.trainer import PhasesConfig
+from leworld.types import Batch
 from leworld.worlds import RulesWorld
 from tests.models.tiny import MODEL, PHASES, tiny_trainer, tiny_world
 
@@ -22,7 +29,7 @@ def generator() -> torch.Generator:
 def test_slms_find_the_addresses_of_keys_they_never_saw():
     world = tiny_world("rules", difficulty="medium", num_tables=2, hash_bits=4)
     phases = PhasesConfig(
-        pretrain=PretrainConfig(steps=0, slm_steps=100, slm_batch=64, slm_lr=1e-2, warmup_steps=10),
+        pretrain=PretrainConfig(steps=0, slm_steps=100, slm_batch=64, rule_batch=512, slm_lr=1e-2, warmup_steps=10),
         joint=JointConfig(steps=6, sequences=16, samples=32, warmup_steps=1),
         refine=replace(PHASES.refine, steps=0),
         rehearsal=16,
@@ -42,26 +49,67 @@ def test_slms_find_the_addresses_of_keys_they_never_saw():
     assert done[-1].metrics["hit_top1"] > 8 / SLOTS
 
 
-def test_the_reader_learns_what_bits_mean_not_which_words_there_were():
-    """Rewriting the memory changes the predictions at once, with no step of learning, and rightly."""
+@pytest.fixture(scope="module")
+def reader() -> Learner:
+    """A BLM that has learnt to read, of one table in which every slot has a record."""
     world = tiny_world("rules", difficulty="easy", num_tables=1, hash_bits=None, noise=0.05, drive=0.5)
-    assert isinstance(world, RulesWorld)
     phases = PhasesConfig(
-        pretrain=PretrainConfig(steps=150, sequences=64, samples=128, lr=3e-3, warmup_steps=10, slm_steps=0),
+        pretrain=PretrainConfig(
+            steps=150, sequences=64, samples=128, lr=3e-3, warmup_steps=10, rule_batch=512, slm_steps=0
+        ),
         joint=replace(PHASES.joint, steps=0),
         refine=replace(PHASES.refine, steps=0),
     )
     model = replace(MODEL, num_slms=1, blm=replace(MODEL.blm, d_model=32, read_dim=32))
     trainer = tiny_trainer(world, model, phases)
     list(trainer.steps())
+    return trainer.learner
 
-    def error(batch) -> float:
-        return teacher_forced(trainer.learner.system, batch, oracle=True).error.mean().item()
+
+def test_the_reader_learns_what_bits_mean_not_which_words_there_were(reader):
+    """Rewriting the memory changes the predictions at once, with no step of learning, and rightly."""
+    world = reader.world
+    assert isinstance(world, RulesWorld)
+
+    def error(batch: Batch) -> float:
+        return teacher_forced(reader.system, batch, oracle=True).error.mean().item()
 
     before = world.batch("test", 100, generator())
     right = error(before)
-    world.rewrite(trainer.learner.memory, 1)
-    after = world.batch("test", 100, generator())
+    world.rewrite(reader.memory, 1)
+    try:
+        rewritten, outdated = error(world.batch("test", 100, generator())), error(before)
+    finally:
+        world.rewrite(reader.memory, 0)
     assert right < 0.05
-    assert error(before) > 5 * right
-    assert error(after) < 1.5 * right
+    assert outdated > 5 * right
+    assert rewritten < 1.5 * right
+
+
+def with_wrong_bits_in_tags(world: RulesWorld, count: int) -> WordStore:
+    """A memory of the right records, of whose tags the first ``count`` bits are wrong."""
+    memory, slot = WordStore(world.spec.address_bits), np.arange(world.slots.count)
+    words = world.slots.words(slot)
+    words[:, -1] ^= np.uint32((1 << count) - 1)
+    memory.write(slot * world.slots.stride, words)
+    return memory
+
+
+def test_a_record_is_believed_less_the_more_bits_of_its_tag_are_wrong_and_then_does_no_harm(reader):
+    world = reader.world
+    assert isinstance(world, RulesWorld)
+    batch = world.batch("test", 200, generator()).fold_time().at(0)
+    query, everyone = reader.query(batch), torch.ones(len(batch.current), 1)
+
+    def step(wrong_bits: int, mask: Tensor) -> tuple[float, float]:
+        system = System(reader.blm, reader.fleet, with_wrong_bits_in_tags(world, wrong_bits), world.spec)
+        found = system.predict(query, ranges=batch.labels, mask=mask)
+        return found.believed.mean().item(), (found.next_state - batch.target).square().mean().item()
+
+    believed, error = zip(*(step(wrong_bits, everyone) for wrong_bits in (0, 3, 6, 15)), strict=True)
+    assert believed[0] > 0.9
+    assert list(believed) == sorted(believed, reverse=True)
+    assert believed[-1] < 0.05
+    _, blind = step(0, 0 * everyone)
+    assert error[0] < blind / 3
+    assert error[-1] < 1.1 * blind

@@ -1,11 +1,15 @@
+import copy
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from leworld.errors import ConfigError
-from leworld.models.blm import Prediction
+from leworld.models.blm import SURE, Prediction, Records, Senses
 from leworld.models.fleet import SLMGroup
+from leworld.models.system import System
+from leworld.phases.learner import Learner
 from leworld.phases.refine import (
     RefineConfig,
     asked_metrics,
@@ -17,7 +21,9 @@ from leworld.phases.refine import (
     refine_step,
     request_worth,
     sent,
+    tag_loss,
     to_credit,
+    told,
 )
 from leworld.phases.trainer import Trainer
 from leworld.rng import generator
@@ -36,8 +42,9 @@ def ask_gradients(world, config: RefineConfig, horizon: int = 4, step: int = 1) 
     """The gradients of the BLM's ask heads in the middle one of 3 steps, when the SLMs alone can teach it."""
     learner = tiny_trainer(world, stirred=True).learner
     with torch.no_grad():
-        # A BLM that does not hear its own request: what is left is what the SLMs send back.
-        learner.blm.info_query.weight.zero_()
+        # A BLM that does not hear its own request, and predicts without notes: what is left is what the SLMs send back.
+        for deaf in (learner.blm.info_query, learner.blm.tags.request, learner.blm.told):
+            deaf.weight.zero_()
     found = {}
     plain = learner.optimizer.step
 
@@ -137,6 +144,30 @@ def test_guided_rows_read_what_the_write_log_names_where_it_knows():
     assert found.length.tolist() == [[2, 5], [5, 5]]
 
 
+def test_guided_rows_expect_the_tags_of_the_right_records():
+    random = torch.Generator().manual_seed(0)
+    senses = Senses(torch.zeros(2, 4), torch.zeros(2, 3), torch.randn(2, 2, 3, generator=random))
+    tags = 2.0 * torch.randint(0, 2, (5, 4, 3), generator=random) - 1
+    records = Records(torch.zeros(5, 4, 8), tags, torch.ones(5, 4, dtype=torch.bool))
+    found = told(senses, records, torch.tensor([[4, 0], [1, 2]]), torch.tensor([True, False])).tags
+    assert torch.equal(found[0], SURE * torch.stack([tags[4, 0], tags[0, 0]]))
+    assert torch.equal(found[1], senses.tags[1])
+
+
+def test_tags_are_taught_bit_by_bit_where_the_record_is_known():
+    random = torch.Generator().manual_seed(0)
+    scores, bits = torch.randn(4, 2, 3, generator=random), torch.randint(0, 2, (4, 2, 3), generator=random)
+    known = torch.tensor([[True, False], [False, False], [True, True], [False, True]])
+    plain = []
+    for row, table in known.nonzero().tolist():
+        for score, bit in zip(scores[row, table].tolist(), bits[row, table].tolist(), strict=True):
+            p = 1 / (1 + math.exp(-2 * score))
+            plain.append(-math.log(p if bit else 1 - p))
+    assert tag_loss(scores, 2.0 * bits - 1, known).item() == pytest.approx(sum(plain) / len(plain), rel=1e-5)
+    assert tag_loss(scores, 2.0 * bits - 1, known & False).item() == 0
+    assert tag_loss(scores[..., :0], bits[..., :0].float(), known).item() == 0
+
+
 def test_the_weight_of_requests_grows_from_0_over_the_phase():
     config = RefineConfig(steps=11, request_weight=0.8)
     assert [config.request_weight_at(step) for step in (0, 5, 10)] == pytest.approx([0.0, 0.4, 0.8])
@@ -145,6 +176,15 @@ def test_the_weight_of_requests_grows_from_0_over_the_phase():
 
 def folded(trainer: Trainer) -> Batch:
     return trainer.learner.world.batch("train", 4, torch.Generator().manual_seed(0)).fold_time().at(0)
+
+
+def expecting_the_right(learner: Learner, batch: Batch) -> System:
+    """A system whose BLM expects the tags of what the write log names."""
+    records, (index,) = learner.read(batch.labels)
+    system, plain = learner.system, learner.blm.sense
+    system.blm = copy.copy(system.blm)
+    system.blm.sense = lambda query: replace(plain(query), tags=SURE * records.tags[index, 0].detach())
+    return system
 
 
 def test_worth_is_the_part_of_the_error_that_right_reads_save(world):
@@ -160,7 +200,7 @@ def test_worth_is_the_part_of_the_error_that_right_reads_save(world):
 
     # Like for like: everything is read in both, so that the mask has no part in the difference.
     proposed = trainer.learner.system.predict(query, mask=everyone)
-    right = trainer.learner.system.predict(query, ranges=batch.labels, mask=everyone)
+    right = expecting_the_right(trainer.learner, batch).predict(query, ranges=batch.labels, mask=everyone)
     assert torch.allclose(without, error(plain), rtol=1e-3, atol=1e-5)
     expected = ((error(proposed) - error(right)) / error(proposed).mean()).clamp(-1, 1)
     assert torch.allclose(worth, expected, rtol=1e-3, atol=1e-4)

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from leworld.errors import CheckpointError
+from leworld.memory import WordStore
 from leworld.phases import trainer as trainer_module
 from leworld.phases.trainer import PHASES as PHASE_NAMES
 from leworld.phases.trainer import PhasesConfig, Position, Trainer, fleet_config, mean_metrics
+from leworld.types import Batch
 from leworld.worlds import World
-from tests.models.tiny import MODEL, PHASES, same_state, state_of, tiny_trainer, tiny_world
+from tests.models.tiny import MODEL, PHASES, filled, same_state, state_of, tiny_trainer, tiny_world
 
 CHUNK = 2
 NUM_STEPS = {"pretrain": 5, "joint": 3, "refine": 2}
@@ -19,6 +21,7 @@ SHORT = replace(
     joint=replace(PHASES.joint, steps=3),
     refine=replace(PHASES.refine, steps=2),
 )
+LABEL_FREE = replace(SHORT, labels=False, refine=replace(PHASES.refine, steps=0))
 
 
 @pytest.fixture(autouse=True)
@@ -31,17 +34,25 @@ def world() -> World:
     return tiny_world("rules")
 
 
-def made(world: World, seed: int = 0) -> Trainer:
-    return tiny_trainer(world, phases=SHORT, seed=seed)
+def made(world: World, seed: int = 0, phases: PhasesConfig = SHORT, memory: WordStore | None = None) -> Trainer:
+    return tiny_trainer(world, phases=phases, seed=seed, memory=memory)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(world) -> Trainer:
-    trainer = made(world)
+def finished(trainer: Trainer) -> Trainer:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer_module, "CHUNK_STEPS", CHUNK)
         trainer.progress = list(trainer.steps())
     return trainer
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world) -> Trainer:
+    return finished(made(world))
+
+
+@pytest.fixture(scope="module")
+def label_free(world) -> Trainer:
+    return finished(made(world, phases=LABEL_FREE))
 
 
 def test_positions_count_every_step_of_every_phase(undisturbed):
@@ -64,12 +75,21 @@ def test_metrics_are_finite_and_say_what_was_done(undisturbed):
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 4, 5, 6, 7, 8, 9, 10])
 def test_a_run_cut_anywhere_and_taken_up_again_equals_the_undisturbed_one(world, undisturbed, cut):
-    first = made(world)
+    check_taken_up_again(world, SHORT, undisturbed, cut)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 5, 7])
+def test_a_run_without_labels_can_be_cut_too(world, label_free, cut):
+    check_taken_up_again(world, LABEL_FREE, label_free, cut)
+
+
+def check_taken_up_again(world: World, phases: PhasesConfig, undisturbed: Trainer, cut: int) -> None:
+    first = made(world, phases=phases)
     done = list(islice(first.steps(), cut))
     position, learner, fleet = first.position, first.learner.state(), first.learner.fleet.state()
     # Within a chunk of pre-training all of it is done already.
     assert done == [] or position.step >= done[-1].position.step
-    second = made(world)
+    second = made(world, phases=phases)
     second.learner.load_state(learner)
     second.learner.fleet.load_state(fleet)
     second.position = position
@@ -79,6 +99,33 @@ def test_a_run_cut_anywhere_and_taken_up_again_equals_the_undisturbed_one(world,
         p.metrics for p in undisturbed.progress[len(undisturbed.progress) - len(rest) :]
     ]
     assert same_state(state_of(second), state_of(undisturbed))
+
+
+class Lying:
+    """A world whose batches name the addresses of other samples, as if no input told them, or none at all."""
+
+    def __init__(self, world: World, silent: bool) -> None:
+        self.world, self.spec, self.silent = world, world.spec, silent
+        self.keys = world.keys
+
+    def batch(self, split, batch_size, generator) -> Batch:
+        batch = self.world.batch(split, batch_size, generator)
+        labels = batch.labels.map(lambda tensor: tensor * 0 if self.silent else tensor.flip(0))
+        return replace(batch, labels=labels, keyed=~batch.keyed)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_without_labels_no_phase_learns_from_what_batches_say_of_addresses(world, undisturbed, label_free, silent):
+    lying, memory = Lying(world, silent), filled(world)
+    assert same_state(state_of(finished(made(lying, phases=LABEL_FREE, memory=memory))), state_of(label_free))
+    # With labels it would.
+    assert not same_state(state_of(finished(made(lying, memory=memory))), state_of(undisturbed))
+
+
+def test_without_labels_slms_and_blm_learn_all_the_same(world, label_free):
+    before, after = state_of(made(world, phases=LABEL_FREE)), state_of(label_free)
+    for part in ("model.pooling.query.weight", "model.tags.rule", "slm.0.model.digits.rule", "slm.2.model.digits.bit"):
+        assert not [name for name in before if name.startswith(part) and torch.equal(before[name], after[name])], part
 
 
 def _before(phase: str) -> tuple[str, ...]:

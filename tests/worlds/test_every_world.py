@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from leworld.errors import ConfigError
-from leworld.memory import WordStore
+from leworld.memory import WordStore, unpack_bits
 from leworld.worlds import WORLDS, World, build_world
+from leworld.worlds.trajectories import TrajectoryWorld
 from tests.worlds.reading import assert_same, generator, populated
 
 SETTINGS = {
@@ -77,6 +78,47 @@ def test_labels_lie_in_the_memory_and_are_no_longer_than_said(world):
         assert (labels.start + labels.length).max() <= 2**world.spec.address_bits
         assert labels.length.max() == world.spec.read_words or world.spec.name == "seed"
         assert labels.length.max() <= world.spec.read_words
+
+
+def bits_at(memory: WordStore, start: torch.Tensor, record_words: int) -> np.ndarray:
+    """(R, bits) the records at (R,) addresses, bit by bit."""
+    words = memory.read(start.numpy(), np.full(len(start), record_words)).words
+    return unpack_bits(words, np.uint8).reshape(len(start), -1)
+
+
+def test_tags_of_keys_are_those_in_the_records_at_their_addresses(world, name, monkeypatch):
+    first, count = world.spec.tag
+    if isinstance(world, TrajectoryWorld):
+        # Fresh keys are of bodies that do not exist; those of the world's own bodies are in the memory.
+        own = world.data.characteristics
+        monkeypatch.setattr(world, "sample_characteristics", lambda count, random: own[torch.arange(count) % len(own)])
+        assert world.collisions == 0
+    keys = world.keys(40, generator())
+    if name == "seed":
+        assert (keys.tags, count) == (None, 0)
+        return
+    assert keys.tags.shape == keys.labels.start.shape
+    assert keys.tags.dtype == torch.int64
+    bits = bits_at(populated(world), keys.labels.start.flatten(), world.spec.record_words)
+    found = (bits[:, first : first + count].astype(np.int64) << np.arange(count)).sum(1)
+    assert found.tolist() == keys.tags.flatten().tolist()
+    assert len(set(found.tolist())) > 5
+
+
+def test_what_records_hold_is_linear_in_their_bits_where_their_schema_is_known(world):
+    if not isinstance(world, TrajectoryWorld):
+        assert world.spec.decode is None
+        return
+    labels, size = world.batch("test", 20, generator()).labels, world.spec.record_words
+    bits = bits_at(populated(world), labels.start.flatten(), world.spec.read_words).reshape(-1, 32 * size)
+    decode = world.spec.decode
+    values = torch.from_numpy(bits).float() @ decode[:-1] + decode[-1]
+    words = np.packbits(bits, axis=1, bitorder="little").view("<u4")
+    fields = {name: torch.from_numpy(rows).float() for name, rows in world.schema.unpack(words).items()}
+    expected = torch.cat([fields["inputs"], fields["deltas"] / world.spec.scale], dim=1)
+    assert torch.allclose(values, expected, atol=1e-4)
+    # About unit size, as is what is seen beside them.
+    assert 0.1 < values.std() < 10
 
 
 def test_same_seed_same_bits(world, name, path):

@@ -140,6 +140,21 @@ def test_a_wide_memory_holds_the_records_of_its_keys_and_few_pages(wide):
     assert not memory.read(unknown.start.flatten().numpy(), unknown.length.flatten().numpy()).words.any()
 
 
+def test_a_wide_memory_tags_by_the_last_bits_of_the_slot(wide):
+    keys, memory = wide.keys(30, generator()), WordStore(wide.spec.address_bits)
+    wide.slots.write(memory, keys.labels.start.flatten().numpy())
+    assert wide.spec.tag == (32, 16)
+    words = memory.read(keys.labels.start.flatten().numpy(), keys.labels.length.flatten().numpy()).words.reshape(-1, 2)
+    assert (words[:, 1] & 0xFFFF).tolist() == keys.tags.flatten().tolist()
+    assert (keys.labels.start // 2 >= 2**16).any()
+
+
+def test_a_narrow_memory_has_no_more_tag_bits_than_slots_to_tell_apart():
+    world = RulesWorld(RulesConfig(address_bits=8, state_dim=40), 0)
+    assert world.spec.tag == (64, 6)
+    assert world.keys(50, generator()).tags.max() < 2**6
+
+
 def test_a_wide_memory_is_rewritten_and_outdated(wide):
     world = RulesWorld(wide.config, 0)
     memory = populated(world)
