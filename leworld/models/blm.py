@@ -43,7 +43,7 @@ class BLMConfig:
     d_model: int = 384
     num_heads: int = 6
     num_layers: int = 6
-    read_dim: int = 112
+    read_dim: int = 96
     read_heads: int = 8
     query_dim: int = 128
     request_price: float = 0.1
