@@ -21,15 +21,16 @@ R = TypeVar("R", bound="_Record")
 class _Record:
     """Tensor records that can be sliced, reshaped and moved as one."""
 
-    def map(self: R, function) -> R:
-        """Apply ``function`` to every tensor of the record, nested ones too; None stays None."""
+    def map(self: R, function, *others: R) -> R:
+        """Apply ``function`` to every tensor of the record, nested ones too, and its like of ``others``; None stays
+        None."""
         changed = {}
         for field in fields(self):  # pyright: ignore[reportArgumentType]
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                changed[field.name] = function(value)
+                changed[field.name] = function(value, *(getattr(other, field.name) for other in others))
             elif isinstance(value, _Record):
-                changed[field.name] = value.map(function)
+                changed[field.name] = value.map(function, *(getattr(other, field.name) for other in others))
         return replace(self, **changed)  # pyright: ignore[reportArgumentType]
 
     def to(self: R, device: torch.device | str) -> R:

@@ -5,7 +5,6 @@ Shapes: see ``leworld.types``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from leworld.memory import PAGE_WORDS, Reader, Words
+from leworld.models.system import Redirect
 from leworld.rng import derangement
 from leworld.types import Ranges
-
-Redirect = Callable[[Ranges], Ranges]
 
 
 class ZeroedMemory:

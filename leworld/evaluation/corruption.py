@@ -44,11 +44,11 @@ import torch
 from torch import Tensor
 
 from leworld.errors import ConfigError
-from leworld.evaluation.controls import Redirect, random_addresses
+from leworld.evaluation.controls import random_addresses
 from leworld.evaluation.metrics import errors
 from leworld.models.fleet import Fleet
 from leworld.models.standing import Standing, StandingConfig
-from leworld.models.system import System
+from leworld.models.system import Redirect, System
 from leworld.rng import generator
 from leworld.types import Batch, Query, Ranges
 from leworld.worlds.base import World
@@ -142,9 +142,11 @@ class Walk:
         """Predict steps (B, ...); the flag says that a sequence begins, and with it nothing is asked."""
         for now, first in steps:
             if first:
+                self.seen = None
                 self.asked = now.current.new_zeros(len(now.current), self.system.blm.config.query_dim)
             query = Query(now.past, now.current, now.characteristics, self.asked)
-            step = self.system.predict(query, redirect=redirect, standing=self.standing)
+            self.seen = self.system.observe(query, self.seen)
+            step = self.system.predict(query, seen=self.seen, redirect=redirect, standing=self.standing)
             error = errors(step.next_state.cpu(), now.target, self.system.spec.scale)
             right = (step.proposals.start[..., 0].cpu() == now.labels.start) & (now.labels.length > 0)
             wanted = self.system.wanted(query, step.proposals).cpu()

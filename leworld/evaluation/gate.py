@@ -10,7 +10,7 @@ The result, ``gate.json``, has for every name the mean squared error in the worl
     hit_top1, hit_top4      how often the right address is the SLM's best, or among its best four
     hit_asked               the same of the best, where only a request can tell the address
     exact_mask              how often the mask is the true one
-    reads_per_prediction    ranges read; ``requests_per_prediction`` requests that went out
+    reads_per_prediction    ranges read, second looks too; ``requests_per_prediction`` requests that went out
     info_gain               error without requests less error with them: {mean, low, high}, paired, 95 %
     info_controls           the same against shuffled and random requests
     rewritten               the error after memory and dynamics were rewritten, without training
@@ -250,7 +250,7 @@ def address_figures(trial: Trial, batch: Batch) -> Gate:
         "hit_asked": hit_rate(start, labels, 1, ~keyed),
         "exact_mask": None if relevant is None else exact_mask(trial.mask, relevant),
         "requests_per_prediction": float(trial.asked.double().mean()),
-        "reads_per_prediction": float((trial.reads > 0).double().sum(-1).mean()),
+        "reads_per_prediction": float(trial.reads.double().sum(-1).mean()),
     }
 
 

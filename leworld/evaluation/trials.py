@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leworld.evaluation.controls import Redirect
 from leworld.evaluation.metrics import errors
 from leworld.memory import Reader
-from leworld.models.system import System
+from leworld.models.system import Redirect, System
 from leworld.types import Batch, Query, Ranges
 
 Request = Callable[[Tensor], Tensor]
@@ -24,8 +23,8 @@ Request = Callable[[Tensor], Tensor]
 class Trial:
     """What the system did on (B, T) samples.
 
-    ``error`` (B, T); ``mask`` (B, T, N) bool; ``start`` (B, T, N, K) candidates, best first; ``reads`` (B, T, N);
-    ``asked`` (B, T) bool, where a request went out.
+    ``error`` (B, T); ``mask`` (B, T, N) bool; ``start`` (B, T, N, K) candidates, best first; ``reads`` (B, T, N) int64,
+    ranges read; ``asked`` (B, T) bool, where a request went out.
     """
 
     error: Tensor
@@ -63,14 +62,15 @@ def teacher_forced(
         oracle: read what the write log names and trust what is truly relevant, instead of SLMs and router.
     """
     asked = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
-    steps = []
+    steps, seen = [], None
     for t in range(batch.shape[1]):
         now = batch.at(t)
         query = Query(now.past, now.current, now.characteristics, asked)
         ranges, mask = oracle_choice(now) if oracle else (None, None)
-        step = system.predict(query, ranges=ranges, mask=mask, redirect=redirect)
+        seen = system.observe(query, seen)
+        step = system.predict(query, seen=seen, ranges=ranges, mask=mask, redirect=redirect)
         error = errors(step.next_state.cpu(), now.target, system.spec.scale)
-        found = (step.mask.cpu() > 0.5, step.proposals.start.cpu(), step.reads.length.cpu())
+        found = (step.mask.cpu() > 0.5, step.proposals.start.cpu(), step.looks.cpu())
         steps.append((error, *found, step.info_query.cpu().any(-1)))
         asked = step.info_query.cpu() if request is None else request(step.info_query.cpu())
     return Trial(*(torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)))
@@ -89,9 +89,12 @@ def free_running(system: System, batch: Batch) -> Tensor:
     target_dim = system.spec.target_dim
     asked = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
     past, current = batch.past[:, 0], batch.current[:, 0]
-    results = []
+    results, seen = [], None
     for t in range(batch.shape[1]):
-        step = system.predict(Query(past, current, batch.characteristics[:, t], asked))
+        query = Query(past, current, batch.characteristics[:, t], asked)
+        # What follows the first step is imagined, and no evidence of anything.
+        seen = system.observe(query) if t == 0 else seen
+        step = system.predict(query, seen=seen)
         predicted, asked = step.next_state.cpu(), step.info_query.cpu()
         results.append(errors(predicted, batch.target[:, t], system.spec.scale))
         if t + 1 < batch.shape[1]:

@@ -6,7 +6,7 @@ Shapes: see ``leworld.types``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +14,21 @@ from torch import Tensor
 
 from leworld.errors import ConfigError, DataError
 from leworld.memory import Reader
-from leworld.models.blm import BLM, BLMConfig, Pooled, trust_features
+from leworld.models.blm import BLM, BLMConfig, Slots
 from leworld.models.fleet import Fleet
+from leworld.models.pooling import Pooled, Senses
 from leworld.models.reads import read_ranges
 from leworld.models.router import Routing
 from leworld.models.slm import SLMConfig
 from leworld.models.standing import Standing
 from leworld.rng import derive_seed
-from leworld.types import Proposals, Query, Ranges
+from leworld.types import Proposals, Query, Ranges, _Record
 from leworld.worlds.base import WorldSpec
+
+Redirect = Callable[[Ranges], Ranges]
+"""What becomes of ranges, on the CPU, before they are read."""
+DOUBTED = 0.5
+"""A read that is believed less is followed by a look at the SLM's other candidates."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class Step:
     Attributes:
         next_state: (B, Y).
         mask: (B, N) 0 or 1.
-        reads: (B, N) the ranges that were read; length 0 where the SLM was not trusted.
+        reads: (B, N) the ranges whose words were used; length 0 where the SLM was not trusted.
+        looks: (B, N) int64, ranges read to find them: more than 1 where the best candidate was not believed.
         proposals: what the SLMs said.
         info_query: (B, Q) the request to the next step; zeros where none was worth its price.
         believed: (B, N) in [0, 1], how far the records that were read are what the sample needs; 0 without a read.
@@ -54,9 +61,21 @@ class Step:
     next_state: Tensor
     mask: Tensor
     reads: Ranges
+    looks: Tensor
     proposals: Proposals
     info_query: Tensor
     believed: Tensor
+
+
+@dataclass(frozen=True)
+class Found(_Record):
+    """What reading brought: ``slots``, how far it is ``believed``, its ``ranges`` and the ``looks`` taken, all (B, N[,
+    K], ...)."""
+
+    slots: Slots
+    believed: Tensor
+    ranges: Ranges
+    looks: Tensor
 
 
 class System:
@@ -70,20 +89,37 @@ class System:
         self.device = device
 
     @torch.no_grad()
+    def observe(self, query: Query, seen: Tensor | None = None) -> Tensor | None:
+        """What is known of the episodes (B, ...) after this step, by what was known of them before.
+
+        The result goes into ``predict`` of this step and ``observe`` of the next; None where the world's records are no
+        transitions. A step that was only imagined is not to be observed.
+        """
+        found = self.blm.observe(query.past.to(self.device).unsqueeze(1), query.current.to(self.device).unsqueeze(1))
+        if found is None:
+            return None
+        return found[:, 0] if seen is None else seen + found[:, 0]
+
+    @torch.no_grad()
     def predict(
         self,
         query: Query,
         *,
+        seen: Tensor | None = None,
         ranges: Ranges | None = None,
         mask: Tensor | None = None,
-        redirect: Callable[[Ranges], Ranges] | None = None,
+        redirect: Redirect | None = None,
         proposals: Proposals | None = None,
         standing: Standing | None = None,
     ) -> Step:
         """Predict the next state; only the ranges of trusted SLMs are read.
 
+        Where a read is not believed, the SLM's other candidates are read too, all at once, and the one believed most is
+        used; not if ``ranges`` are given.
+
         Args:
             query: what is known.
+            seen: the episode so far, from ``observe``; None where no more is known than the query says.
             ranges: (B, N) read these instead of what the SLMs propose.
             mask: (B, N) trust these instead of what the router says.
             redirect: what becomes of the (B, N) ranges, on the CPU, before they are read; for controls.
@@ -96,24 +132,42 @@ class System:
         check_query(query, self.spec, self.blm.config.query_dim)
         query = query.to(self.device)
         proposals = (self.fleet.propose(query) if proposals is None else proposals).to(self.device)
-        senses = self.blm.sense(query)
+        senses = self.blm.sense(query, seen)
         chosen = self._choose(self.blm.route(senses, proposals), mask, standing)
         wanted = proposals.ranges() if ranges is None else ranges.to(self.device)
-        if redirect is not None:
-            wanted = redirect(wanted.to("cpu")).to(self.device)
+        wanted = redirected(wanted, redirect)
         made = Ranges(wanted.start, wanted.length * chosen.long())
-        reads = read_ranges(self.memory, made, self.spec.record_words, self.device)
-        pooled = self.blm.pool(senses, self.blm.encode(reads), reads.index)
-        slots = self.blm.slots(pooled, proposals.hidden, trust_features(proposals))
-        prediction = self.blm.predict(senses, slots, chosen)
+        found = self._look(senses, proposals, made)
+        if ranges is None:
+            found = self._look_again(senses, proposals, found, redirect)
+        prediction = self.blm.predict(senses, found.slots, chosen)
         next_state = from_change(self.spec, query.current, prediction.change)
         request = prediction.info_query(self.blm.config.request_price)
-        return Step(next_state, chosen, made, proposals, request, believed(pooled))
+        return Step(next_state, chosen, found.ranges, found.looks, proposals, request, found.believed)
 
     @torch.no_grad()
     def wanted(self, query: Query, proposals: Proposals) -> Tensor:
         """(B, N) bool, whom the router itself would trust with these proposals, whatever their standing."""
         return self.blm.route(self.blm.sense(query.to(self.device)), proposals.to(self.device)).mask > 0.5
+
+    def _look(self, senses: Senses, proposals: Proposals, ranges: Ranges) -> Found:
+        """What (B, N[, K]) ranges hold for the samples."""
+        reads = read_ranges(self.memory, ranges, self.spec.record_words, self.device)
+        pooled = self.blm.pool(senses, self.blm.encode(reads), reads.index)
+        return Found(self.blm.slots(pooled, proposals), believed(pooled), ranges, (ranges.length > 0).long())
+
+    def _look_again(self, senses: Senses, proposals: Proposals, found: Found, redirect: Redirect | None) -> Found:
+        """Where what was found is not believed, see whether an SLM's other candidates are better."""
+        doubted = (found.looks > 0) & (found.believed < DOUBTED)
+        rows = doubted.any(1).nonzero().squeeze(1)
+        others = range(1, proposals.start.shape[-1])
+        if not len(rows) or not others:
+            return found
+        wanted = [redirected(proposals.ranges(k), redirect) for k in others]
+        ranges = wanted[0].map(lambda *parts: torch.stack(parts, dim=-1)[rows], *wanted[1:])
+        ranges = Ranges(ranges.start, ranges.length * doubted[rows].unsqueeze(-1))
+        again = self._look(senses.map(lambda x: x[rows]), proposals.map(lambda x: x[rows]), ranges)
+        return improved(found, rows, again)
 
     def _choose(self, routing: Routing, mask: Tensor | None, standing: Standing | None) -> Tensor:
         """(B, N) whom to trust: the router's choice or the given one, as far as standing allows."""
@@ -125,6 +179,25 @@ class System:
         if mask is None:
             kept = torch.where(kept.any(-1, keepdim=True), kept, best_of(routing.logit, allowed))
         return kept
+
+
+def improved(found: Found, rows: Tensor, again: Found) -> Found:
+    """What was found, with the best of (R, N, K) second looks at (R,) rows where it is believed more."""
+    best = again.believed.argmax(-1)
+    better = again.believed.amax(-1) > found.believed[rows]
+
+    def improve(before: Tensor, after: Tensor) -> Tensor:
+        index, use = (x.view(*x.shape, *[1] * (before.dim() - 2)) for x in (best, better))
+        chosen = after.gather(2, index.unsqueeze(2).expand(-1, -1, 1, *before.shape[2:])).squeeze(2)
+        return before.index_put((rows,), torch.where(use, chosen, before[rows]))
+
+    looks = found.looks.index_add(0, rows, again.looks.sum(-1))
+    return replace(found.map(improve, again), looks=looks)
+
+
+def redirected(ranges: Ranges, redirect: Redirect | None) -> Ranges:
+    """(B, N) ranges after what is done to them on the CPU."""
+    return ranges if redirect is None else redirect(ranges.to("cpu")).to(ranges.start.device)
 
 
 def best_of(logit: Tensor, allowed: Tensor) -> Tensor:
@@ -171,6 +244,7 @@ def build_blm(config: ModelConfig, spec: WorldSpec, seed: int) -> BLM:
             slm_dim=config.slm.d_model,
             num_slms=config.num_slms,
             record_words=spec.record_words,
+            scale=spec.scale,
             decode=spec.decode,
             tag=spec.tag,
         )

@@ -13,7 +13,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from leworld.models.blm import BLM, Senses, Slots
+from leworld.models.blm import BLM, Slots
+from leworld.models.pooling import Senses
 
 EXHAUSTIVE_SLMS = 4
 """Up to this many SLMs every mask is scored; beyond it only all, each left out, and each alone."""
@@ -82,8 +83,7 @@ def candidate_credit(
     num_slms, num_candidates = alternatives.content.shape[1:3]
     variants = repeat(slots, num_slms * num_candidates).map(Tensor.clone)
     for n, k in itertools.product(range(num_slms), range(num_candidates)):
-        variants.content[n * num_candidates + k, :, n] = alternatives.content[:, n, k]
-        variants.notes[n * num_candidates + k, :, n] = alternatives.notes[:, n, k]
+        variants.map(lambda into, of, n=n, k=k: into[n * num_candidates + k, :, n].copy_(of[:, n, k]), alternatives)
     masks = change.new_ones(num_slms * num_candidates, num_slms)
     errors = variant_errors(blm, senses, variants, masks, change)
     errors = errors.unflatten(0, (num_slms, num_candidates)).permute(2, 0, 1)

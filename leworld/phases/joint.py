@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leworld.models.blm import Senses
+from leworld.models.pooling import Senses
 from leworld.models.router import Routing, logistic_noise
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, candidate_credit
-from leworld.phases.learner import Learner, Metrics, Spoiling, slots_of, spoil, verify_loss
+from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
 from leworld.rng import generator
 from leworld.types import Batch, Credit, Proposals, Ranges
 
@@ -31,7 +31,8 @@ class JointConfig:
         sequences: sequences drawn a step; ``samples`` transitions kept of them.
         lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
         irrelevant: part of the reads that are another sample's; ``dropped`` part left out; ``blind`` part of the
-            samples that read nothing; ``cut`` part of which only some first records of each read exist.
+            samples that read nothing; ``cut`` part of which only some first records of each read exist; ``forgotten``
+            part that knows nothing of its episode so far.
         scored: part of the samples on which hindsight scores candidates and masks.
         verify_weight: of the loss of reads wrongly ignored or wrongly believed.
         credit_weight: of hindsight over candidates in the SLMs' loss.
@@ -53,6 +54,7 @@ class JointConfig:
     dropped: float = 0.1
     blind: float = 0.05
     cut: float = 0.1
+    forgotten: float = 0.3
     scored: float = 0.25
     verify_weight: float = 0.1
     credit_weight: float = 0.2
@@ -66,7 +68,7 @@ class JointConfig:
     temperature_end: float = 0.1
 
     def __post_init__(self) -> None:
-        check_fractions("phases.joint", self, "irrelevant", "dropped", "blind", "cut", "scored")
+        check_fractions("phases.joint", self, "irrelevant", "dropped", "blind", "cut", "forgotten", "scored")
         check_positive(
             "phases.joint", self, "sequences", "samples", "lr", "slm_lr", "credit_temperature", "temperature"
         )
@@ -99,10 +101,11 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     """One step of everything: propose, route, read, predict, score in hindsight, send credit."""
     draw = generator(learner.seed, "joint", step)
     # What only a request could find is left to the refine phase: without one, the right record seems of no use.
-    batch = learner.samples(config.sequences, config.samples, draw, keyed=True)
+    samples = learner.samples(config.sequences, config.samples, draw, keyed=True)
+    batch = samples.batch
     query = learner.query(batch)
     proposals = attach_hidden(learner.fleet.propose(query, learn=True).to(learner.device))
-    senses = learner.blm.sense(query)
+    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw))
     noise = logistic_noise(proposals.confidence.shape, draw).to(learner.device)
     routing = learner.blm.route(senses, proposals, config.temperature_at(step), noise)
     spoiling = Spoiling(config.irrelevant, config.dropped, config.blind, config.cut)
@@ -112,7 +115,7 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     records, (index, candidate_index) = learner.read(spoilt.ranges, candidates)
 
     pooled = learner.blm.pool(senses, records, index)
-    slots = slots_of(learner, pooled, proposals)
+    slots = learner.blm.slots(pooled, proposals)
     prediction = learner.blm.predict(senses, slots, routing.mask * spoilt.kept)
     change = learner.change(batch)
     error = (prediction.change - change).pow(2).mean()
@@ -157,7 +160,7 @@ def score(
     change: Tensor, rows: Tensor,
 ) -> Scores:  # fmt: skip
     """Hindsight over candidates (R, N, K) and masks on the scored samples."""
-    alternatives = slots_of(learner, learner.blm.pool(senses, records, index), proposals)
+    alternatives = learner.blm.slots(learner.blm.pool(senses, records, index), proposals)
     best = alternatives.map(lambda tensor: tensor[:, :, 0])
     mask = best_masks(learner.blm, senses, best, change, config.read_price)
     candidate, weight = candidate_credit(learner.blm, senses, best, alternatives, change, config.credit_temperature)

@@ -12,16 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leworld.memory import Memory
-from leworld.models.blm import BLM, Pooled, Records, Slots, trust_features
+from leworld.models.blm import BLM
 from leworld.models.fleet import Fleet
+from leworld.models.pooling import Pooled
 from leworld.models.reads import read_ranges
+from leworld.models.record_encoder import Records
 from leworld.models.system import System, to_change
 from leworld.optim import Optimizer
 from leworld.rng import derangement
-from leworld.types import Batch, Proposals, Query, Ranges
+from leworld.types import Batch, Query, Ranges
 from leworld.worlds.base import World
 
 Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Single transitions: ``batch`` (n, ...), of the (B, T, ...) ``episodes``; ``rows`` (n,) int64 in [0, B * T)."""
+
+    batch: Batch
+    episodes: Batch
+    rows: Tensor
 
 
 class Learner:
@@ -57,18 +68,28 @@ class Learner:
         """The same parts, ready to predict."""
         return System(self.blm, self.fleet, self.memory, self.world.spec, self.device)
 
-    def samples(self, sequences: int, count: int, generator: torch.Generator, *, keyed: bool = False) -> Batch:
-        """(count, ...) single transitions out of as many training sequences, the time axis gone.
+    def samples(self, sequences: int, count: int, generator: torch.Generator, *, keyed: bool = False) -> Samples:
+        """``count`` single transitions out of as many training sequences, the time axis gone.
 
         With ``keyed``, and where there are such, only those whose addresses all follow from the inputs: fewer, then.
         """
-        batch = self.world.batch("train", sequences, generator).fold_time().at(0)
+        episodes = self.world.batch("train", sequences, generator)
+        batch = episodes.fold_time().at(0)
         rows = torch.randperm(len(batch.current), generator=generator)
         if keyed and self.labels:
             known = rows[batch.keyed.all(1)[rows]]
             rows = known if len(known) else rows
         rows = rows[:count]
-        return batch.map(lambda tensor: tensor[rows]).to(self.device)
+        chosen = batch.map(lambda tensor: tensor[rows]).to(self.device)
+        return Samples(chosen, episodes.to(self.device), rows)
+
+    def seen(self, samples: Samples, forgotten: float, generator: torch.Generator) -> Tensor | None:
+        """(n, .) what each sample knows of its episode so far, for a part of them nothing; see ``BLM.observe``."""
+        seen = self.blm.observe(samples.episodes.past, samples.episodes.current)
+        if seen is None:
+            return None
+        kept = torch.rand(len(samples.rows), 1, generator=generator) >= forgotten
+        return seen.flatten(0, 1)[samples.rows.to(self.device)] * kept.to(self.device)
 
     def read(self, *ranges: Ranges) -> tuple[Records, list[Tensor]]:
         """Read and encode several sets of ranges in one call to the memory.
@@ -164,11 +185,3 @@ def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor) -> Tensor:
     loss = F.binary_cross_entropy_with_logits(pooled.belief, target, reduction="none")
     counted = (pooled.valid & known.unsqueeze(-1)).float()
     return (loss * counted).sum() / counted.sum().clamp(min=1)
-
-
-def slots_of(learner: Learner, pooled: Pooled, proposals: Proposals) -> Slots:
-    """What each (B, N) or (B, N, K) range would put into its SLM's slot."""
-    hidden, trust = proposals.hidden, trust_features(proposals)
-    if pooled.content.dim() == 4:
-        hidden, trust = hidden.unsqueeze(2), trust.unsqueeze(2)
-    return learner.blm.slots(pooled, hidden, trust)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from leworld.models.blm import SURE, Senses, Slots
+from leworld.models.blm import Slots
+from leworld.models.pooling import Senses
 from leworld.models.router import logistic_noise
+from leworld.models.tag_head import SURE
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
@@ -32,6 +34,7 @@ class PretrainConfig:
         dropped: part of the reads that are left out.
         blind: part of the samples that read nothing.
         cut: part of the samples of which only some first records of each read exist.
+        forgotten: part of the samples that know nothing of their episode so far.
         temperature: of the router.
         verify_weight: of the loss of reads wrongly ignored or wrongly believed.
         codec_weight: of the loss of words decoded from their codes.
@@ -52,6 +55,7 @@ class PretrainConfig:
     dropped: float = 0.2
     blind: float = 0.1
     cut: float = 0.2
+    forgotten: float = 0.3
     temperature: float = 0.3
     verify_weight: float = 0.1
     codec_weight: float = 0.1
@@ -63,7 +67,7 @@ class PretrainConfig:
     confidence_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        check_fractions("phases.pretrain", self, "irrelevant", "dropped", "blind", "cut")
+        check_fractions("phases.pretrain", self, "irrelevant", "dropped", "blind", "cut", "forgotten")
         check_positive("phases.pretrain", self, "sequences", "samples", "lr", "slm_batch", "rule_batch", "slm_lr")
         check_positive("phases.pretrain", self, "warmup_steps", "temperature")
         check_not_negative("phases.pretrain", self, "steps", "slm_steps", "verify_weight", "codec_weight")
@@ -73,20 +77,23 @@ class PretrainConfig:
 def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metrics:
     """One step of the BLM on reads of the write log, some of them spoilt."""
     draw = generator(learner.seed, "pretrain", step)
-    batch = learner.samples(config.sequences, config.samples, draw)
+    samples = learner.samples(config.sequences, config.samples, draw)
+    batch = samples.batch
     query = learner.query(batch)
     # Without labels, SLMs that are taught beside it by what was written say where to read.
     own = batch.labels if learner.labels else learner.fleet.propose(query).to(learner.device).ranges()
     spoiling = Spoiling(config.irrelevant, config.dropped, config.blind, config.cut)
     spoilt = spoil(own, spoiling, draw, learner.world.spec.record_words)
     records, (index, right) = learner.read(spoilt.ranges, own)
-    senses = learner.blm.sense(query)
+    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw))
     if learner.labels:
         senses = expecting(senses, batch, records.tags[right, 0])
     pooled = learner.blm.pool(senses, records, index)
     noise = logistic_noise(spoilt.kept.shape, draw).to(learner.device)
     routing = learner.blm.route_alone(senses, config.temperature, noise)
-    prediction = learner.blm.predict(senses, Slots(pooled.content, pooled.notes), routing.mask * spoilt.kept)
+    prediction = learner.blm.predict(
+        senses, Slots(pooled.content, pooled.notes, pooled.moments), routing.mask * spoilt.kept
+    )
     error = (prediction.change - learner.change(batch)).pow(2).mean()
     verify = verify_loss(pooled, spoilt.wrong, spoilt.ranges.length > 0)
     codec = learner.blm.codec.reconstruction_loss(_random_words(learner, step))

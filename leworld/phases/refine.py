@@ -19,12 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leworld.models.blm import SURE, Prediction, Records, Senses, Slots
+from leworld.models.blm import Prediction
+from leworld.models.pooling import Senses
+from leworld.models.record_encoder import Records
+from leworld.models.tag_head import SURE
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, variant_errors
 from leworld.phases.joint import attach_hidden
-from leworld.phases.learner import Learner, Metrics, Spoiling, slots_of, spoil, verify_loss
+from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
 from leworld.rng import generator
 from leworld.types import Batch, Credit, Proposals, Ranges
 
@@ -94,13 +97,15 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
     horizon = batch.shape[1]
     guided = (torch.rand(len(batch.current), generator=draw) < config.guided).to(learner.device)
     guided = guided.repeat_interleave(horizon)
+    seen = learner.blm.observe(batch.past, batch.current)
+    seen = None if seen is None else seen.flatten(0, 1)
     batch = batch.fold_time().at(0)
-    without, worth = request_worth(learner, batch)
+    without, worth = request_worth(learner, batch, seen)
 
-    asked = first_requests(learner, config, batch, guided, horizon)
-    made = make_requests(learner, config, batch, asked, guided)
+    asked = first_requests(learner, config, batch, seen, guided, horizon)
+    made = make_requests(learner, config, batch, seen, asked, guided)
     requests = delay(sent(made, guided, learner.blm.config.request_price), horizon)
-    result = run_round(learner, config, batch, requests, guided, draw)
+    result = run_round(learner, config, batch, seen, requests, guided, draw)
     foreseen = foresight_loss(made.worth, worth, horizon)
     (result.error.mean() + result.taught + foreseen).backward(retain_graph=True)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
@@ -124,10 +129,12 @@ def delay(requests: Tensor, horizon: int) -> Tensor:
 
 
 @torch.no_grad()
-def first_requests(learner: Learner, config: RefineConfig, batch: Batch, guided: Tensor, horizon: int) -> Tensor:
+def first_requests(
+    learner: Learner, config: RefineConfig, batch: Batch, seen: Tensor | None, guided: Tensor, horizon: int
+) -> Tensor:
     """(M, Q) requests that steps receive from steps that had received none: what the BLM is used to seeing."""
     nothing = learner.query(batch).info_query
-    made = make_requests(learner, config, batch, nothing, guided)
+    made = make_requests(learner, config, batch, seen, nothing, guided)
     return delay(sent(made, guided, learner.blm.config.request_price), horizon)
 
 
@@ -142,27 +149,35 @@ def foresight_loss(foreseen: Tensor, worth: Tensor, horizon: int) -> Tensor:
     return (ahead - found).pow(2).sum() / len(worth)
 
 
-def make_requests(learner: Learner, config: RefineConfig, batch: Batch, received: Tensor, guided: Tensor) -> Prediction:
+def make_requests(
+    learner: Learner, config: RefineConfig, batch: Batch, seen: Tensor | None, received: Tensor, guided: Tensor
+) -> Prediction:
     """What every step says after its reads, its request with the graph; guided rows trust what hindsight trusts."""
     query = learner.query(batch, received)
     proposals = learner.fleet.propose(query.map(Tensor.detach)).to(learner.device)
-    senses = learner.blm.sense(query)
+    senses = learner.blm.sense(query, seen)
     records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
     senses = told(senses, records, index, guided)
     pooled = learner.blm.pool(senses, records, index)
-    slots = slots_of(learner, pooled, proposals)
+    slots = learner.blm.slots(pooled, proposals)
     best = best_masks(learner.blm, senses, slots, learner.change(batch), config.read_price)
     mask = torch.where(guided.unsqueeze(1), best, learner.blm.route(senses, proposals).mask)
     return learner.blm.predict(senses, slots, mask)
 
 
 def run_round(
-    learner: Learner, config: RefineConfig, batch: Batch, received: Tensor, guided: Tensor, draw: torch.Generator
+    learner: Learner,
+    config: RefineConfig,
+    batch: Batch,
+    seen: Tensor | None,
+    received: Tensor,
+    guided: Tensor,
+    draw: torch.Generator,
 ) -> Round:
     """All steps with the requests that they receive, as they will be at test time."""
     query = learner.query(batch, received)
     proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), learn=True).to(learner.device))
-    senses = learner.blm.sense(query)
+    senses = learner.blm.sense(query, seen)
     routing = learner.blm.route(senses, proposals)
     # Guided rows read rightly, lest the BLM unlearn to use what it reads while requests are still no good.
     wanted = guide(proposals.ranges(), batch.labels, guided)
@@ -171,11 +186,11 @@ def run_round(
     named = tag_loss(senses.tags, records.tags[right, 0], batch.labels.length > 0)
     senses = told(senses, records, right, guided)
     pooled = learner.blm.pool(senses, records, index)
-    slots = slots_of(learner, pooled, proposals)
+    slots = learner.blm.slots(pooled, proposals)
     prediction = learner.blm.predict(senses, slots, routing.mask)
     change = learner.change(batch)
-    seen = senses.map(Tensor.detach)
-    best = best_masks(learner.blm, seen, slots.map(Tensor.detach), change, config.read_price)
+    known = senses.map(Tensor.detach)
+    best = best_masks(learner.blm, known, slots.map(Tensor.detach), change, config.read_price)
     # What a spoilt read is worth says nothing of the mask.
     fair = (~spoilt.wrong.any(1)).float()
     mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best, reduction="none").mean(1)
@@ -204,7 +219,7 @@ def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:
 
 
 @torch.no_grad()
-def request_worth(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
+def request_worth(learner: Learner, batch: Batch, seen: Tensor | None) -> tuple[Tensor, Tensor]:
     """What requests could gain: reading all that was proposed against reading all that the write log names.
 
     Returns:
@@ -212,17 +227,14 @@ def request_worth(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
     """
     query = learner.query(batch)
     proposals = learner.fleet.propose(query).to(learner.device)
-    senses = learner.blm.sense(query)
+    senses = learner.blm.sense(query, seen)
     own = learner.blm.route(senses, proposals).mask
     everyone = torch.ones(len(own), dtype=torch.bool, device=own.device)
     records, indices = learner.read(proposals.ranges(), guide(proposals.ranges(), batch.labels, everyone))
     knowing = told(senses, records, indices[1], everyone)
-    proposed_slots = slots_of(learner, learner.blm.pool(senses, records, indices[0]), proposals)
-    right_slots = slots_of(learner, learner.blm.pool(knowing, records, indices[1]), proposals)
-    slots = Slots(
-        torch.stack([proposed_slots.content, right_slots.content]),
-        torch.stack([proposed_slots.notes, right_slots.notes]),
-    )
+    proposed_slots = learner.blm.slots(learner.blm.pool(senses, records, indices[0]), proposals)
+    right_slots = learner.blm.slots(learner.blm.pool(knowing, records, indices[1]), proposals)
+    slots = proposed_slots.map(lambda *both: torch.stack(both), right_slots)
     change = learner.change(batch)
     without = (learner.blm.predict(senses, proposed_slots, own).change - change).pow(2).mean(-1)
     proposed, right = variant_errors(learner.blm, senses, slots, torch.ones_like(own[:1]).repeat(2, 1), change)

@@ -31,8 +31,9 @@ class WorldSpec:
         horizon: T of a batch.
         residual: True if a prediction is the current state plus a change.
         scale: (Y,) unit of the error: an MSE is the mean of ``((prediction - target) / scale) ** 2``.
-        decode: (record_words * 32 + 1, F) the linear map from a record's bits to the values of its typed fields, of
-            about unit size, the values of a record of zeros last; None where records are plain bits.
+        decode: (record_words * 32 + 1, S + Y) the linear map from a record's bits to the transition that it holds:
+            state with its action, and the change in units of ``scale``; what a record of zeros holds comes last. None
+            where records are no transitions.
         tag: first bit and number of bits of the tag in a record, by which the store tells whose it is; (0, 0): none.
         floor: the MSE that no model can beat, where it is known.
         floor_no_request: the floor of a model that may not ask, where it is known.

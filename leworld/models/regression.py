@@ -1,0 +1,67 @@
+"""Bayesian least squares on learnt features: what transitions say of a body's dynamics, in closed form.
+
+Any number of transitions become one sum of moments. Sums of several reads, and of what was seen in the episode, add up;
+no transitions at all leave the prior, and none can pull further than its weight.
+
+Source: ALPaCA, Harrison et al. 2018, https://arxiv.org/abs/1807.08912
+
+Shapes:
+    F: features.  S: state with its action.  Y: predicted state.  E = F * (F + Y): moments.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from leworld.models.layers import zeroed
+
+LEAST_NOISE = 1e-3
+"""Variance of a transition at least, in units of the prior's, so that the equations stay solvable."""
+
+
+class Regression(nn.Module):
+    """Predicts a change as a prior of the inputs, plus what transitions of the same body say is left.
+
+    ``num_features`` F; ``hidden`` width of the two layers that make them.
+    """
+
+    def __init__(self, state_dim: int, target_dim: int, num_features: int, hidden: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.linear = nn.Linear(state_dim, num_features)
+        self.curved = nn.Sequential(
+            nn.Linear(state_dim, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, num_features),
+        )
+        self.prior = zeroed(nn.Linear(state_dim + num_features, target_dim))
+        # How far the weight of a feature may lie from the prior's, as a logarithm.
+        self.spread = nn.Parameter(torch.zeros(num_features))
+        self.noise = nn.Parameter(torch.tensor(-2.0))
+
+    def features(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., S) to (..., F) features, and the (..., Y) change that the prior expects."""
+        x = self.linear(inputs) + self.curved(inputs)
+        return x * torch.exp(self.spread), self.prior(torch.cat([inputs, x], dim=-1))
+
+    def points(self, inputs: Tensor, change: Tensor) -> Tensor:
+        """Transitions from (..., S) by (..., Y) to (..., F + Y): features, and the change that was not expected."""
+        features, expected = self.features(inputs)
+        return torch.cat([features, change - expected], dim=-1)
+
+    def moments(self, points: Tensor, weight: Tensor) -> Tensor:
+        """(R, M, F + Y) points with (R, M) weights to their (R, E) sum."""
+        features = points[..., : self.num_features] * weight.unsqueeze(-1)
+        return (features.transpose(1, 2) @ points).flatten(1)
+
+    def posterior(self, features: Tensor, moments: Tensor) -> Tensor:
+        """(B, Y) change beyond the prior's at (B, F), by (B, E) moments; 0 where they are."""
+        moments = moments.unflatten(1, (self.num_features, -1)).double()
+        covariance, response = moments.split([self.num_features, moments.shape[-1] - self.num_features], dim=-1)
+        noise = torch.exp(self.noise.double()) + LEAST_NOISE
+        identity = torch.eye(self.num_features, dtype=noise.dtype, device=noise.device)
+        weights = torch.cholesky_solve(response, torch.linalg.cholesky(covariance + noise * identity))
+        return (features.double().unsqueeze(1) @ weights).squeeze(1).to(features.dtype)

@@ -1,0 +1,43 @@
+"""Which tag a record should have that a sample can use.
+
+Shapes:
+    B: batch.  N: tables.  G: bits of a tag.  C: characteristics.  Q: info query.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from leworld.models.addressing import REQUEST_GAIN, SignRule, bits_of
+from leworld.models.layers import zeroed
+
+TAG_GAIN = 30.0
+"""It lets weights of usual size make firm tags of a request."""
+HEED = 2.0
+"""How much a key counts before anything was asked, as a logit."""
+SURE = 3.0
+"""The score of a bit of a tag at most, where only the key says it."""
+
+
+class TagHead(nn.Module):
+    """Which tag a record should have: a rule of the key, or what the request names, as addresses are found."""
+
+    def __init__(self, key_dim: int, query_dim: int, num_tables: int, tag_bits: int) -> None:
+        super().__init__()
+        self.shape = (num_tables, tag_bits)
+        self.rule = SignRule(key_dim, num_tables * tag_bits)
+        self.request = zeroed(nn.Linear(query_dim, num_tables * tag_bits, bias=False))
+        # Where something was asked, each table learns whether it still goes by the key; at first it does not.
+        self.heed = nn.Parameter(torch.full((num_tables, 1), 2 * HEED / REQUEST_GAIN))
+
+    def forward(self, key: Tensor, request: Tensor) -> Tensor:
+        """The (B, C) key and the (B, Q) request to (B, N, G) scores of the bits."""
+        asked = request.any(-1)[:, None, None].float()
+        heed = torch.sigmoid(HEED - asked * REQUEST_GAIN * self.heed)
+        named = TAG_GAIN * self.request(request)
+        return heed * SURE * self.rule(key).unflatten(1, self.shape) + named.unflatten(1, self.shape)
+
+    def rule_loss(self, key: Tensor, tags: Tensor) -> Tensor:
+        """The rule's loss: (B, C) keys and the (B, N) int64 tags of their records to a scalar."""
+        return self.rule.loss(key, bits_of(tags, self.shape[1]).flatten(1))
