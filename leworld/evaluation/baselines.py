@@ -7,6 +7,7 @@ linear        past, current, characteristics (ridge)
 mlp           past, current, characteristics
 gru           the whole episode so far, characteristics
 knn           the transitions in memory of the same world, searched exactly
+least_squares the same transitions, fitted by a polynomial
 gru_context   the same transitions, run over before the episode so far
 dict          the mean change seen in training with exactly these characteristics
 oracle        what mlp has, and the truth about the world: a ceiling, not a rival
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from leworld.errors import ConfigError
 from leworld.evaluation.context import fit_gru_context
+from leworld.evaluation.least_squares import LeastSquares
 from leworld.evaluation.metrics import errors
 from leworld.evaluation.networks import fit_gru, fit_mlp, fit_oracle
 from leworld.evaluation.plain import CopyLast, Linear, Neighbours, PlainDict, PredictZero
@@ -38,11 +40,12 @@ BASELINES: dict[str, Callable[[World, Budget], Predictor]] = {
     "mlp": fit_mlp,
     "gru": fit_gru,
     "knn": Neighbours.fit,
+    "least_squares": LeastSquares.fit,
     "gru_context": fit_gru_context,
     "dict": PlainDict.fit,
     "oracle": fit_oracle,
 }
-WITH_MEMORY = ("knn", "gru_context")
+WITH_MEMORY = ("knn", "least_squares", "gru_context")
 """Those that are given what the memory holds."""
 
 

@@ -157,14 +157,19 @@ class BLM(nn.Module):
         parts += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
         drift = self.drift(torch.cat([query.past, query.current, query.characteristics], dim=-1))
         state = self.norm_state((torch.stack(parts, dim=1) + self.kind).sum(1))
-        none = state.new_zeros(len(state), self.num_slms, 0)
-        tags = none if self.tags is None else self.tags(query.characteristics, query.info_query)
+        tags = self.expected_tags(query.characteristics, query.info_query)
         if self.regression is None:
             return Senses(state, drift, tags)
         features, expected = self.regression.features(query.current)
         if seen is None:
             seen = self.regression.moments(*self._transition(query.past.unsqueeze(1), query.current.unsqueeze(1)))
-        return Senses(state, drift + expected, tags, features, seen)
+        return Senses(state, drift + expected, tags, query.current, features, seen)
+
+    def expected_tags(self, characteristics: Tensor, request: Tensor) -> Tensor:
+        """(B, N, G) scores of the bits of the tags to expect; none where records have no tags."""
+        if self.tags is None:
+            return characteristics.new_zeros(len(characteristics), self.num_slms, 0)
+        return self.tags(characteristics, request)
 
     def observe(self, past: Tensor, current: Tensor) -> Tensor | None:
         """Moments of what was seen of (B, T) episodes up to each of their steps.
@@ -242,10 +247,12 @@ class BLM(nn.Module):
         """(B, Y) what the transitions that were read, and those of the episode, say is left of the change."""
         if self.regression is None:
             return 0.0
-        assert senses.point is not None
+        assert senses.inputs is not None
+        assert senses.features is not None
         assert senses.seen is not None
         assert slots.moments is not None
-        return self.regression.posterior(senses.point, senses.seen + (gate * slots.moments).sum(1))
+        moments = senses.seen + (gate * slots.moments).sum(1)
+        return self.regression.posterior(senses.inputs, senses.features, moments)
 
 
 def trust_features(proposals: Proposals) -> Tensor:

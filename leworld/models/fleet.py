@@ -34,6 +34,7 @@ class FleetConfig:
     query_dim: int
     pretrain_batch: int
     rule_batch: int
+    rule_steps: int
     pretrain_steps: int
     pretrain_lr: float
     rehearsal_batch: int
@@ -153,9 +154,13 @@ class SLMGroup:
     def _pretrain_step(self, i: int, step: int) -> Metrics:
         """Cross-entropy against the write log: the placement says where a key is kept."""
         config = self.config
+        lr = warmup_cosine(step, config.pretrain_steps, config.pretrain_lr, config.warmup_steps)
+        for repeat in range(config.rule_steps):
+            self._rule_loss(i, step, repeat).backward()
+            self.optimizers[i].step(lr)
         loss, hit = self._key_loss(i, config.pretrain_batch, ("keys", step))
-        (loss + self._rule_loss(i, step)).backward()
-        self.optimizers[i].step(warmup_cosine(step, config.pretrain_steps, config.pretrain_lr, config.warmup_steps))
+        loss.backward()
+        self.optimizers[i].step(lr)
         return {"slm_loss": loss.item(), "hit_top1": hit}
 
     def _rehearsal_loss(self, i: int, moment: Moment) -> Tensor | float:
@@ -175,10 +180,10 @@ class SLMGroup:
         loss = self._label_loss(output, start, length, torch.ones_like(start, dtype=torch.float32), found)
         return loss, found.float().mean().item()
 
-    def _rule_loss(self, i: int, step: int) -> Tensor:
+    def _rule_loss(self, i: int, step: int, repeat: int) -> Tensor:
         """Loss of the linear rule on fresh keys; it rests after pre-training, as placement does not change."""
         slm_id = self.slm_ids[i]
-        keys = self.world.keys(self.config.rule_batch, generator(self.config.seed, "rule", slm_id, step))
+        keys = self.world.keys(self.config.rule_batch, generator(self.config.seed, "rule", slm_id, step, repeat))
         start = keys.labels.start[:, slm_id % self.world.spec.num_tables]
         return self.slms[i].digits.rule_loss(keys.characteristics.to(self.device), start.to(self.device))
 

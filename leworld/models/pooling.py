@@ -25,13 +25,14 @@ class Senses(_Record):
 
     ``state`` (B, D) past, current, characteristics and request together; ``drift`` (B, Y) the part of the change that
     is linear in them; ``tags`` (B, N, G) scores of the tag bits to expect in records of each table; where records are
-    transitions, ``point`` (B, F) features of the state and ``seen`` (B, .) moments of the episode so far.
+    transitions, the state's ``inputs`` (B, S) and ``features`` (B, F) and what was ``seen`` (B, .) of the episode so far.
     """
 
     state: Tensor
     drift: Tensor
     tags: Tensor
-    point: Tensor | None = None
+    inputs: Tensor | None = None
+    features: Tensor | None = None
     seen: Tensor | None = None
 
 

@@ -1,7 +1,8 @@
 """Bayesian least squares on learnt features: what transitions say of a body's dynamics, in closed form.
 
 Any number of transitions become one sum of moments. Sums of several reads, and of what was seen in the episode, add up;
-no transitions at all leave the prior, and none can pull further than its weight.
+no transitions at all leave the prior, and none can pull further than its weight. The weights found describe the body:
+layers that see them add what is not linear in the features.
 
 Source: ALPaCA, Harrison et al. 2018, https://arxiv.org/abs/1807.08912
 
@@ -38,6 +39,14 @@ class Regression(nn.Module):
             nn.Linear(hidden, num_features),
         )
         self.prior = zeroed(nn.Linear(state_dim + num_features, target_dim))
+        self.body = nn.Linear(num_features * target_dim, hidden // 2)
+        self.rest = nn.Sequential(
+            nn.Linear(hidden // 2 + state_dim + num_features + target_dim, 2 * hidden),
+            nn.GELU(),
+            nn.Linear(2 * hidden, 2 * hidden),
+            nn.GELU(),
+            zeroed(nn.Linear(2 * hidden, target_dim)),
+        )
         # How far the weight of a feature may lie from the prior's, as a logarithm.
         self.spread = nn.Parameter(torch.zeros(num_features))
         self.noise = nn.Parameter(torch.tensor(-2.0))
@@ -57,11 +66,17 @@ class Regression(nn.Module):
         features = points[..., : self.num_features] * weight.unsqueeze(-1)
         return (features.transpose(1, 2) @ points).flatten(1)
 
-    def posterior(self, features: Tensor, moments: Tensor) -> Tensor:
-        """(B, Y) change beyond the prior's at (B, F), by (B, E) moments; 0 where they are."""
+    def weights(self, moments: Tensor) -> Tensor:
+        """(B, E) moments to the (B, F, Y) weights of the features that they ask for; 0 where they are."""
         moments = moments.unflatten(1, (self.num_features, -1)).double()
         covariance, response = moments.split([self.num_features, moments.shape[-1] - self.num_features], dim=-1)
         noise = torch.exp(self.noise.double()) + LEAST_NOISE
         identity = torch.eye(self.num_features, dtype=noise.dtype, device=noise.device)
-        weights = torch.cholesky_solve(response, torch.linalg.cholesky(covariance + noise * identity))
-        return (features.double().unsqueeze(1) @ weights).squeeze(1).to(features.dtype)
+        factor = torch.linalg.cholesky(covariance + noise * identity)
+        return torch.cholesky_solve(response, factor).to(torch.float32)
+
+    def posterior(self, inputs: Tensor, features: Tensor, moments: Tensor) -> Tensor:
+        """(B, Y) change beyond the prior's at (B, S) with its (B, F), by (B, E) moments."""
+        weights = self.weights(moments)
+        fitted = (features.unsqueeze(1) @ weights).squeeze(1)
+        return fitted + self.rest(torch.cat([self.body(weights.flatten(1)), inputs, features, fitted], dim=-1))

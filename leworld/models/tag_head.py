@@ -7,6 +7,7 @@ Shapes:
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leworld.models.addressing import REQUEST_GAIN, SignRule, bits_of
@@ -41,3 +42,9 @@ class TagHead(nn.Module):
     def rule_loss(self, key: Tensor, tags: Tensor) -> Tensor:
         """The rule's loss: (B, C) keys and the (B, N) int64 tags of their records to a scalar."""
         return self.rule.loss(key, bits_of(tags, self.shape[1]).flatten(1))
+
+
+def tag_loss(scores: Tensor, tags: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy of the (M, N, G) scores of tags that are -1 or 1, where (M, N) they are known, a scalar."""
+    loss = F.softplus(-2 * scores * tags) * known.unsqueeze(-1)
+    return loss.sum() / (known.sum() * max(scores.shape[-1], 1)).clamp(min=1)

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from leworld.models.blm import Slots
 from leworld.models.pooling import Senses
+from leworld.models.record_encoder import Records
 from leworld.models.router import logistic_noise
-from leworld.models.tag_head import SURE
+from leworld.models.tag_head import SURE, tag_loss
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
@@ -38,9 +40,11 @@ class PretrainConfig:
         temperature: of the router.
         verify_weight: of the loss of reads wrongly ignored or wrongly believed.
         codec_weight: of the loss of words decoded from their codes.
+        ask_weight: of the loss of tags that requests name, where the next step depends on one.
         slm_steps: optimiser steps of each SLM.
         slm_batch: keys a step.
-        rule_batch: keys a step for the linear rule from key to address, which are cheap.
+        rule_steps: optimiser steps of the linear rule from key to address beside each other one of an SLM, as they are
+            cheap; ``rule_batch`` keys each, of which the BLM's rule for tags takes as many a step.
         slm_lr: peak learning rate of the SLMs.
         length_weight: of the length in the SLMs' loss.
         confidence_weight: of the confidence in the SLMs' loss.
@@ -59,8 +63,10 @@ class PretrainConfig:
     temperature: float = 0.3
     verify_weight: float = 0.1
     codec_weight: float = 0.1
+    ask_weight: float = 0.1
     slm_steps: int = 600
     slm_batch: int = 256
+    rule_steps: int = 4
     rule_batch: int = 4096
     slm_lr: float = 1e-3
     length_weight: float = 0.5
@@ -68,9 +74,11 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_fractions("phases.pretrain", self, "irrelevant", "dropped", "blind", "cut", "forgotten")
-        check_positive("phases.pretrain", self, "sequences", "samples", "lr", "slm_batch", "rule_batch", "slm_lr")
+        check_positive(
+            "phases.pretrain", self, "sequences", "samples", "lr", "slm_batch", "rule_batch", "slm_lr", "rule_steps"
+        )
         check_positive("phases.pretrain", self, "warmup_steps", "temperature")
-        check_not_negative("phases.pretrain", self, "steps", "slm_steps", "verify_weight", "codec_weight")
+        check_not_negative("phases.pretrain", self, "steps", "slm_steps", "verify_weight", "codec_weight", "ask_weight")
         check_not_negative("phases.pretrain", self, "length_weight", "confidence_weight")
 
 
@@ -84,7 +92,8 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
     own = batch.labels if learner.labels else learner.fleet.propose(query).to(learner.device).ranges()
     spoiling = Spoiling(config.irrelevant, config.dropped, config.blind, config.cut)
     spoilt = spoil(own, spoiling, draw, learner.world.spec.record_words)
-    records, (index, right) = learner.read(spoilt.ranges, own)
+    asked = learner.to_ask_for(samples)
+    records, (index, right, named) = learner.read(spoilt.ranges, own, asked)
     senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw))
     if learner.labels:
         senses = expecting(senses, batch, records.tags[right, 0])
@@ -97,19 +106,21 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
     error = (prediction.change - learner.change(batch)).pow(2).mean()
     verify = verify_loss(pooled, spoilt.wrong, spoilt.ranges.length > 0)
     codec = learner.blm.codec.reconstruction_loss(_random_words(learner, step))
-    loss = error + config.verify_weight * verify + config.codec_weight * codec + _tag_loss(learner, config, step)
-    loss.backward()
+    known = (asked.length > 0) & ~spoilt.wrong & (spoilt.kept > 0)
+    naming = _naming_loss(learner, batch.characteristics, prediction.request, records, named, known)
+    loss = error + config.verify_weight * verify + config.codec_weight * codec + config.ask_weight * naming
+    (loss + _rule_loss(learner, config, step)).backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimizer.step(lr)
     return {"loss": error.item(), "verify_loss": verify.item(), "grad_norm": norm, "lr": lr}
 
 
-def expecting(senses: Senses, batch: Batch, tags: torch.Tensor) -> Senses:
+def expecting(senses: Senses, batch: Batch, tags: Tensor) -> Senses:
     """Where only a request could name the record, the right (B, N, G) tags stand in for what it will name."""
     return replace(senses, tags=torch.where(batch.keyed.unsqueeze(-1), senses.tags, SURE * tags))
 
 
-def _tag_loss(learner: Learner, config: PretrainConfig, step: int) -> torch.Tensor | float:
+def _rule_loss(learner: Learner, config: PretrainConfig, step: int) -> Tensor | float:
     """Fresh keys teach which tags to expect, as they teach addresses to the SLMs."""
     if learner.blm.tags is None:
         return 0.0
@@ -118,6 +129,14 @@ def _tag_loss(learner: Learner, config: PretrainConfig, step: int) -> torch.Tens
     return learner.blm.tags.rule_loss(keys.characteristics, keys.tags)
 
 
-def _random_words(learner: Learner, step: int) -> torch.Tensor:
+def _naming_loss(
+    learner: Learner, characteristics: Tensor, request: Tensor, records: Records, index: Tensor, known: Tensor
+) -> Tensor:
+    """Requests (B, Q) are to name the tags of the (B, N) records that the next step needs, where that is ``known``."""
+    scores = learner.blm.expected_tags(characteristics, request)
+    return tag_loss(scores, records.tags[index, 0], known)
+
+
+def _random_words(learner: Learner, step: int) -> Tensor:
     """(64, 32) random bits for the codec to tell apart."""
     return torch.randint(0, 2, (64, 32), generator=generator(learner.seed, "codec", step)).float().to(learner.device)

@@ -22,7 +22,7 @@ from torch import Tensor
 from leworld.models.blm import Prediction
 from leworld.models.pooling import Senses
 from leworld.models.record_encoder import Records
-from leworld.models.tag_head import SURE
+from leworld.models.tag_head import SURE, tag_loss
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, variant_errors
@@ -204,12 +204,6 @@ def run_round(
 def told(senses: Senses, records: Records, right: Tensor, guided: Tensor) -> Senses:
     """Guided rows (M,) expect the tags of the (M, N) right records, as if they had been asked for."""
     return replace(senses, tags=torch.where(guided[:, None, None], SURE * records.tags[right, 0], senses.tags))
-
-
-def tag_loss(scores: Tensor, tags: Tensor, known: Tensor) -> Tensor:
-    """Cross-entropy of the (M, N, G) scores of the tags to expect where (M, N) the record is known, a scalar."""
-    loss = F.softplus(-2 * scores * tags) * known.unsqueeze(-1)
-    return loss.sum() / (known.sum() * max(scores.shape[-1], 1)).clamp(min=1)
 
 
 def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:

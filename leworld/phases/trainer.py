@@ -82,6 +82,7 @@ def fleet_config(model: ModelConfig, phases: PhasesConfig, seed: int) -> FleetCo
         query_dim=model.blm.query_dim,
         pretrain_batch=pretrain.slm_batch,
         rule_batch=pretrain.rule_batch,
+        rule_steps=pretrain.rule_steps,
         pretrain_steps=pretrain.slm_steps,
         pretrain_lr=pretrain.slm_lr,
         rehearsal_batch=phases.rehearsal,
