@@ -43,6 +43,7 @@ MEANING = {
     "mlp": "an MLP on the same; no memory",
     "gru": "a GRU over the sequence so far; no memory",
     "knn": "exact nearest neighbours among the transitions that the memory holds",
+    "least_squares": "a polynomial fitted to the same transitions, drawn to the weights of all training steps",
     "gru_context": "a GRU over the same transitions, and then over the sequence so far",
     "dict": "the mean change seen in training with exactly these characteristics",
     "zeroed": "every word reads as zero",
@@ -65,6 +66,7 @@ RATIOS = {
     "oracle": "LeWorld / oracle",
     "no_memory": "LeWorld / best without memory",
     "knn": "LeWorld / knn",
+    "least_squares": "LeWorld / least squares",
     "gru_context": "LeWorld / gru context",
 }
 

@@ -66,6 +66,7 @@ def body(name: str, oracle: float, no_memory: float = 0.2, *more: Claim, steps: 
         at_most("error / oracle", gate("ratios.oracle.mean"), oracle),
         at_most("error / no memory", gate("ratios.no_memory.mean"), no_memory),
         at_most("error / exact kNN", gate("ratios.knn.mean"), 1.0),
+        at_most("error / least squares", gate("ratios.least_squares.mean"), 1.0),
         at_most("error / GRU with context", gate("ratios.gru_context.mean"), 1.0),
         at_most("another's memory / no memory", gate("wrong_memory.shuffled.mean"), 1.05),
         REWRITTEN,

@@ -19,7 +19,7 @@ The result, ``gate.json``, has for every name the mean squared error in the worl
     versus {name: ...}      error of a baseline less ours, paired, 95 %: above 0 where we win
     beaten_by               the baselines whose error is lower than ours
     best_no_memory          the best baseline without memory
-    ratios {name: ratio}    our error to floor, oracle, knn, gru_context, and no_memory: the best without
+    ratios {name: ratio}    our error to floor, oracle, knn, least_squares, gru_context, and no_memory: the best without
     wrong_memory {name: ...} ratios of the controls shuffled, random and zeroed to ``best_no_memory``
 
 and null where a world has no such truth.

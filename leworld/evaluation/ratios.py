@@ -38,7 +38,7 @@ def our_ratios(
         groups: (B, T) which world a sample is of, as in ``ratio_interval``.
 
     Returns:
-        ``floor``, ``oracle``, ``no_memory`` (the best of those), ``knn`` and ``gru_context``; None where the world has
+        ``floor``, ``oracle``, ``no_memory`` (the best of those), and those ``WITH_MEMORY``; None where the world has
         no such rival, or it makes no error.
     """
     rivals = {name: errors.get(name) for name in ("oracle", *WITH_MEMORY)}

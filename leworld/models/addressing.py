@@ -116,9 +116,10 @@ class DigitHead(nn.Module):
     def forward(self, hidden: Tensor, key: Tensor, request: Tensor) -> Tensor:
         """(B, H), the (B, C) key and the (B, Q) request to (B, D, 256) log-probabilities."""
         heed = torch.sigmoid(self.heed(hidden))
-        value = (1 - heed).unsqueeze(-1) * self.value(hidden).unflatten(-1, (self.num_digits, BASE))
+        value = self.value((1 - heed) * hidden)
         bit = (1 - heed) * self.bit(hidden) + heed * FIRM * self.rule(key) + REQUEST_GAIN * self.request(request)
-        return F.log_softmax(value + bit.unflatten(-1, (self.num_digits, DIGIT_BITS)) @ self.code, dim=-1)
+        scores = torch.addmm(value.view(-1, BASE), bit.view(-1, DIGIT_BITS), self.code)
+        return F.log_softmax(scores, dim=-1).unflatten(0, (-1, self.num_digits))
 
     def rule_loss(self, key: Tensor, address: Tensor) -> Tensor:
         """The rule's loss alone: (B, C) keys and their (B,) addresses to a scalar."""

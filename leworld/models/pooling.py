@@ -25,7 +25,8 @@ class Senses(_Record):
 
     ``state`` (B, D) past, current, characteristics and request together; ``drift`` (B, Y) the part of the change that
     is linear in them; ``tags`` (B, N, G) scores of the tag bits to expect in records of each table; where records are
-    transitions, the state's ``inputs`` (B, S) and ``features`` (B, F) and what was ``seen`` (B, .) of the episode so far.
+    transitions, the state's ``inputs`` (B, S) and ``features`` (B, F), and what was ``seen`` (B, .) of the episode so
+    far.
     """
 
     state: Tensor

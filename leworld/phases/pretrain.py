@@ -66,7 +66,7 @@ class PretrainConfig:
     ask_weight: float = 0.1
     slm_steps: int = 600
     slm_batch: int = 256
-    rule_steps: int = 4
+    rule_steps: int = 6
     rule_batch: int = 4096
     slm_lr: float = 1e-3
     length_weight: float = 0.5
