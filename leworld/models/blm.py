@@ -53,8 +53,8 @@ class BLMConfig:
         if isnan(self.request_price):
             raise ConfigError("blm.request_price nan is no number: give the part of the error to be saved, such as 0.1")
         for name in ("fit_features", "fit_dim"):
-            if not 1 <= getattr(self, name) <= 4096:
-                raise ConfigError(f"blm.{name} {getattr(self, name)} is outside [1, 4096]: set a number in that range")
+            if not 2 <= getattr(self, name) <= 4096:
+                raise ConfigError(f"blm.{name} {getattr(self, name)} is outside [2, 4096]: set a number in that range")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Bayesian least squares on learnt features: what transitions say of a body's dynamics, in closed form.
 
-Any number of transitions become one sum of moments. Sums of several reads, and of what was seen in the episode, add up;
-no transitions at all leave the prior, and none can pull further than its weight. The weights found describe the body:
-layers that see them add what is not linear in the features.
+Any number of transitions become one sum of moments; sums of several reads, and of what was seen in the episode, add up.
+Without transitions all weights are 0. The weights describe the body: layers that see them add what is not linear in the
+features. Moments are kept in float64, as rounding must not make the equations unsolvable.
 
 Source: ALPaCA, Harrison et al. 2018, https://arxiv.org/abs/1807.08912
 
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from leworld.models.layers import zeroed
 
 LEAST_NOISE = 1e-3
-"""Variance of a transition at least, in units of the prior's, so that the equations stay solvable."""
+"""Variance of a transition at least, in units of the prior's."""
+ROUNDING = 1e-12
+"""Added to the diagonal, as a part of the trace: the equations stay solvable whatever the inputs."""
 
 
 class Regression(nn.Module):
@@ -62,17 +64,18 @@ class Regression(nn.Module):
         return torch.cat([features, change - expected], dim=-1)
 
     def moments(self, points: Tensor, weight: Tensor) -> Tensor:
-        """(R, M, F + Y) points with (R, M) weights to their (R, E) sum."""
+        """(R, M, F + Y) points with (R, M) weights to their (R, E) sum, float64."""
+        points = points.double()
         features = points[..., : self.num_features] * weight.unsqueeze(-1)
         return (features.transpose(1, 2) @ points).flatten(1)
 
     def weights(self, moments: Tensor) -> Tensor:
         """(B, E) moments to the (B, F, Y) weights of the features that they ask for; 0 where they are."""
-        moments = moments.unflatten(1, (self.num_features, -1)).double()
+        moments = moments.unflatten(1, (self.num_features, -1))
         covariance, response = moments.split([self.num_features, moments.shape[-1] - self.num_features], dim=-1)
-        noise = torch.exp(self.noise.double()) + LEAST_NOISE
-        identity = torch.eye(self.num_features, dtype=noise.dtype, device=noise.device)
-        factor = torch.linalg.cholesky(covariance + noise * identity)
+        trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+        noise = torch.exp(self.noise) + LEAST_NOISE + ROUNDING * trace
+        factor = torch.linalg.cholesky(covariance + torch.diag_embed(noise.unsqueeze(1).expand_as(covariance[..., 0])))
         return torch.cholesky_solve(response, factor).to(torch.float32)
 
     def posterior(self, inputs: Tensor, features: Tensor, moments: Tensor) -> Tensor:

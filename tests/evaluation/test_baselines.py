@@ -204,8 +204,8 @@ def test_errors_come_one_a_sample_over_all_batches(world: FakeWorld) -> None:
 def test_a_world_without_truth_or_store_has_neither_oracle_nor_neighbours() -> None:
     assert applicable(FakeWorld()) == list(BASELINES)
     bare = FakeWorld(told=False, remembers=False)
-    assert set(BASELINES) - set(applicable(bare)) == {"oracle", "knn", "gru_context"}
-    for name in ("oracle", "knn", "gru_context"):
+    assert set(BASELINES) - set(applicable(bare)) == {"oracle", "knn", "least_squares", "gru_context"}
+    for name in ("oracle", "knn", "least_squares", "gru_context"):
         with pytest.raises(ConfigError, match=f"leave the baseline {name} out"):
             train_baselines(bare, SHORT, [name])
 

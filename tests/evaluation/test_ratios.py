@@ -1,11 +1,13 @@
 import pytest
 import torch
 
+from leworld.evaluation.baselines import WITH_MEMORY
 from leworld.evaluation.ratios import best_no_memory, our_ratios, ratio
 
 OURS = torch.tensor([[0.1, 0.2], [0.3, 0.2]])
 ERRORS = {
-    "copy_last": OURS * 8, "gru": OURS * 4, "knn": OURS * 2, "gru_context": OURS / 2, "oracle": OURS / 4,
+    "copy_last": OURS * 8, "gru": OURS * 4, "knn": OURS * 2, "least_squares": OURS / 8,
+    "gru_context": OURS / 2, "oracle": OURS / 4,
 }  # fmt: skip
 
 
@@ -16,7 +18,8 @@ def test_the_best_without_memory_is_neither_told_nor_shown_the_memory() -> None:
 def test_ratios_are_ours_over_theirs() -> None:
     found = our_ratios(OURS, ERRORS, 0.1, None)
     means = {name: None if value is None else value["mean"] for name, value in found.items()}
-    assert means == pytest.approx({"floor": 2.0, "oracle": 4.0, "no_memory": 0.25, "knn": 0.5, "gru_context": 2.0})
+    with_memory = {"knn": 0.5, "least_squares": 8.0, "gru_context": 2.0}
+    assert means == pytest.approx({"floor": 2.0, "oracle": 4.0, "no_memory": 0.25, **with_memory})
     floor = found["floor"]
     assert floor is not None
     # Half of 0.5 between the two rows' ratios 1.5 and 2.5, times 1.96.
@@ -25,7 +28,7 @@ def test_ratios_are_ours_over_theirs() -> None:
 
 def test_what_a_world_has_not_is_none() -> None:
     found = our_ratios(OURS, {"gru": OURS}, None, None)
-    assert {name for name, value in found.items() if value is None} == {"floor", "oracle", "knn", "gru_context"}
+    assert {name for name, value in found.items() if value is None} == {"floor", "oracle", *WITH_MEMORY}
     assert our_ratios(OURS, {"gru": OURS}, 0.0, None)["floor"] is None
     assert ratio(OURS, torch.zeros_like(OURS), None) is None
 

@@ -29,17 +29,23 @@ def system(world):
 
 @dataclass
 class Drift:
-    """A system that adds ``push`` to the state, asks for what step it is at, and remembers what it was told."""
+    """A system that adds ``push`` to the state, asks for what step it is at, counts the steps that it observes, and
+    remembers what it was told."""
 
     spec: WorldSpec
     push: float = 0.25
 
     def __post_init__(self) -> None:
         self.blm = SimpleNamespace(config=SimpleNamespace(query_dim=QUERY_DIM))
-        self.queries = []
+        self.queries, self.observed, self.seen = [], [], []
 
-    def predict(self, query, *, ranges=None, mask=None, redirect=None) -> Step:
+    def observe(self, query, seen=0) -> int:
+        self.observed.append(query)
+        return (seen or 0) + 1
+
+    def predict(self, query, *, seen, ranges=None, mask=None, redirect=None) -> Step:
         self.queries.append(query)
+        self.seen.append(seen)
         batch, target_dim = len(query.current), self.spec.target_dim
         start = torch.zeros(batch, 3, 1, dtype=torch.int64)
         proposals = Proposals(
@@ -48,7 +54,7 @@ class Drift:
         asked = torch.full((batch, QUERY_DIM), float(len(self.queries)))
         reads = Ranges(start[..., 0], start[..., 0])
         next_state, none = query.current[:, :target_dim] + self.push, torch.zeros(batch, 3)
-        return Step(next_state, none, reads, proposals, asked, none)
+        return Step(next_state, none, reads, none.long(), proposals, asked, none)
 
 
 def test_free_running_equals_teacher_forcing_at_the_first_step_and_leaves_it_after(world, system):
@@ -68,6 +74,9 @@ def test_a_trial_has_all_steps_in_order(world, system):
     assert trial.start.shape == (5, world.spec.horizon, slms, MODEL.slm.candidates)
     assert trial.mask.any(-1).all()
     assert torch.equal(trial.reads > 0, trial.mask)
+    # One read, or all candidates.
+    assert set(trial.reads.flatten().tolist()) <= {0, 1, MODEL.slm.candidates}
+    assert not trial.reads.is_floating_point()
     first = system.predict(_query(batch.at(0)))
     assert torch.equal(trial.start[:, 0], first.proposals.start)
     expected = ((first.next_state - batch.target[:, 0]) / world.spec.scale).square().mean(-1)
@@ -115,6 +124,35 @@ def test_teacher_forcing_shows_true_states_and_passes_requests_on():
     assert [query.info_query[0, 0].item() for query in changed.queries] == [0, 10, 20, 30]
 
 
+def test_free_running_observes_the_first_step_alone():
+    world = tiny_world("physics")
+    batch, drift = world.batch("test", 4, generator()), Drift(world.spec)
+    free_running(drift, batch)
+    assert drift.observed == drift.queries[:1]
+    assert drift.seen == [1] * world.spec.horizon
+
+
+def test_teacher_forcing_observes_every_step_before_it_is_predicted_and_carries_what_was_seen():
+    world = tiny_world("physics")
+    batch, drift = world.batch("test", 4, generator()), Drift(world.spec)
+    teacher_forced(drift, batch)
+    assert drift.observed == drift.queries
+    assert drift.seen == [1, 2, 3, 4]
+
+
+def test_each_step_is_predicted_by_what_was_seen_of_its_episode():
+    world = tiny_world("physics")
+    system, batch = tiny_trainer(world, stirred=True).learner.system, world.batch("test", 4, generator())
+    trial = teacher_forced(system, batch, request=no_request)
+    seen = system.blm.observe(batch.past, batch.current)
+    for t in range(world.spec.horizon):
+        found = system.predict(_query(batch.at(t)), seen=seen[:, t]).next_state
+        expected = ((found - batch.target[:, t]) / world.spec.scale).square().mean(-1)
+        assert torch.allclose(trial.error[:, t], expected, rtol=1e-3)
+    last = system.predict(_query(batch.at(3))).next_state
+    assert not torch.allclose(last, found, rtol=1e-3)
+
+
 def test_a_perfect_system_makes_no_error():
     spec = spec_of(state_dim=2, target_dim=2, char_dim=3, horizon=4, scale=torch.ones(2))
     world = tiny_world("rules")
@@ -141,7 +179,11 @@ def test_oracle_reads_what_the_log_names_and_trusts_what_is_known_and_relevant(w
             assert mask[row, table] == float(bool(known[row, table]) and relevant)
     trial = teacher_forced(system, batch, oracle=True)
     assert torch.equal(trial.mask[:, 0], mask.bool())
-    assert torch.equal(trial.reads[:, 0], now.labels.length * mask.long())
+    assert torch.equal(trial.reads[:, 0], mask.long())
+    step = system.predict(_query(now), ranges=ranges, mask=mask)
+    assert torch.equal(step.reads.length, now.labels.length * mask.long())
+    expected = ((step.next_state - now.target) / world.spec.scale).square().mean(-1)
+    assert torch.allclose(trial.error[:, 0], expected)
 
 
 def test_oracle_with_no_known_label_reads_nothing():

@@ -5,7 +5,8 @@ import torch
 
 from leworld.errors import ConfigError
 from leworld.memory import HashPlacement
-from leworld.models.blm import BLM, BLMConfig, Pooled, Prediction, Slots, trust_features
+from leworld.models.blm import BLM, BLMConfig, Prediction, Slots, trust_features
+from leworld.models.pooling import Pooled
 from leworld.models.system import build_blm, from_change, to_change
 from leworld.optim import Optimizer, warmup_cosine
 from leworld.rng import generator
@@ -167,7 +168,7 @@ def test_hidden_and_trust_reach_the_slot_beside_what_was_read(blm):
     proposals, slots = proposals_for(), slots_for()
     trust = trust_features(proposals)
     plain = slots.content + blm.slm_hidden(proposals.hidden) + trust @ blm.trust.weight.T
-    found = blm.slots(pooled_of(slots), proposals.hidden, trust)
+    found = blm.slots(pooled_of(slots), proposals)
     assert torch.allclose(found.content, plain, atol=1e-5)
     assert (found.content - slots.content).abs().max() > 1e-3
     assert torch.equal(found.notes, slots.notes)
@@ -190,7 +191,7 @@ def test_what_starts_at_zero_has_no_effect_yet():
     assert not senses.drift.any()
     assert not senses.tags.any()
     assert not fresh.predict(senses, slots, torch.ones(4, 3)).change.any()
-    found = fresh.slots(pooled_of(slots), torch.randn(4, 3, 16), torch.ones(4, 3, 2))
+    found = fresh.slots(pooled_of(slots), proposals_for())
     assert torch.equal(found.content, slots.content)
 
 
@@ -220,6 +221,13 @@ def test_heads_that_do_not_divide_the_width_are_refused(settings):
     with pytest.raises(ConfigError, match="is not a multiple of num_heads") as caught:
         BLMConfig(**settings)
     assert str(caught.value).startswith("blm.read" if "read" in next(iter(settings)) else "blm:")
+
+
+@pytest.mark.parametrize("name", ["fit_features", "fit_dim"])
+@pytest.mark.parametrize("size", [0, 1, 4097])
+def test_sizes_of_the_regression_out_of_range_are_refused(name, size):
+    with pytest.raises(ConfigError, match=rf"^blm\.{name} {size} is outside \[2, 4096\]"):
+        BLMConfig(**{name: size})
 
 
 def test_a_price_that_is_no_number_is_refused():

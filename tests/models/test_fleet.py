@@ -218,8 +218,8 @@ class Listening:
 def test_each_slm_pretrains_on_its_own_fresh_keys(world):
     listening = Listening(world)
     group(listening).pretrain(0, 2)()
-    # In every step, keys for the SLM and more of them for its rule.
-    sizes = [PHASES.pretrain.slm_batch, PHASES.pretrain.rule_batch]
+    # In every step, keys for the SLM, after more of them for its rule, and that several times.
+    sizes = [PHASES.pretrain.rule_batch] * PHASES.pretrain.rule_steps + [PHASES.pretrain.slm_batch]
     assert [len(keys.current) for keys in listening.given] == sizes * 3 * 2
     rows = {tuple(row) for keys in listening.given for row in keys.characteristics.tolist()}
     assert len(rows) == sum(sizes) * 3 * 2

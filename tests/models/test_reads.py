@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from leworld.errors import RangeError
 from leworld.memory import PAGE_WORDS, WordStore, fill_random, unpack_bits
 from leworld.models.addressing import bits_of
-from leworld.models.blm import BLM, BLMConfig, Senses
+from leworld.models.blm import BLM, BLMConfig
 from leworld.models.codec import CODE_DIM
+from leworld.models.pooling import Senses
 from leworld.models.reads import read_ranges
 from leworld.types import Ranges
 from tests.models.tiny import stir
@@ -27,11 +28,11 @@ def random_store(seed: int = 0) -> WordStore:
 def blm_of(record_words: int) -> BLM:
     torch.manual_seed(0)
     config = BLMConfig(d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8)
-    decode = torch.randn(32 * record_words + 1, 4, generator=torch.Generator().manual_seed(1))
+    decode = torch.randn(32 * record_words + 1, 4 + 3, generator=torch.Generator().manual_seed(1))
     # The last bits of a record, as far as it is whole, say whose it is.
     tag = (32 * record_words - TAG_BITS, TAG_BITS)
     sizes = {"state_dim": 4, "target_dim": 3, "char_dim": 5, "slm_dim": 8, "num_slms": SLOTS}
-    blm = BLM(config, **sizes, record_words=record_words, decode=decode, tag=tag)
+    blm = BLM(config, **sizes, record_words=record_words, scale=torch.ones(3), decode=decode, tag=tag)
     stir(blm, size=0.1)
     return blm
 
@@ -226,7 +227,8 @@ def test_each_table_expects_its_own_tag():
 def test_records_without_a_tag_are_believed_by_what_they_say():
     torch.manual_seed(0)
     config = BLMConfig(d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8)
-    blm = BLM(config, state_dim=4, target_dim=3, char_dim=5, slm_dim=8, num_slms=SLOTS, record_words=1)
+    sizes = {"state_dim": 4, "target_dim": 3, "char_dim": 5, "slm_dim": 8, "num_slms": SLOTS}
+    blm = BLM(config, **sizes, record_words=1, scale=torch.ones(3))
     reads = read_ranges(random_store(), ranges_of([[(0, 8), (9, 4), (0, 0)]]), 1)
     records = blm.encode(reads)
     assert records.tags.shape == (3, 8, 0)

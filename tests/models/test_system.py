@@ -6,7 +6,6 @@ import torch
 
 from leworld.errors import ConfigError, DataError
 from leworld.memory import WordStore
-from leworld.models.blm import trust_features
 from leworld.models.reads import read_ranges
 from leworld.models.standing import Standing
 from leworld.models.system import ModelConfig, System, from_change
@@ -28,11 +27,17 @@ class Counting:
         return self.memory.read(start, length)
 
 
+@pytest.fixture
+def no_second_looks(monkeypatch) -> None:
+    monkeypatch.setattr("leworld.models.system.DOUBTED", 0.0)
+
+
 def system_of(memory=None) -> System:
     learner = tiny_trainer(WORLD, stirred=True).learner
     return System(learner.blm, learner.fleet, memory or learner.memory, WORLD.spec)
 
 
+@pytest.mark.usefixtures("no_second_looks")
 def test_unselected_reads_are_never_made():
     counting = Counting(filled(WORLD))
     system, query = system_of(counting), random_query(WORLD.spec, 1)
@@ -46,6 +51,7 @@ def test_unselected_reads_are_never_made():
         assert step.reads.length[0].tolist() == [length * on for length, on in zip(best.length[0], mask, strict=True)]
 
 
+@pytest.mark.usefixtures("no_second_looks")
 def test_a_batch_reads_the_distinct_trusted_ranges_once():
     counting = Counting(filled(WORLD))
     system, query = system_of(counting), random_query(WORLD.spec, 32)
@@ -59,6 +65,7 @@ def test_a_batch_reads_the_distinct_trusted_ranges_once():
     assert torch.equal(step.reads.start[trusted], best.start[trusted])
 
 
+@pytest.mark.usefixtures("no_second_looks")
 def test_prediction_equals_its_parts_put_together_by_hand():
     system, query = system_of(), random_query(WORLD.spec, 5)
     step = system.predict(query)
@@ -71,7 +78,7 @@ def test_prediction_equals_its_parts_put_together_by_hand():
     # Every proposal read, and what is not trusted kept out by the mask alone.
     reads = read_ranges(system.memory, proposals.ranges(), WORLD.spec.record_words)
     pooled = blm.pool(senses, blm.encode(reads), reads.index)
-    slots = blm.slots(pooled, proposals.hidden, trust_features(proposals))
+    slots = blm.slots(pooled, proposals)
     plain = blm.predict(senses, slots, step.mask)
     assert torch.allclose(step.next_state, from_change(WORLD.spec, query.current, plain.change), atol=1e-5)
     asked = plain.worth > MODEL.blm.request_price
@@ -110,6 +117,7 @@ def test_given_ranges_mask_and_redirection_are_obeyed():
     assert sorted(counting.ranges) == [(5, 1), (9, 2), (65, 5)]
 
 
+@pytest.mark.usefixtures("no_second_looks")
 def test_rewriting_a_word_that_was_read_changes_the_prediction_at_once_and_back():
     memory = filled(WORLD)
     system, query = system_of(memory), random_query(WORLD.spec, 1)

@@ -33,10 +33,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 MODEL = ModelConfig(
     slm=SLMConfig(d_model=16, num_heads=2, num_layers=1, candidates=3),
-    blm=BLMConfig(d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8),
+    blm=BLMConfig(
+        d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8, fit_features=6, fit_dim=16
+    ),
 )
 PHASES = PhasesConfig(
-    pretrain=PretrainConfig(steps=2, sequences=8, samples=12, warmup_steps=1, slm_steps=2, slm_batch=16, rule_batch=32),
+    pretrain=PretrainConfig(
+        steps=2, sequences=8, samples=12, warmup_steps=1, slm_steps=2, slm_batch=16, rule_steps=2, rule_batch=32
+    ),
     joint=JointConfig(steps=2, sequences=8, samples=12, warmup_steps=1, scored=0.5),
     refine=RefineConfig(steps=2, sequences=4, horizon=3, warmup_steps=1, guided=0.5),
     rehearsal=8,

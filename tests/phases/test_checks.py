@@ -19,7 +19,8 @@ OWNERS = {
 }
 NUMBERS = [(owner, field.name) for owner in OWNERS for field in fields(owner) if type(field.default) in (int, float)]
 MAY_BE_0 = {
-    "steps", "slm_steps", "rehearsal", "irrelevant", "dropped", "blind", "cut", "scored", "guided", "read_price",
+    "steps", "slm_steps", "rehearsal", "irrelevant", "dropped", "blind", "cut", "forgotten", "scored", "guided",
+    "read_price",
 }  # fmt: skip
 
 

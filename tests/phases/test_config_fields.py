@@ -37,14 +37,15 @@ EVALUATION = EvaluationConfig(sequences=4, baseline_steps=2, baseline_sequences=
 CASES: dict[type, dict[str, Any]] = {
     PretrainConfig: {
         "steps": 3, "sequences": 9, "samples": 11, "lr": 3e-3, "warmup_steps": 5, "irrelevant": 0.9, "dropped": 0.9,
-        "blind": 0.9, "cut": 0.9, "temperature": 3.0, "verify_weight": 0.9, "codec_weight": 0.9, "slm_steps": 3,
-        "slm_batch": 17, "rule_batch": 33, "slm_lr": 3e-3, "length_weight": 2.0, "confidence_weight": 2.0,
+        "blind": 0.9, "cut": 0.9, "forgotten": 1.0, "temperature": 3.0, "verify_weight": 0.9, "codec_weight": 0.9,
+        "ask_weight": 0.9, "slm_steps": 3, "slm_batch": 17, "rule_steps": 3, "rule_batch": 33, "slm_lr": 3e-3,
+        "length_weight": 2.0, "confidence_weight": 2.0,
     },
     JointConfig: {
         "steps": 3, "sequences": 9, "samples": 11, "lr": 3e-3, "slm_lr": 3e-3, "warmup_steps": 5, "irrelevant": 0.9,
-        "dropped": 0.9, "blind": 0.9, "cut": 0.9, "scored": 1.0, "verify_weight": 0.9, "credit_weight": 2.0,
-        "credit_temperature": 2.0, "label_weight": 2.0, "mask_weight": 2.0, "read_price": 5.0, "balance_weight": 1.0,
-        "entropy_weight": 1.0, "temperature": 3.0, "temperature_end": 0.5,
+        "dropped": 0.9, "blind": 0.9, "cut": 0.9, "forgotten": 1.0, "scored": 1.0, "verify_weight": 0.9,
+        "credit_weight": 2.0, "credit_temperature": 2.0, "label_weight": 2.0, "mask_weight": 2.0, "read_price": 5.0,
+        "balance_weight": 1.0, "entropy_weight": 1.0, "temperature": 3.0, "temperature_end": 0.5,
     },
     RefineConfig: {
         "steps": 3, "sequences": 5, "horizon": 2, "lr": 3e-3, "slm_lr": 3e-3, "warmup_steps": 5, "irrelevant": 0.9,
@@ -63,7 +64,7 @@ CASES: dict[type, dict[str, Any]] = {
     SLMConfig: {"d_model": 32, "num_heads": 4, "num_layers": 2, "candidates": 2},
     BLMConfig: {
         "d_model": 32, "num_heads": 4, "num_layers": 2, "read_dim": 32, "read_heads": 4, "query_dim": 4,
-        "request_price": 1e3,
+        "request_price": 1e3, "fit_features": 5, "fit_dim": 8,
     },
     ModelConfig: {
         "slm": replace(MODEL.slm, num_layers=2),
@@ -71,6 +72,16 @@ CASES: dict[type, dict[str, Any]] = {
         "num_slms": 3,
     },
     EvaluationConfig: {"sequences": 5, "baseline_steps": 3, "baseline_sequences": 3, "baseline_lr": 0.1},
+}  # fmt: skip
+SETTINGS = {
+    "rules": {"difficulty": "medium"},
+    # Reads of several records can be cut, and their transitions are a regression's.
+    "physics": {"records": 6, "names": 1},
+    # There steps depend on requests.
+    "pointers": {},
+}
+WORLD_OF = {
+    "cut": "physics", "forgotten": "physics", "fit_features": "physics", "fit_dim": "physics", "ask_weight": "pointers",
 }  # fmt: skip
 PHASE_OF = {PretrainConfig: "pretrain", JointConfig: "joint", RefineConfig: "refine"}
 
@@ -80,14 +91,8 @@ def cases(*owners: type) -> list[Any]:
 
 
 @cache
-def world(num_tables: int = 2) -> World:
-    return tiny_world("rules", difficulty="medium", num_tables=num_tables)
-
-
-@cache
-def world_of_long_reads() -> World:
-    """Only reads of several records can be cut."""
-    return tiny_world("physics", num_tables=2, records=6, names=1)
+def world(name: str = "rules", num_tables: int = 2) -> World:
+    return tiny_world(name, num_tables=num_tables, **SETTINGS[name])
 
 
 def only(phases: PhasesConfig, name: str) -> PhasesConfig:
@@ -99,10 +104,9 @@ def only(phases: PhasesConfig, name: str) -> PhasesConfig:
 
 
 @cache
-def trained(model: ModelConfig, phases: PhasesConfig, long_reads: bool = False) -> dict[str, torch.Tensor]:
+def trained(model: ModelConfig, phases: PhasesConfig, used: str = "rules") -> dict[str, torch.Tensor]:
     """The weights alone: a setting that only shows in a metric is not live."""
-    used = world_of_long_reads() if long_reads else world(model.num_slms)
-    trainer = tiny_trainer(used, model, phases, stirred=True)
+    trainer = tiny_trainer(world(used, model.num_slms), model, phases, stirred=True)
     list(trainer.steps())
     return {name: tensor for name, tensor in state_of(trainer).items() if "adam." not in name}
 
@@ -115,9 +119,9 @@ def different(owner: type, name: str, before: Any) -> Any:
 
 @pytest.mark.parametrize(("owner", "name"), cases(PretrainConfig, JointConfig, RefineConfig))
 def test_settings_of_a_phase_change_what_it_teaches(owner, name):
-    phase, long_reads = PHASE_OF[owner], name == "cut"
+    phase, used = PHASE_OF[owner], WORLD_OF.get(name, "rules")
     changed = replace(BASE, **{phase: different(owner, name, getattr(BASE, phase))})
-    first, second = trained(MODEL, only(BASE, phase), long_reads), trained(MODEL, only(changed, phase), long_reads)
+    first, second = (trained(MODEL, only(phases, phase), used) for phases in (BASE, changed))
     assert not same_state(first, second)
 
 
@@ -137,7 +141,8 @@ def test_sizes_change_the_model(owner, name):
     after = different(owner, name, before)
     part = {SLMConfig: "slm", BLMConfig: "blm"}.get(owner)
     model = after if part is None else replace(MODEL, **{part: after})
-    first, second = trained(MODEL, only(BASE, "joint")), trained(model, only(BASE, "joint"))
+    used = WORLD_OF.get(name, "rules")
+    first, second = (trained(sized, only(BASE, "joint"), used) for sized in (MODEL, model))
     assert not same_state(first, second)
 
 

@@ -9,24 +9,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leworld.models.blm import Senses, Slots
+from leworld.models.blm import Slots
+from leworld.models.pooling import Senses
 from leworld.phases.hindsight import best_masks, candidate_credit, masks_to_score, variant_errors
 
 SENSES = Senses(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, 0))
 
 
 class Adder:
-    """A BLM whose change is the sum of content and notes of the trusted slots."""
+    """A BLM whose change is the sum of all that the trusted slots hold."""
 
     def predict(self, senses, slots, mask):
-        assert len(senses.state) == len(slots.content) == len(slots.notes) == len(mask)
-        return SimpleNamespace(change=(mask.unsqueeze(-1) * (slots.content + slots.notes)).sum(1) + senses.drift)
+        assert len(senses.state) == len(slots.content) == len(slots.notes) == len(slots.moments) == len(mask)
+        told = slots.content + slots.notes + slots.moments
+        return SimpleNamespace(change=(mask.unsqueeze(-1) * told).sum(1) + senses.drift)
 
 
-def halved(total: torch.Tensor) -> Slots:
-    """Slots that add up to ``total``, part of it in the content and part in the notes."""
-    part = torch.rand(total.shape, generator=torch.Generator().manual_seed(3))
-    return Slots(part * total, (1 - part) * total)
+def parted(total: torch.Tensor) -> Slots:
+    """Slots that add up to ``total``, a part of it in each of content, notes and moments."""
+    part, other = torch.rand(2, *total.shape, generator=torch.Generator().manual_seed(3)) / 2
+    return Slots(part * total, other * total, (1 - part - other) * total)
 
 
 def first_of(alternatives: Slots) -> Slots:
@@ -48,7 +50,7 @@ def test_masks_are_all_where_few_and_else_all_one_left_out_or_one_alone(num_slms
 def test_best_mask_is_the_cheapest_of_all(seed, num_slms, price):
     random = torch.Generator().manual_seed(seed)
     slots, change = torch.randn(2, num_slms, 3, generator=random), torch.randn(2, 3, generator=random)
-    found = best_masks(Adder(), SENSES, halved(slots), change, price)
+    found = best_masks(Adder(), SENSES, parted(slots), change, price)
     for b in range(2):
         costs = {}
         for mask in itertools.product((0.0, 1.0), repeat=num_slms):
@@ -62,22 +64,22 @@ def test_a_read_that_tells_nothing_is_not_worth_its_price():
     slots = torch.zeros(2, 3, 3)
     slots[:, 0], slots[:, 2] = 1.0, 2.0
     change = torch.full((2, 3), 3.0)
-    assert best_masks(Adder(), SENSES, halved(slots), change, 0.001).tolist() == [[1, 0, 1]] * 2
+    assert best_masks(Adder(), SENSES, parted(slots), change, 0.001).tolist() == [[1, 0, 1]] * 2
     # Leaving out slot 0 costs an error of 1: at a higher price only the better read remains.
-    assert best_masks(Adder(), SENSES, halved(slots), change, 0.99).tolist() == [[1, 0, 1]] * 2
-    assert best_masks(Adder(), SENSES, halved(slots), change, 1.01).tolist() == [[0, 0, 1]] * 2
+    assert best_masks(Adder(), SENSES, parted(slots), change, 0.99).tolist() == [[1, 0, 1]] * 2
+    assert best_masks(Adder(), SENSES, parted(slots), change, 1.01).tolist() == [[0, 0, 1]] * 2
 
 
 def test_the_wrong_one_of_many_is_left_out():
     slots = torch.ones(2, 6, 3)
     slots[0, 4] = slots[1, 1] = 9.0
-    found = best_masks(Adder(), SENSES, halved(slots), torch.full((2, 3), 5.0), 0.001)
+    found = best_masks(Adder(), SENSES, parted(slots), torch.full((2, 3), 5.0), 0.001)
     assert found.tolist() == [[1, 1, 1, 1, 0, 1], [1, 0, 1, 1, 1, 1]]
 
 
 def test_variants_are_judged_one_by_one_on_the_same_samples():
     random = torch.Generator().manual_seed(0)
-    slots = halved(torch.randn(4, 2, 3, 3, generator=random))
+    slots = parted(torch.randn(4, 2, 3, 3, generator=random))
     masks = torch.randint(0, 2, (4, 3), generator=random).float()
     senses = replace(SENSES, drift=torch.randn(2, 3, generator=random))
     change = torch.randn(2, 3, generator=random)
@@ -92,7 +94,7 @@ def test_variants_are_judged_one_by_one_on_the_same_samples():
 def test_credit_goes_to_the_candidate_that_explains():
     alternatives = torch.zeros(2, 3, 4, 3)
     alternatives[0, 1, 2] = alternatives[1, 2, 3] = 1.0
-    slots, change = halved(alternatives), torch.ones(2, 3)
+    slots, change = parted(alternatives), torch.ones(2, 3)
     target, weight = candidate_credit(Adder(), SENSES, first_of(slots), slots, change, temperature=0.2)
     assert target.shape == (2, 3, 4)
     assert torch.allclose(target.sum(-1), torch.ones(2, 3))
@@ -111,7 +113,7 @@ def test_credit_equals_trying_every_candidate_one_by_one(seed, num_slms, num_can
     random = torch.Generator().manual_seed(seed)
     alternatives = torch.randn(2, num_slms, num_candidates, 3, generator=random)
     best, change = alternatives[:, :, 0], torch.randn(2, 3, generator=random)
-    slots = halved(alternatives)
+    slots = parted(alternatives)
     target, weight = candidate_credit(Adder(), SENSES, first_of(slots), slots, change, 0.5)
     for b, n in itertools.product(range(2), range(num_slms)):
         errors = []
@@ -126,7 +128,7 @@ def test_credit_equals_trying_every_candidate_one_by_one(seed, num_slms, num_can
 
 def test_candidates_are_judged_beside_the_others_best_reads():
     best = torch.tensor([[[1.0], [0.0]], [[0.0], [0.0]]]).expand(2, 2, 3)
-    slots = halved(torch.stack([best, torch.ones(2, 2, 3)], dim=2))
+    slots = parted(torch.stack([best, torch.ones(2, 2, 3)], dim=2))
     target, _ = candidate_credit(Adder(), SENSES, first_of(slots), slots, torch.full((2, 3), 2.0), 0.2)
     # In sample 0 the first SLM has its part already, and the second reaches the sum with its other candidate.
     assert target[0, 1, 1] > 0.99
@@ -139,7 +141,7 @@ def test_temperature_flattens_the_target_whatever_the_size_of_the_errors():
     alternatives[:, 0, 1] = 1.0
     for size in (1e-3, 1.0, 1e3):
         for temperature in (0.2, 1.0):
-            slots, change = halved(size * alternatives), torch.full((2, 3), size)
+            slots, change = parted(size * alternatives), torch.full((2, 3), size)
             target, weight = candidate_credit(Adder(), SENSES, first_of(slots), slots, change, temperature)
             share = torch.softmax(torch.tensor([-1.0, 0.0]) / temperature, 0)
             assert torch.allclose(target[0, 0], share, atol=1e-2)
@@ -147,11 +149,12 @@ def test_temperature_flattens_the_target_whatever_the_size_of_the_errors():
 
 
 def test_judging_leaves_slots_as_they_were_and_has_no_graph():
-    slots = halved(torch.randn(2, 3, 4, 3, generator=torch.Generator().manual_seed(1)))
+    slots = parted(torch.randn(2, 3, 4, 3, generator=torch.Generator().manual_seed(1)))
     before = slots.map(torch.clone)
     target, weight = candidate_credit(Adder(), SENSES, first_of(slots), slots, torch.ones(2, 3), 0.2)
     best_masks(Adder(), SENSES, first_of(slots), torch.ones(2, 3), 0.1)
     assert torch.equal(slots.content, before.content)
     assert torch.equal(slots.notes, before.notes)
+    assert torch.equal(slots.moments, before.moments)
     assert not target.requires_grad
     assert not weight.requires_grad

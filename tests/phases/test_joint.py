@@ -33,7 +33,7 @@ def learner(world):
 
 
 def sample(learner, count: int = 8):
-    batch = learner.samples(count, count, torch.Generator().manual_seed(0))
+    batch = learner.samples(count, count, torch.Generator().manual_seed(0)).batch
     return batch, learner.fleet.propose(learner.query(batch))
 
 
@@ -111,13 +111,21 @@ def test_masks_are_measured_by_the_plain_decision(learner):
     assert "exact_mask" not in mask_metrics(replace(batch, relevant=None), logit)
 
 
-def test_a_step_teaches_from_reads_that_were_made(learner):
+@pytest.mark.parametrize(("name", "forgotten"), [("rules", 0.0), ("physics", 0.0), ("physics", 1.0)])
+def test_a_step_teaches_from_reads_that_were_made_and_what_is_not_forgotten(name, forgotten):
     """The step's own error follows from its parts; noise and spoiling are off."""
+    learner = tiny_trainer(tiny_world(name), stirred=True).learner
     config = replace(
-        PHASES.joint, irrelevant=0.0, dropped=0.0, blind=0.0, cut=0.0, temperature=1e-6, temperature_end=1e-6
-    )
-    batch = learner.samples(config.sequences, config.samples, generator(learner.seed, "joint", 0), keyed=True)
-    step = learner.system.predict(learner.query(batch))
+        PHASES.joint, irrelevant=0.0, dropped=0.0, blind=0.0, cut=0.0, forgotten=forgotten, temperature=1e-6,
+        temperature_end=1e-6,
+    )  # fmt: skip
+    samples = learner.samples(config.sequences, config.samples, generator(learner.seed, "joint", 0), keyed=True)
+    batch, seen = samples.batch, learner.blm.observe(samples.episodes.past, samples.episodes.current)
+    assert (seen is None) == (name == "rules")
+    if seen is not None:
+        seen = seen.flatten(0, 1)[samples.rows] * (1 - forgotten)
+    query = learner.query(batch)
+    step = learner.system.predict(query, seen=seen, ranges=learner.fleet.propose(query).ranges())
     expected = ((step.next_state - batch.target) / learner.world.spec.scale).square().mean().item()
     assert joint_step(learner, config, 0)["loss"] == pytest.approx(expected, rel=1e-3)
 
@@ -130,7 +138,9 @@ def test_a_step_teaches_from_reads_that_were_made(learner):
         (JointConfig, {"temperature": 0.0}, "phases.joint.temperature 0.0 is not above 0"),
         (JointConfig, {"temperature_end": 0.0}, "temperature_end 0.0"),
         (JointConfig, {"lr": float("nan")}, "phases.joint.lr nan"),
+        (JointConfig, {"forgotten": 1.5}, "phases.joint.forgotten 1.5"),
         (PretrainConfig, {"blind": 2.0}, "phases.pretrain.blind 2.0"),
+        (PretrainConfig, {"forgotten": -0.5}, "phases.pretrain.forgotten -0.5"),
         (PretrainConfig, {"dropped": float("nan")}, "phases.pretrain.dropped nan"),
         (PretrainConfig, {"slm_batch": 0}, "phases.pretrain.slm_batch 0"),
         (PretrainConfig, {"samples": 0}, "phases.pretrain.samples 0"),

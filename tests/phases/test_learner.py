@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from leworld.models.blm import Pooled
+from leworld.models.pooling import Pooled
 from leworld.models.reads import read_ranges
 from leworld.phases.learner import Learner, Spoiling, spoil, verify_loss
 from leworld.types import Ranges
@@ -130,28 +130,58 @@ def test_nothing_known_costs_nothing():
 
 
 def test_samples_are_single_training_transitions_none_twice(learner):
-    batch = learner.samples(8, 12, generator())
+    samples = learner.samples(8, 12, generator())
+    batch = samples.batch
     horizon = learner.world.spec.horizon
     assert batch.current.shape == (12, learner.world.spec.state_dim)
     sequences = learner.world.batch("train", 8, generator())
-    rows = [tuple(row) for row in sequences.current.flatten(0, 1).tolist()]
-    places = [rows.index(tuple(row)) for row in batch.current.tolist()]
-    for place, target in zip(places, batch.target, strict=True):
-        assert torch.equal(sequences.target[place // horizon, place % horizon], target)
-    assert len(learner.samples(2, 100, generator()).current) == 2 * horizon
+    assert torch.equal(samples.episodes.current, sequences.current)
+    places = samples.rows.tolist()
+    assert len(set(places)) == 12
+    for row, place in enumerate(places):
+        assert torch.equal(batch.current[row], sequences.current[place // horizon, place % horizon])
+        assert torch.equal(batch.target[row], sequences.target[place // horizon, place % horizon])
+    assert len(learner.samples(2, 100, generator()).rows) == 2 * horizon
 
 
 def test_samples_can_be_those_whose_addresses_follow_from_the_inputs():
     learner = tiny_trainer(tiny_world("pointers")).learner
-    keyed = learner.samples(8, 12, generator(), keyed=True)
+    keyed = learner.samples(8, 12, generator(), keyed=True).batch
     assert keyed.keyed.all()
     # Of each chain only the first step is.
     assert len(keyed.current) == 8
-    assert not learner.samples(8, 12, generator()).keyed.all()
+    assert not learner.samples(8, 12, generator()).batch.keyed.all()
     learner.labels = False
-    assert not learner.samples(8, 12, generator(), keyed=True).keyed.all()
+    assert not learner.samples(8, 12, generator(), keyed=True).batch.keyed.all()
     unkeyed = tiny_trainer(tiny_world("seed")).learner
-    assert len(unkeyed.samples(8, 12, generator(), keyed=True).current) == 12
+    assert len(unkeyed.samples(8, 12, generator(), keyed=True).rows) == 12
+
+
+def test_what_a_sample_has_seen_is_its_row_of_its_episode(learner):
+    samples = learner.samples(8, 12, generator())
+    found = learner.seen(samples, 0.0, generator())
+    horizon = learner.world.spec.horizon
+    for own, place in zip(found, samples.rows.tolist(), strict=True):
+        episode = samples.episodes.map(lambda x, b=place // horizon, t=place % horizon: x[b : b + 1, : t + 1])
+        assert torch.allclose(own, learner.blm.observe(episode.past, episode.current)[0, -1], atol=1e-4)
+    assert found.abs().amax(1).max() > 1e-2
+    assert found.requires_grad
+
+
+def test_what_is_forgotten_is_the_configured_part_and_all_of_it(learner):
+    samples = learner.samples(100, 400, generator())
+    everything = learner.seen(samples, 0.0, generator())
+    assert not learner.seen(samples, 1.0, generator()).any()
+    some = learner.seen(samples, 0.3, generator(1))
+    kept = (some == everything).all(1)
+    assert not some[~kept].any()
+    assert (~kept).float().mean().item() == pytest.approx(0.3 * everything.any(1).float().mean().item(), abs=0.06)
+    assert torch.equal(learner.seen(samples, 0.3, generator(1)), some)
+
+
+def test_where_records_are_rules_nothing_is_seen():
+    learner = tiny_trainer(tiny_world("rules")).learner
+    assert learner.seen(learner.samples(4, 4, generator()), 0.0, generator()) is None
 
 
 def test_reading_several_sets_at_once_equals_reading_each_alone(learner):
@@ -169,7 +199,7 @@ def test_reading_several_sets_at_once_equals_reading_each_alone(learner):
 
 
 def test_no_request_means_zeros(learner):
-    batch = learner.samples(2, 4, generator())
+    batch = learner.samples(2, 4, generator()).batch
     assert learner.query(batch).info_query.tolist() == [[0.0] * learner.blm.config.query_dim] * 4
     asked = torch.ones(4, learner.blm.config.query_dim)
     assert learner.query(batch, asked).info_query is asked

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from leworld.errors import ConfigError
-from leworld.models.blm import SURE, Prediction, Records, Senses
+from leworld.models.blm import Prediction
 from leworld.models.fleet import SLMGroup
+from leworld.models.pooling import Senses
+from leworld.models.record_encoder import Records
 from leworld.models.system import System
+from leworld.models.tag_head import SURE, tag_loss
 from leworld.phases.learner import Learner
 from leworld.phases.refine import (
     RefineConfig,
@@ -21,7 +24,6 @@ from leworld.phases.refine import (
     refine_step,
     request_worth,
     sent,
-    tag_loss,
     to_credit,
     told,
 )
@@ -86,10 +88,10 @@ def test_the_request_made_last_is_made_by_a_step_that_received_one(world):
     sequences = world.batch("train", CONFIG.sequences, generator(learner.seed, "refine", 0))
     batch = sequences.fold_time().at(0)
     everyone = torch.ones(len(batch.current), dtype=torch.bool)
-    first = first_requests(learner, CONFIG, batch, everyone, 4)
+    first = first_requests(learner, CONFIG, batch, None, everyone, 4)
     assert not first.view(-1, 4, first.shape[1])[:, 0].any()
     assert not first.requires_grad
-    second = delay(make_requests(learner, CONFIG, batch, first, everyone).request, 4).detach()
+    second = delay(make_requests(learner, CONFIG, batch, None, first, everyone).request, 4).detach()
     assert not torch.equal(first, second)
     found = []
     plain = learner.fleet.propose
@@ -183,7 +185,7 @@ def expecting_the_right(learner: Learner, batch: Batch) -> System:
     records, (index,) = learner.read(batch.labels)
     system, plain = learner.system, learner.blm.sense
     system.blm = copy.copy(system.blm)
-    system.blm.sense = lambda query: replace(plain(query), tags=SURE * records.tags[index, 0].detach())
+    system.blm.sense = lambda query, seen: replace(plain(query, seen), tags=SURE * records.tags[index, 0].detach())
     return system
 
 
@@ -192,16 +194,17 @@ def test_worth_is_the_part_of_the_error_that_right_reads_save(world):
     # Random notes would make every believed read a bad one.
     torch.nn.init.zeros_(trainer.learner.blm.told.weight)
     batch = folded(trainer)
-    without, worth = request_worth(trainer.learner, batch)
+    without, worth = request_worth(trainer.learner, batch, None)
     everyone = torch.ones(len(worth), 3)
     query = trainer.learner.query(batch)
-    plain = trainer.learner.system.predict(query)
+    proposals = trainer.learner.fleet.propose(query).ranges()
+    plain = trainer.learner.system.predict(query, ranges=proposals)
 
     def error(step) -> torch.Tensor:
         return ((step.next_state - batch.target) / world.spec.scale).square().mean(-1)
 
     # Like for like: everything is read in both, so that the mask has no part in the difference.
-    proposed = trainer.learner.system.predict(query, mask=everyone)
+    proposed = trainer.learner.system.predict(query, ranges=proposals, mask=everyone)
     right = expecting_the_right(trainer.learner, batch).predict(query, ranges=batch.labels, mask=everyone)
     assert torch.allclose(without, error(plain), rtol=1e-3, atol=1e-5)
     expected = ((error(proposed) - error(right)) / error(proposed).mean()).clamp(-1, 1)
