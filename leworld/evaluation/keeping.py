@@ -1,13 +1,15 @@
 """Keeping: policies that say which records of a stream a memory with little room should hold.
 
-first     write all until the room is full
-recent    the most recent, as an LRU does where nothing is read twice
-random    a reservoir: every record alike
-surprise  those whose transition the system would have predicted worst without memory
-fitness   those that are missed most: what helps least in predicting the stream's other transitions goes first
-learned   a keep-or-evict score, learnt on other bodies by hindsight; streaming: what scores least leaves the room
+first        write all until the room is full
+recent       the most recent, as an LRU does where nothing is read twice
+random       a reservoir: every record alike
+surprise     those whose transition the system would have predicted worst without memory
+fitness      those that are missed most: what helps least in predicting the stream's other transitions goes first
+information  streaming: the record leaves without which predictions are hardly less certain, in features learnt
 
-In the spirit of NAMM, https://arxiv.org/abs/2410.13166 , and of LM2's gates, https://arxiv.org/abs/2502.06049
+The last is I-optimal design (Fedorov 1972) in the features of the BLM's regression: a keep-or-evict score that was
+learnt with the predictions, in the spirit of NAMM, https://arxiv.org/abs/2410.13166 , and of LM2's gates,
+https://arxiv.org/abs/2502.06049
 
 Shapes: see ``leworld.evaluation.record_sets``; F: features of a record.
 """
@@ -18,17 +20,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from leworld.errors import ConfigError
 from leworld.evaluation.record_sets import SetReader
-from leworld.optim import warmup_cosine
 from leworld.rng import generator
 
 Keep = Callable[[int], Tensor]
 """(W, M) int64 records of each stream, for a room of M."""
-_HIDDEN = 64
-_FURTHEST = 1e3
 
 
 @dataclass(frozen=True)
@@ -38,26 +37,18 @@ class KeepingConfig:
     Attributes:
         probes: transitions by which the worth of a record is measured.
         dropped: part of the records that fitness lets go at a time.
-        train_bodies: bodies on which the score is learnt.
-        sets: sizes of the random sets, one of each a body, in which hindsight leaves out each record once.
-        score_steps, score_batch, score_lr: of the score's training.
+        train_bodies: bodies whose states say what is typical.
     """
 
     probes: int = 8
     dropped: float = 0.25
     train_bodies: int = 192
-    sets: tuple[int, ...] = (3, 6, 12, 24)
-    score_steps: int = 800
-    score_batch: int = 256
-    score_lr: float = 2e-3
 
     def __post_init__(self) -> None:
-        if min(self.probes, self.train_bodies, self.score_steps, self.score_batch) < 1 or self.score_lr <= 0:
-            raise ConfigError("keeping: probes, train_bodies, score_steps, score_batch and score_lr must be above 0")
+        if min(self.probes, self.train_bodies) < 1:
+            raise ConfigError("keeping: probes and train_bodies must be above 0")
         if not 0 < self.dropped < 1:
             raise ConfigError(f"keeping: dropped {self.dropped} is outside (0, 1): give a part such as 0.25")
-        if not self.sets or min(self.sets) < 2:
-            raise ConfigError(f"keeping: sets {self.sets} must be sizes of 2 or more, such as (3, 6, 12, 24)")
 
 
 def by_order(order: Tensor) -> Keep:
@@ -112,117 +103,73 @@ def left_out_errors(reader: SetReader, body: Tensor, kept: Tensor, probes: Tenso
     return found.mean(1).unflatten(0, (num_variants, count))
 
 
-@dataclass(frozen=True)
-class RecordFeatures:
-    """What a score sees of every record: ``own`` (W, L, F - 2), and ``inputs`` (W, L, S) by which others are near."""
-
-    own: Tensor
-    inputs: Tensor
-
-    @classmethod
-    def of(cls, reader: SetReader) -> RecordFeatures:
-        """Inputs, change, and how it surprised."""
-        seen, scale = reader.streams.seen, reader.system.spec.scale
-        residual, surprise = reader.surprise()
-        change = (seen.following - seen.inputs[..., : seen.following.shape[-1]]) / scale
-        own = torch.cat([seen.inputs, change, residual, surprise.add(1e-4).log().unsqueeze(-1)], dim=-1)
-        return cls(own, seen.inputs)
-
-    def of_sets(self, body: Tensor, kept: Tensor) -> Tensor:
-        """(V, M, F) features of the records ``kept`` (V, M) of bodies (V,): also how near the next of the set is, and
-        how large the set."""
-        index = body.unsqueeze(1), kept
-        inputs, count = self.inputs[index], kept.shape[1]
-        distance = torch.cdist(inputs, inputs) + torch.eye(count) * _FURTHEST
-        nearest = distance.amin(-1, keepdim=True).clamp(min=1e-3).log()
-        size = torch.full_like(nearest, count).log()
-        return torch.cat([self.own[index], nearest, size], dim=-1)
+def typical_moments(reader: SetReader) -> Tensor | None:
+    """(F, F) second moments of the regression's features of the states seen; None where the BLM has none."""
+    points = _features(reader)
+    return None if points is None else (points.mT @ points).sum(0) / points[..., 0].numel()
 
 
-@dataclass(frozen=True)
-class Score:
-    """A keep-or-evict score: standardised features, and a small network."""
+def keep_by_information(reader: SetReader, typical: Tensor) -> Keep:
+    """Take every record in; when the room is full, the one leaves whose loss makes predictions least less certain.
 
-    mean: Tensor
-    std: Tensor
-    network: nn.Module
+    The certainty is that of the BLM's regression, in whose learnt features records are points: what happened does not
+    count, only where.
 
-    @torch.no_grad()
-    def __call__(self, features: Tensor) -> Tensor:
-        """(..., F) to (...): higher is to be kept."""
-        return self.network((features - self.mean) / self.std).squeeze(-1)
-
-
-def hindsight(reader: SetReader, config: KeepingConfig, seed: int) -> tuple[Tensor, Tensor]:
-    """(n, F) features of records in random sets, and (n,) how much each was missed there, standardised by set."""
-    num_bodies, length = reader.streams.seen.inputs.shape[:2]
-    features, everyone = RecordFeatures.of(reader), torch.arange(num_bodies)
-    rows, worth = [], []
-    for size in config.sets:
-        order = random_order(num_bodies, length, generator(seed, "keeping", "sets", size))
-        kept, probes = order[:, :size], order[:, size : size + config.probes]
-        missed = left_out_errors(reader, everyone, kept, probes)
-        std, mean = torch.std_mean(missed, dim=1, keepdim=True)
-        rows.append(features.of_sets(everyone, kept).flatten(0, 1))
-        worth.append(((missed - mean) / std.clamp(min=1e-8)).flatten())
-    return torch.cat(rows), torch.cat(worth)
-
-
-def learn_score(reader: SetReader, config: KeepingConfig, seed: int) -> Score:
-    """Learn the score on the bodies of a reader: least squares on hindsight."""
-    rows, worth = hindsight(reader, config, seed)
-    std, mean = torch.std_mean(rows, dim=0, correction=0)
-    score = Score(mean, std.clamp(min=1e-6), _network(rows.shape[1], seed))
-    rows, draw = (rows - score.mean) / score.std, generator(seed, "keeping", "batches")
-    optimiser = torch.optim.AdamW(score.network.parameters(), lr=config.score_lr, weight_decay=0.01)
-    for step in range(config.score_steps):
-        chosen = torch.randint(len(rows), (config.score_batch,), generator=draw)
-        loss = (score.network(rows[chosen]).squeeze(-1) - worth[chosen]).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        for group in optimiser.param_groups:
-            group["lr"] = warmup_cosine(step, config.score_steps, config.score_lr, 1 + config.score_steps // 20)
-        optimiser.step()
-    return score
-
-
-def _network(num_features: int, seed: int) -> nn.Module:
-    """Two hidden layers with weights of the seed."""
-    layers = [nn.Linear(num_features, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _HIDDEN), nn.GELU()]
-    network, draw = nn.Sequential(*layers, nn.Linear(_HIDDEN, 1)), generator(seed, "keeping", "weights")
-    with torch.no_grad():
-        for weight in network.parameters():
-            bound = weight.shape[-1] ** -0.5
-            weight.uniform_(-bound, bound, generator=draw)
-    return network
-
-
-def keep_by_score(score: Score, features: RecordFeatures) -> Keep:
-    """Take every record in; when the room is full, the one of least score among those in it leaves."""
-    num_bodies, length = features.inputs.shape[:2]
-    everyone = torch.arange(num_bodies)
+    Args:
+        reader: whose streams.
+        typical: (F, F) of the states that will have to be predicted.
+    """
+    points, regression = _features(reader), reader.system.blm.regression
+    assert points is not None
+    assert regression is not None
+    num_bodies, length, width = points.shape
+    noise = regression.variance().detach() * torch.eye(width, dtype=points.dtype)
 
     def keep(room: int) -> Tensor:
         kept = torch.arange(min(room, length)).expand(num_bodies, -1)
         for arriving in range(kept.shape[1], length if room else 0):
             kept = torch.cat([kept, torch.full((num_bodies, 1), arriving)], dim=1)
-            worst = score(features.of_sets(everyone, kept)).argmin(1, keepdim=True)
-            stays = torch.ones_like(kept, dtype=torch.bool).scatter_(1, worst, False)
+            rows = points.gather(1, kept.unsqueeze(-1).expand(-1, -1, width))
+            least = information_lost(rows, typical, noise).argmin(1, keepdim=True)
+            stays = torch.ones_like(kept, dtype=torch.bool).scatter_(1, least, False)
             kept = kept[stays].view(num_bodies, room)
         return kept
 
     return keep
 
 
-def policies(reader: SetReader, score: Score, config: KeepingConfig, seed: int) -> dict[str, Keep]:
-    """All of them, on the streams of a reader."""
+def information_lost(rows: Tensor, typical: Tensor, noise: Tensor) -> Tensor:
+    """By how much the mean variance of predictions would rise without each record.
+
+    Args:
+        rows: (W, M, F) records that are kept.
+        typical: (F, F) second moments of the points to be predicted.
+        noise: (F, F) what a fit of no records has.
+
+    Returns:
+        (W, M), by the rank-one downdate of each.
+    """
+    solved = torch.linalg.solve(rows.mT @ rows + noise, rows.mT).mT
+    leverage = (solved * rows).sum(-1)
+    return torch.einsum("wmf,fg,wmg->wm", solved, typical, solved) / (1 - leverage).clamp(min=1e-9)
+
+
+@torch.no_grad()
+def _features(reader: SetReader) -> Tensor | None:
+    """(W, L, F) float64 features of what was seen, by the BLM's regression."""
+    regression = reader.system.blm.regression
+    return None if regression is None else regression.features(reader.streams.seen.inputs)[0].double()
+
+
+def policies(reader: SetReader, typical: Tensor | None, config: KeepingConfig, seed: int) -> dict[str, Keep]:
+    """All of them, on the streams of a reader; "information" where there is something ``typical``."""
     num_bodies, length = reader.streams.seen.inputs.shape[:2]
-    features, arrival = RecordFeatures.of(reader), torch.arange(length).expand(num_bodies, -1)
-    return {
+    arrival = torch.arange(length).expand(num_bodies, -1)
+    keeps = {
         "first": by_order(arrival),
         "recent": by_order(arrival.flip(1)),
         "random": by_order(random_order(num_bodies, length, generator(seed, "keeping", "random"))),
-        "surprise": by_order(reader.surprise()[1].argsort(1, descending=True)),
+        "surprise": by_order(reader.surprise().argsort(1, descending=True)),
         "fitness": by_order(fitness_order(reader, config, seed)),
-        "learned": keep_by_score(score, features),
     }
+    return keeps if typical is None else {**keeps, "information": keep_by_information(reader, typical)}

@@ -108,15 +108,12 @@ class SetReader:
         """
         return self._errors(self._seen, body, kept, probes)
 
-    def surprise(self) -> tuple[Tensor, Tensor]:
-        """(W, L, Y) what happened less what is predicted without memory, in units of the world's scale, and the (W, L)
-        mean of its square."""
+    def surprise(self) -> Tensor:
+        """(W, L) error of predicting each transition of a stream without memory."""
         everyone = torch.arange(len(self.streams.world))
         nothing = everyone.new_zeros(len(everyone), 0)
         every = torch.arange(self.streams.seen.inputs.shape[1]).expand(len(everyone), -1)
-        predicted = self._predict(self._seen, everyone, nothing, every)
-        residual = (self.streams.seen.following - predicted) / self.system.spec.scale
-        return residual, residual.square().mean(-1)
+        return self._errors(self._seen, everyone, nothing, every)
 
     def _errors(self, questions: _Questions, body: Tensor, kept: Tensor, probes: Tensor) -> Tensor:
         predicted = self._predict(questions, body, kept, probes)

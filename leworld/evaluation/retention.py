@@ -29,7 +29,7 @@ from torch import Tensor
 from leworld.errors import ConfigError
 from leworld.evaluation.curves import log_records
 from leworld.evaluation.drawing import BASELINE, CURVES, TEXT, legend_beside, plain, save
-from leworld.evaluation.keeping import KeepingConfig, learn_score, policies
+from leworld.evaluation.keeping import KeepingConfig, policies, typical_moments
 from leworld.evaluation.metrics import paired_interval
 from leworld.evaluation.record_sets import SetReader, body_streams
 from leworld.models.system import System
@@ -59,18 +59,18 @@ def measure_retention(world: TrajectoryWorld, system: System, config: RetentionC
         seed: of all that is random.
 
     Raises:
-        ConfigError: a room is larger than a stream, or a set and its probes are.
+        ConfigError: a room is larger than a stream.
         DataError: a body has too few sequences.
     """
     streams = body_streams(world, "test")
     length = streams.words.shape[1]
-    largest = max(config.rooms[-1], max(config.keeping.sets) + config.keeping.probes)
-    if largest > length:
-        raise ConfigError(f"retention: {largest} records are more than the {length} of a stream: give smaller rooms")
-    lessons = SetReader(system, body_streams(world, "train", config.keeping.train_bodies))
-    score = learn_score(lessons, config.keeping, seed)
+    if config.rooms[-1] > length:
+        raise ConfigError(
+            f"retention: {config.rooms[-1]} records are more than the {length} of a stream: give smaller rooms"
+        )
+    typical = typical_moments(SetReader(system, body_streams(world, "train", config.keeping.train_bodies)))
     reader = SetReader(system, streams)
-    keeps = policies(reader, score, config.keeping, seed)
+    keeps = policies(reader, typical, config.keeping, seed)
     found = {name: [reader.test_errors(keep(room)) for room in config.rooms] for name, keep in keeps.items()}
     means = {name: [float(error.double().mean()) for error in errors] for name, errors in found.items()}
     target = means["first"][-1]

@@ -69,12 +69,16 @@ class Regression(nn.Module):
         features = points[..., : self.num_features] * weight.unsqueeze(-1)
         return (features.transpose(1, 2) @ points).flatten(1)
 
+    def variance(self) -> Tensor:
+        """What is to be expected of a transition beyond what the features explain, in units of the prior's variance."""
+        return torch.exp(self.noise) + LEAST_NOISE
+
     def weights(self, moments: Tensor) -> Tensor:
         """(B, E) moments to the (B, F, Y) weights of the features that they ask for; 0 where they are."""
         moments = moments.unflatten(1, (self.num_features, -1))
         covariance, response = moments.split([self.num_features, moments.shape[-1] - self.num_features], dim=-1)
         trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-        noise = torch.exp(self.noise) + LEAST_NOISE + ROUNDING * trace
+        noise = self.variance() + ROUNDING * trace
         factor = torch.linalg.cholesky(covariance + torch.diag_embed(noise.unsqueeze(1).expand_as(covariance[..., 0])))
         return torch.cholesky_solve(response, factor).to(torch.float32)
 

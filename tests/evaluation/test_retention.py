@@ -9,15 +9,13 @@ import torch
 from leworld.errors import ConfigError, DataError
 from leworld.evaluation.keeping import (
     KeepingConfig,
-    RecordFeatures,
-    Score,
     by_order,
     fitness_order,
-    hindsight,
-    keep_by_score,
-    learn_score,
+    information_lost,
+    keep_by_information,
     left_out_errors,
     policies,
+    typical_moments,
 )
 from leworld.evaluation.record_sets import SetReader, body_streams
 from leworld.evaluation.retention import RetentionConfig, draw_retention, measure_retention, records_needed
@@ -25,7 +23,7 @@ from leworld.models.system import System
 from leworld.worlds.trajectories import TrajectoryWorld
 from tests.models.tiny import tiny_trainer, tiny_world
 
-KEEPING = KeepingConfig(probes=3, dropped=0.5, train_bodies=4, sets=(2, 4), score_steps=5, score_batch=8)
+KEEPING = KeepingConfig(probes=3, dropped=0.5, train_bodies=4)
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +103,15 @@ def test_leaving_one_out_is_reading_all_the_others(reader):
 
 
 def test_surprise_is_the_error_without_memory(reader):
-    residual, surprise = reader.surprise()
+    surprise = reader.surprise()
     nothing = torch.zeros(1, 0, dtype=torch.int64)
     expected = reader.seen_errors(torch.tensor([2]), nothing, torch.tensor([[5, 16]]))
     assert torch.allclose(surprise[2, [5, 16]], expected[0], rtol=1e-3)
-    assert torch.allclose(residual.square().mean(-1), surprise)
 
 
 def test_every_policy_keeps_as_many_as_there_is_room_for_each_once(reader):
-    keeps = policies(reader, learn_score(reader, KEEPING, 0), KEEPING, 0)
-    assert list(keeps) == ["first", "recent", "random", "surprise", "fitness", "learned"]
+    keeps = policies(reader, typical_moments(reader), KEEPING, 0)
+    assert list(keeps) == ["first", "recent", "random", "surprise", "fitness", "information"]
     for keep in keeps.values():
         for room in (0, 1, 5, 17):
             kept = keep(room)
@@ -123,7 +120,7 @@ def test_every_policy_keeps_as_many_as_there_is_room_for_each_once(reader):
             assert ((kept >= 0) & (kept < 17)).all()
     assert keeps["first"](2)[0].tolist() == [0, 1]
     assert keeps["recent"](2)[0].tolist() == [16, 15]
-    surprise = reader.surprise()[1]
+    surprise = reader.surprise()
     assert torch.equal(keeps["surprise"](1)[:, 0], surprise.argmax(1))
 
 
@@ -145,51 +142,32 @@ def test_fitness_keeps_what_is_missed_most(reader):
     assert all(torch.isin(torch.tensor(useful), row[:8]).all() for row in order)
 
 
-def test_hindsight_says_how_much_a_record_was_missed(world, system):
-    lessons = SetReader(system, body_streams(world, "train", 4))
-    useful = [0, 3, 4, 8, 9, 13]
-    lessons.seen_errors = Useful(lessons.streams, useful).seen_errors
-    rows, worth = hindsight(lessons, KEEPING, 0)
-    assert len(rows) == len(worth) == 4 * (2 + 4)
-    assert rows.isfinite().all()
-    # Standardised within a set: what is worth more than the rest of it is above 0.
-    per_set = worth[:8].view(4, 2)
-    assert torch.allclose(per_set.sum(1), torch.zeros(4), atol=1e-5)
-    assert (worth > 0).any()
+def test_information_lost_is_the_rise_of_the_mean_variance_without_a_record():
+    random = torch.Generator().manual_seed(0)
+    rows, states = (torch.randn(2, n, 4, generator=random).double() for n in (6, 50))
+    typical, noise = states[0].T @ states[0] / 50, 0.3 * torch.eye(4).double()
+
+    def variance(kept):
+        return torch.trace(typical @ torch.linalg.inv(kept.T @ kept + noise))
+
+    found = information_lost(rows, typical, noise)
+    for body in range(2):
+        for m in range(6):
+            without = torch.cat([rows[body, :m], rows[body, m + 1 :]])
+            assert found[body, m] == pytest.approx(float(variance(without) - variance(rows[body])), rel=1e-6)
 
 
-def test_a_streaming_score_keeps_the_best_whatever_the_order(reader):
-    features = RecordFeatures.of(reader)
-
-    class ByFirst:
-        def __call__(self, rows):
-            return rows[..., 0]
-
-    kept = keep_by_score(ByFirst(), features)(4)
-    best = features.own[..., 0].topk(4, dim=1).indices
-    assert torch.equal(kept.sort(1).values, best.sort(1).values)
+def test_information_lets_go_of_what_is_there_twice(reader):
+    typical = typical_moments(reader)
+    inputs = reader.streams.seen.inputs.clone()
+    inputs[:, 1:6] = inputs[:, :1]
+    twice = replace(reader.streams, seen=replace(reader.streams.seen, inputs=inputs))
+    kept = keep_by_information(SetReader(reader.system, twice), typical)(8)
+    assert (torch.isin(kept, torch.arange(6)).sum(1) < 6).all()
 
 
-def test_features_tell_how_near_the_next_record_of_the_set_is(reader):
-    features = RecordFeatures.of(reader)
-    kept = torch.tensor([[0, 1, 0], [2, 3, 4], [5, 6, 7]])
-    found = features.of_sets(torch.arange(3), kept)
-    assert found[0, 0, -2] == found[0, 2, -2] == pytest.approx(math.log(1e-3))
-    distance = torch.cdist(features.inputs[1, 2:5], features.inputs[1, 2:5])
-    assert found[1, 1, -2] == pytest.approx(float(torch.min(distance[1, 0], distance[1, 2]).log()), rel=1e-4)
-    assert (found[..., -1] == found[0, 0, -1]).all()
-    alone = features.of_sets(torch.arange(3), kept[:, :1])
-    assert alone.isfinite().all()
-
-
-def test_a_score_is_learnt_and_is_the_same_again(reader):
-    first, second = learn_score(reader, KEEPING, 0), learn_score(reader, KEEPING, 0)
-    rows = torch.randn(5, len(first.mean), generator=torch.Generator().manual_seed(0))
-    assert isinstance(first, Score)
-    assert torch.equal(first(rows), second(rows))
-    fitted = learn_score(reader, replace(KEEPING, score_steps=300), 0)
-    rows, worth = hindsight(reader, KEEPING, 0)
-    assert (fitted(rows) - worth).square().mean() < (first(rows) - worth).square().mean()
+def test_without_a_regression_there_is_no_policy_by_information(reader):
+    assert "information" not in policies(reader, None, KEEPING, 0)
 
 
 @pytest.mark.parametrize(
@@ -210,8 +188,8 @@ def test_the_result_is_json_and_draws(tmp_path, world, system):
     assert result["words"]["first"] == 6 * world.spec.record_words
     assert result["samples"] == 12
     assert all(found[0] == result["policies"]["first"][0] for found in result["policies"].values())
-    gain = result["policies"]["random"][1]["mean"] - result["policies"]["learned"][1]["mean"]
-    assert result["versus_random"]["learned"][1]["mean"] == pytest.approx(gain, rel=1e-4, abs=1e-6)
+    gain = result["policies"]["random"][1]["mean"] - result["policies"]["information"][1]["mean"]
+    assert result["versus_random"]["information"][1]["mean"] == pytest.approx(gain, rel=1e-4, abs=1e-6)
     draw_retention(result, tmp_path / "retention.png")
     assert (tmp_path / "retention.png").read_bytes().startswith(b"\x89PNG")
 
@@ -235,8 +213,7 @@ def test_rooms_larger_than_a_stream_and_single_sequences_are_refused(world, syst
         (RetentionConfig, {"rooms": (3,)}, "rooms"),
         (KeepingConfig, {"probes": 0}, "probes"),
         (KeepingConfig, {"dropped": 1.0}, "dropped 1.0"),
-        (KeepingConfig, {"sets": (1,)}, "sets"),
-        (KeepingConfig, {"score_lr": 0.0}, "score_lr"),
+        (KeepingConfig, {"train_bodies": 0}, "train_bodies"),
     ],
 )
 def test_settings_out_of_range_are_refused(config, settings, message):
