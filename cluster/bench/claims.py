@@ -48,6 +48,7 @@ class Study:
     Attributes:
         preset: and ``changes``: the config.
         steps: ``train``, then measurements of the run, each a command of its own; or ``capacity`` alone.
+        by_name: whether it is run only where it is named, as it takes long.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Study:
     claims: tuple[Claim, ...]
     changes: tuple[str, ...] = ()
     steps: tuple[str, ...] = ("train",)
+    by_name: bool = False
 
 
 def at_most(figure: str, measure: Measure, high: float) -> Claim:

@@ -52,7 +52,8 @@ def run_learning(
         out: where everything is kept.
         num_jobs: processes at once, of one thread each.
         console: for progress.
-        only: run the studies of these names; of the others the table has what is there. None: run all.
+        only: run the studies of these names; of the others the table has what is there. None: run all that need not be
+            named.
         fresh: run again what is there.
 
     Raises:
@@ -60,14 +61,14 @@ def run_learning(
         Interrupted: Ctrl-C; the same command goes on, but for ``fresh``.
     """
     jobs = [Job(study, seed, out / study.name / f"seed-{seed}") for seed in seeds for study in studies]
-    wanted = [job for job in jobs if not only or job.study.name in only]
+    wanted = [job for job in jobs if (job.study.name in only if only else not job.study.by_name)]
     for job in wanted:
         job.prepare(fresh)
     failed: list[str] = []
 
     def found() -> Findings:
         known = outcomes(jobs)
-        shown = [study for study in studies if not only or study.name in (*only, *known)]
+        shown = [study for study in studies if study in (job.study for job in wanted) or study.name in known]
         return Findings(table(shown, known), failed)
 
     def note(job: Job, error: StepFailed | None) -> None:

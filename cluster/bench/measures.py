@@ -56,6 +56,12 @@ def gained(outcome: Outcome) -> float | None:
     return gain / (ours + gain - right)
 
 
+def training_minutes(outcome: Outcome) -> float | None:
+    """How long the phases took together."""
+    phases = outcome.get("train", {}).get("timing", {}).get("phases")
+    return sum(phase["seconds"] for phase in phases.values()) / 60 if phases else None
+
+
 def _item(value: Any, key: str) -> Any:
     if isinstance(value, Mapping):
         return value.get(key)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from cluster.bench.claims import Claim, Study, at_least, at_most, within
-from cluster.bench.measures import at, gained, gate, least, over
+from cluster.bench.measures import at, gained, gate, least, over, training_minutes
 from leworld.errors import ConfigError
 
 WRONG = (gate("wrong_memory.shuffled.mean"), gate("wrong_memory.zeroed.mean"))
@@ -90,6 +90,15 @@ def capacity() -> Study:
     return Study("capacity", "rules", claims, steps=("capacity",))
 
 
+def full_size() -> Study:
+    """The whole system, at the size that it was described in."""
+    claims = (
+        at_most("MSE / floor", gate("ratios.floor.mean"), 1.10),
+        at_most("minutes of training", training_minutes, 90),
+    )
+    return Study("full-size", "rules-full", claims, by_name=True)
+
+
 STUDIES: tuple[Study, ...] = (
     rules("rules-medium", "rules", 4 / 3),
     rules("rules-hard", "rules-hard", 12 / 7),
@@ -102,6 +111,7 @@ STUDIES: tuple[Study, ...] = (
     body("swimmer", 1.25),
     body("halfcheetah", 1.6, 0.4),
     capacity(),
+    full_size(),
 )
 
 _SHORT = (
