@@ -156,9 +156,11 @@ QUICK: tuple[Study, ...] = (
         (
             "world.settings.num_train=300",
             "world.settings.num_test=32",
-            "phases.pretrain.steps=300",
+            "phases.pretrain.steps=200",
             "phases.pretrain.slm_steps=150",
             *_SHORT,
+            "phases.joint.steps=10",
+            "evaluation.baseline_steps=200",
         ),
     ),
 )

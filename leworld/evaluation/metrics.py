@@ -6,7 +6,6 @@ Shapes:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -85,26 +84,6 @@ def ratio_interval(a: Tensor, b: Tensor, groups: Tensor | None = None) -> Interv
     ratio = float(means_a.mean() / below)
     spread = _interval((means_a - ratio * means_b) / below)
     return Interval(ratio, ratio + spread.low, ratio + spread.high)
-
-
-def independent_ratio_interval(
-    a: Tensor, b: Tensor, groups_a: Tensor | None = None, groups_b: Tensor | None = None
-) -> Interval:
-    """95 % interval of ``mean(a) / mean(b)`` where a and b are errors on samples that were drawn apart (delta method).
-
-    Args:
-        a: (M,) or (G, T).
-        b: of any number of samples.
-        groups_a: as in ``paired_interval``, for a; ``groups_b`` for b.
-
-    Raises:
-        DataError: ``b`` has the mean zero, or one of them fewer than two groups.
-    """
-    means_a, means_b = _group_means(a.double(), groups_a), _group_means(b.double(), groups_b)
-    below = _divisor(means_b)
-    over, under = _interval(means_a / below), _interval(means_a.mean() / below * (means_b / below))
-    half = math.hypot(over.high - over.mean, under.high - under.mean)
-    return Interval(over.mean, over.mean - half, over.mean + half)
 
 
 def hit(start: Tensor, label_start: Tensor, k: int) -> Tensor:

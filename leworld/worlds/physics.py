@@ -6,7 +6,7 @@ body it is, and nothing of its physics. That can only be seen in the body's stor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,25 +67,37 @@ class PhysicsWorld(TrajectoryWorld):
         self._first = self._content
 
     def rewrite(self, memory: Memory, version: int) -> Receipt:
-        """Give every body other physics, at the same addresses, and write all of their transitions.
+        """Deal the physics of each split out anew, and write all transitions at the same addresses.
 
-        Units and the records' bounds stay: what is outside of them is clipped. Version 0 is the first physics.
+        What one body was, its codes say of the body ``version`` places on; version 0 is the first deal. Sequences stay,
+        under another code, so that errors before and after are of the same samples.
         """
-        self._adopt(self._first if version == 0 else self._version(version))
+        self._adopt(self._first if version == 0 else self._dealt(version))
         return memory.write(self._start[self._alive], self._words[self._alive])
 
-    def _version(self, version: int) -> Content:
-        return self._packed(self._units.normalised(simulate(self.config, self.seed, version)))
+    def _dealt(self, version: int) -> Content:
+        data = self._first.data
+        source = torch.arange(len(data.split))
+        for split in range(len(SPLITS)):
+            bodies = (data.split == split).nonzero().squeeze(1)
+            source[bodies] = bodies.roll(version)
+        assert data.context is not None
+        changed = replace(
+            data,
+            stored_inputs=data.stored_inputs[source],
+            stored_next=data.stored_next[source],
+            context=data.context[source],
+            world=source.argsort()[data.world],
+        )
+        return self._packed(changed)
 
     def sample_characteristics(self, count: int, random: torch.Generator) -> Tensor:
         """Codes of bodies that do not exist."""
         return torch.randn(count, self.config.char_dim, generator=random)
 
 
-def simulate(config: PhysicsConfig, seed: int, version: int = 0) -> TrajectoryData:
+def simulate(config: PhysicsConfig, seed: int) -> TrajectoryData:
     """Draw the bodies of each split and run them.
-
-    A body's code depends on the seed and the split alone, its physics and episodes also on the version.
 
     Raises:
         ConfigError: the body's simulator is not installed.
@@ -98,7 +110,7 @@ def simulate(config: PhysicsConfig, seed: int, version: int = 0) -> TrajectoryDa
     for split, count, named in zip(SPLITS, counts, names, strict=True):
         known = np.random.default_rng(derive_seed(seed, "physics", split))
         codes.append(known.standard_normal((named * count, config.char_dim)))
-        random = np.random.default_rng(derive_seed(seed, "physics", split, version))
+        random = np.random.default_rng(derive_seed(seed, "physics", split, 0))
         parts.extend([_observed(body, config, random) for _ in range(count)] * named)
     contexts, stored, sequences = (np.stack(column) for column in zip(*parts, strict=True))
     inputs, following = _columns(sequences.reshape(-1, *sequences.shape[2:]), body.state_dim)

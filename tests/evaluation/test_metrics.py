@@ -89,30 +89,6 @@ def test_ratio_interval_covers_the_truth_about_95_times_in_100() -> None:
     assert 0.91 <= covered / 400 <= 0.98
 
 
-def test_independent_ratio_covers_the_truth_about_95_times_in_100_and_is_wider_than_a_paired_one() -> None:
-    random = torch.Generator().manual_seed(3)
-    covered = 0
-    for _ in range(400):
-        a, b = torch.rand(60, generator=random), torch.rand(90, generator=random)
-        found = metrics.independent_ratio_interval(2 * a, b)
-        covered += found.low <= 2 <= found.high
-    assert 0.91 <= covered / 400 <= 0.98
-    same = torch.rand(20, generator=random) + 0.5
-    apart, paired = metrics.independent_ratio_interval(3 * same, same), metrics.ratio_interval(3 * same, same)
-    assert apart.mean == pytest.approx(paired.mean)
-    assert apart.high - apart.low > 0.1 + paired.high - paired.low
-
-
-def test_independent_ratio_counts_groups_of_both_sides() -> None:
-    a, b = torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.tensor([1.0, 2.0, 4.0])
-    once = metrics.independent_ratio_interval(a, b)
-    groups_a = torch.arange(4).unsqueeze(1).expand(4, 50)
-    again = metrics.independent_ratio_interval(
-        a.repeat_interleave(50).view(200, 1), b.unsqueeze(1).expand(3, 7), groups_a.reshape(200, 1)
-    )
-    assert again.to_dict() == pytest.approx(once.to_dict())
-
-
 def test_intervals_that_cannot_be_are_refused() -> None:
     one, two = torch.ones(1), torch.ones(2)
     with pytest.raises(DataError, match="has 1"):
@@ -123,10 +99,6 @@ def test_intervals_that_cannot_be_are_refused() -> None:
         metrics.paired_interval(two, two, torch.zeros(3, dtype=torch.int64))
     with pytest.raises(DataError, match="mean 0"):
         metrics.ratio_interval(two, torch.zeros(2))
-    with pytest.raises(DataError, match="mean 0"):
-        metrics.independent_ratio_interval(two, torch.zeros(2))
-    with pytest.raises(DataError, match="has 1"):
-        metrics.independent_ratio_interval(two, one)
 
 
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 5), st.data())

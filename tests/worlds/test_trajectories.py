@@ -91,33 +91,45 @@ def test_twice_the_records_fit_three_tables(body):
 
 
 def test_rewriting_keeps_keys_addresses_units_and_tags(world):
-    old, before = PhysicsWorld(SMALL, 0), world.batch("test", 9, generator())
-    memory = populated(world)
+    old, memory = PhysicsWorld(SMALL, 0), populated(world)
     world.rewrite(memory, 1)
-    after = world.batch("test", 9, generator())
-    assert_same(before.labels, after.labels)
-    assert torch.equal(before.characteristics, after.characteristics)
+    assert torch.equal(world.data.characteristics, old.data.characteristics)
+    assert (world._start == old._start).all()
     assert torch.equal(world.spec.scale, old.spec.scale)
-    assert world.schema is not None
     assert world.schema.fields == old.schema.fields
     for body in range(12):
         rows = world.schema.unpack(_blocks(world, memory, body).reshape(9, -1))
         assert (rows["tag"] == old._tags[body]).all()
 
 
-def test_rewriting_gives_other_physics_and_all_of_it_is_written(world):
+def test_rewriting_deals_the_physics_out_anew_and_all_of_it_is_written(world):
     old, memory = PhysicsWorld(SMALL, 0), populated(world)
     receipt = world.rewrite(memory, 1)
     assert receipt.length.sum() == 12 * 3 * world.spec.read_words
-    assert not (world.data.context == old.data.context).any()
+    for split in range(3):
+        bodies = (old.data.split == split).nonzero().squeeze(1)
+        assert torch.equal(world.data.context[bodies.roll(-1)], old.data.context[bodies])
+        assert not (world.data.context[bodies] == old.data.context[bodies]).all(1).any()
     for body in range(12):
         rows = world.schema.unpack(_blocks(world, memory, body).swapaxes(0, 1).reshape(9, -1))
         stored = world.stored(torch.tensor(body)).inputs
         assert torch.equal(torch.from_numpy(rows["inputs"]).float(), stored)
         assert not torch.equal(stored, old.stored(torch.tensor(body)).inputs)
-    batch = world.batch("test", 9, generator())
-    assert torch.equal(batch.context[:, 0], world.data.context[batch.world[:, 0]])
-    assert not torch.equal(batch.current, old.batch("test", 9, generator()).current)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_the_same_draw_is_the_same_sequences_under_other_codes(world, version):
+    before = world.batch("test", 9, generator())
+    world.rewrite(populated(world), version)
+    after = world.batch("test", 9, generator())
+    for name in ("past", "current", "target", "context"):
+        assert torch.equal(getattr(before, name), getattr(after, name))
+    assert torch.equal(after.context, world.data.context[after.world])
+    assert not (after.world == before.world).any()
+    assert torch.equal(after.characteristics, world.data.characteristics[after.world])
+    old, new = PhysicsWorld(SMALL, 0).stored(before.world[:, 0]), world.stored(after.world[:, 0])
+    assert torch.equal(old.inputs, new.inputs)
+    assert torch.equal(old.targets, new.targets)
 
 
 def test_versions_are_repeatable_and_nought_is_the_first(world):
