@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from leworld.evaluation.metrics import mse
-from leworld.evaluation.predictor import Budget, Features, Output, stored_of, training_batches, valid_batch
+from leworld.evaluation.predictor import Budget, Features, Output, normal_equations, stored_of, valid_batch
 from leworld.types import Batch
 from leworld.worlds.base import World
 
@@ -83,13 +83,7 @@ class LeastSquares:
 
 def _prior(world: World, budget: Budget, terms: Terms) -> Tensor:
     """(F, Y) weights of the steps of the budget's batches."""
-    output = Output.of(world.spec)
-    gram, moment = 0.0, 0.0
-    for batch in training_batches(world, budget):
-        rows = terms(batch.current).flatten(0, 1)
-        gram = gram + rows.mT @ rows
-        moment = moment + rows.mT @ output.wanted(batch.current, batch.target).flatten(0, 1).double()
-    assert isinstance(gram, Tensor)
+    gram, moment = normal_equations(world, budget, lambda batch: terms(batch.current).flatten(0, 1))
     return torch.linalg.solve(gram + _PRIOR_RIDGE * gram[0, 0] * torch.eye(len(gram), dtype=gram.dtype), moment)
 
 

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from leworld.evaluation.metrics import mse
-from leworld.evaluation.predictor import Budget, Features, Output, stored_of, training_batches, valid_batch
+from leworld.evaluation.predictor import (
+    Budget,
+    Features,
+    Output,
+    normal_equations,
+    stored_of,
+    training_batches,
+    valid_batch,
+)
 from leworld.types import Batch
 from leworld.worlds.base import World
 
@@ -68,12 +76,7 @@ class Linear:
     def fit(world: World, budget: Budget) -> Linear:
         """Sum the normal equations over the budget's batches and solve them once a ridge."""
         features, output = Features.fit(world, budget), Output.of(world.spec)
-        gram = torch.zeros(features.size + 1, features.size + 1, dtype=torch.float64)
-        moment = torch.zeros(features.size + 1, world.spec.target_dim, dtype=torch.float64)
-        for batch in training_batches(world, budget):
-            rows = _with_one(features(batch))
-            gram += rows.T @ rows
-            moment += rows.T @ output.wanted(batch.current, batch.target).flatten(0, 1).double()
+        gram, moment = normal_equations(world, budget, lambda batch: _with_one(features(batch)))
         valid, unit = valid_batch(world, budget), torch.eye(len(gram), dtype=torch.float64) * gram[-1, -1]
         choices = [Linear(features, output, torch.linalg.solve(gram + ridge * unit, moment)) for ridge in _RIDGES]
         return min(choices, key=lambda choice: mse(choice.predict(valid), valid.target, world.spec.scale))

@@ -5,7 +5,7 @@ Shapes: see ``leworld.types``; F: features of a step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -125,6 +125,26 @@ def training_batches(world: World, budget: Budget) -> Iterator[Batch]:
     random = generator(budget.seed, "baselines", "train")
     for _ in range(budget.steps):
         yield world.batch("train", budget.sequences, random)
+
+
+def normal_equations(world: World, budget: Budget, rows_of: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
+    """Sum the equations of least squares over the budget's batches.
+
+    Args:
+        world: where the batches come from.
+        budget: how many there are.
+        rows_of: a batch to its (B * T, F) float64 rows.
+
+    Returns:
+        (F, F) products of the rows, and (F, Y) of the rows with what is ``wanted``; float64.
+    """
+    output = Output.of(world.spec)
+    gram, moment = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for batch in training_batches(world, budget):
+        rows = rows_of(batch)
+        gram = gram + rows.T @ rows
+        moment = moment + rows.T @ output.wanted(batch.current, batch.target).flatten(0, 1).double()
+    return gram, moment
 
 
 def valid_batch(world: World, budget: Budget) -> Batch:

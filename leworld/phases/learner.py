@@ -92,16 +92,16 @@ class Learner:
         return seen.flatten(0, 1)[samples.rows.to(self.device)] * kept.to(self.device)
 
     def to_ask_for(self, samples: Samples) -> Ranges:
-        """(n, N) the records of the step after each sample, where they are others and only a request can
-        find them; length 0 elsewhere."""
+        """(n, N) the records of the step after each sample, where they are others and only a request can find them.
+
+        Elsewhere start and length are 0, so that all that is not asked for is read as one range.
+        """
         labels, keyed = samples.episodes.labels, samples.episodes.keyed
         asked = torch.zeros_like(keyed)
         if self.labels and self.blm.tags is not None:
-            asked[:, :-1] = ~keyed[:, 1:]
+            asked[:, :-1] = ~keyed[:, 1:] & (labels.start[:, 1:] != labels.start[:, :-1])
         rows = samples.rows.to(self.device)
-        following = labels.map(lambda x: x.roll(-1, dims=1).flatten(0, 1)[rows])
-        asked[labels.start.roll(-1, dims=1) == labels.start] = False
-        return Ranges(following.start, following.length * asked.flatten(0, 1)[rows])
+        return labels.map(lambda x: (x.roll(-1, dims=1) * asked).flatten(0, 1)[rows])
 
     def read(self, *ranges: Ranges) -> tuple[Records, list[Tensor]]:
         """Read and encode several sets of ranges in one call to the memory.

@@ -17,7 +17,7 @@ from cluster.bench.expected import EXPECTED, read_expected, record_expected, reg
 from cluster.bench.jobs import Job
 from cluster.bench.learning import run_learning
 from cluster.bench.measure import MEASUREMENTS
-from cluster.bench.measures import at, gained, least, over
+from cluster.bench.measures import at, gained, least, over, training_minutes
 from cluster.bench.pictures import draw_pictures, to_dot
 from cluster.bench.studies import QUICK, STUDIES, chosen
 from cluster.bench.table import cells, markdown, table
@@ -52,6 +52,13 @@ def test_measures_find_numbers_and_what_is_not_there_is_none():
     assert over(at("a.x"), at("a.b.0"))(outcome) is None
     assert least(at("a.b.0"), at("a.b.1.c"))(outcome) == 1.0
     assert least(at("a.b.0"), at("a.x"))(outcome) is None
+
+
+def test_minutes_of_training_are_those_of_the_phases():
+    phases = {"pretrain": {"seconds": 90.0}, "joint": {"seconds": 30.0}}
+    assert training_minutes({"train": {"timing": {"phases": phases, "evaluate_s": 600.0}}}) == 2
+    assert training_minutes({"train": {"gate": {}}}) is None
+    assert training_minutes({}) is None
 
 
 def test_gain_is_a_share_of_what_right_addresses_would_save():
@@ -223,6 +230,16 @@ def test_only_some_are_run_and_the_table_keeps_the_others(tmp_path, commands):
     other = study(changes=("phases.joint.steps=5",)), both[1]
     assert [each.study for each in run_learning(other, (0,), tmp_path, 1, QUIET, only=("two",)).rows] == ["two"]
     assert len(commands.seen) == 3
+
+
+def test_a_study_that_takes_long_is_run_where_it_is_named_and_then_shown(tmp_path, commands):
+    both = study(), study(name="long", by_name=True)
+    assert [each.study for each in learn(tmp_path, *both, seeds=(0,)).rows] == ["one"]
+    assert len(commands.seen) == 1
+    named = run_learning(both, (0,), tmp_path, 1, QUIET, only=("long",))
+    assert [each.study for each in named.rows] == ["one", "long"]
+    assert [each.study for each in learn(tmp_path, *both, seeds=(0,)).rows] == ["one", "long"]
+    assert len(commands.seen) == 2
 
 
 def test_another_step_is_all_that_is_run_when_it_is_added(tmp_path, commands, monkeypatch):

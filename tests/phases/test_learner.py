@@ -184,6 +184,35 @@ def test_where_records_are_rules_nothing_is_seen():
     assert learner.seen(learner.samples(4, 4, generator()), 0.0, generator()) is None
 
 
+def test_what_is_to_be_asked_for_is_what_the_next_step_needs_and_no_input_tells():
+    learner = tiny_trainer(tiny_world("pointers")).learner
+    samples = learner.samples(6, 100, generator())
+    found, labels = learner.to_ask_for(samples), samples.episodes.labels
+    horizon = labels.start.shape[1]
+    for row, start, length in zip(samples.rows.tolist(), found.start, found.length, strict=True):
+        episode, step = divmod(row, horizon)
+        last = step + 1 == horizon
+        assert start[0] == (0 if last else labels.start[episode, step + 1, 0])
+        assert length[0] == (0 if last else labels.length[episode, step + 1, 0])
+        # The other tables are found by the key.
+        assert not start[1:].any()
+        assert not length[1:].any()
+
+
+@pytest.mark.parametrize("name", ["rules", "physics"])
+def test_where_every_step_needs_the_same_nothing_is_to_be_asked_for(name):
+    learner = tiny_trainer(tiny_world(name)).learner
+    found = learner.to_ask_for(learner.samples(6, 100, generator()))
+    assert not found.start.any()
+    assert not found.length.any()
+
+
+def test_without_labels_nothing_is_to_be_asked_for():
+    learner = tiny_trainer(tiny_world("pointers")).learner
+    learner.labels = False
+    assert not learner.to_ask_for(learner.samples(6, 100, generator())).length.any()
+
+
 def test_reading_several_sets_at_once_equals_reading_each_alone(learner):
     sets = [
         Ranges(torch.tensor([[3, 9, 8], [3, 700, 3]]), torch.tensor([[4, 0, 2], [4, 20, 5]])),
