@@ -29,7 +29,7 @@ def draw_pictures(rows: Sequence[Row], outcomes: Outcomes, out: Path) -> None:
     for study, seeds in outcomes.items():
         for step, draw in PICTURES.items():
             for result in list(found_by(step, seeds).values())[:1]:
-                draw(result, out / f"{study}-{step}.png")
+                draw({**result, "world": study}, out / f"{study}-{step}.png")
 
 
 def found_by(step: str, seeds: Mapping[int, Outcome]) -> dict[int, Any]:

@@ -1,10 +1,10 @@
 """Standing: the track record of every SLM, by which one whose reads are no longer believed is shut out.
 
 The router decides before anything is read, from what an SLM says of itself; one that goes wrong with unchanged
-confidence cannot be seen there. But every read is checked: a record is believed or not. Here those beliefs add up in
-a sequential probability ratio test of "its reads are believed as rarely as a corrupt SLM's" against "as often as a
-healthy one's". The sum never falls below zero, so that old merit does not hide new failure, nor rises above the
-threshold, so that old failure does not hide recovery.
+confidence cannot be seen there. But every read is checked: a record is believed or not. Here those beliefs, of what an
+SLM names first, add up in a sequential probability ratio test of "its reads are believed as rarely as a corrupt SLM's"
+against "as often as a healthy one's". The sum never falls below zero, so that old merit does not hide new failure, nor
+rises above the threshold, so that old failure does not hide recovery.
 
 Source: Wald 1945, https://doi.org/10.1214/aoms/1177731118; with the floor at zero, Page 1954,
 https://doi.org/10.1093/biomet/41.1-2.100
@@ -120,8 +120,8 @@ class Standing:
         return replace(self, doubt=doubt, excluded=excluded, wait=wait)
 
     def _reads(self, step: Step) -> tuple[Tensor, Tensor]:
-        """(B, N) which SLMs were read, and how far they were believed."""
-        read, believed = step.reads.length > 0, step.believed
+        """(B, N) which SLMs were read, and how far what they named first was believed."""
+        read, believed = step.reads.length > 0, step.first_believed
         if len(self.doubt) == 1:
             count = read.sum(0, keepdim=True)
             return count > 0, (believed * read).sum(0, keepdim=True) / count.clamp(min=1)

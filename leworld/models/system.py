@@ -29,6 +29,8 @@ Redirect = Callable[[Ranges], Ranges]
 """What becomes of ranges, on the CPU, before they are read."""
 DOUBTED = 0.5
 """A read that is believed less is followed by a look at the SLM's other candidates."""
+LARGEST = 1e12
+"""Of any input; worlds give theirs in units in which they are about 1."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Step:
         proposals: what the SLMs said.
         info_query: (B, Q) the request to the next step; zeros where none was worth its price.
         believed: (B, N) in [0, 1], how far the records that were read are what the sample needs; 0 without a read.
+        first_believed: (B, N) the same of the best candidate, before any second look: what an SLM is judged by.
     """
 
     next_state: Tensor
@@ -65,6 +68,7 @@ class Step:
     proposals: Proposals
     info_query: Tensor
     believed: Tensor
+    first_believed: Tensor
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class System:
             standing: which SLMs may be trusted at all; where none may, nothing is read.
 
         Raises:
-            DataError: the query does not fit the world, or is not finite.
+            DataError: the query does not fit the world, or is not within ``LARGEST``.
         """
         check_query(query, self.spec, self.blm.config.query_dim)
         query = query.to(self.device)
@@ -137,13 +141,14 @@ class System:
         wanted = proposals.ranges() if ranges is None else ranges.to(self.device)
         wanted = redirected(wanted, redirect)
         made = Ranges(wanted.start, wanted.length * chosen.long())
-        found = self._look(senses, proposals, made)
-        if ranges is None:
-            found = self._look_again(senses, proposals, found, redirect)
+        first = self._look(senses, proposals, made)
+        found = first if ranges is not None else self._look_again(senses, proposals, first, redirect)
         prediction = self.blm.predict(senses, found.slots, chosen)
         next_state = from_change(self.spec, query.current, prediction.change)
         request = prediction.info_query(self.blm.config.request_price)
-        return Step(next_state, chosen, found.ranges, found.looks, proposals, request, found.believed)
+        return Step(
+            next_state, chosen, found.ranges, found.looks, proposals, request, found.believed, first.believed
+        )  # fmt: skip
 
     @torch.no_grad()
     def wanted(self, query: Query, proposals: Proposals) -> Tensor:
@@ -216,7 +221,7 @@ def believed(pooled: Pooled) -> Tensor:
 
 
 def check_query(query: Query, spec: WorldSpec, query_dim: int) -> None:
-    """Raise DataError unless every input is finite float32 of the world's width, for one or more samples."""
+    """Raise DataError unless every input is float32 of the world's width, within the limit, for one or more samples."""
     widths = {"past": spec.state_dim, "current": spec.state_dim, "characteristics": spec.char_dim}
     widths["info_query"] = query_dim
     inputs: dict[str, Tensor] = {name: getattr(query, name) for name in widths}
@@ -226,10 +231,10 @@ def check_query(query: Query, spec: WorldSpec, query_dim: int) -> None:
         if x.shape != (wanted, widths[name]) or x.dtype != torch.float32:
             found = f"shape {tuple(x.shape)} of {str(x.dtype).removeprefix('torch.')}"
             raise DataError(f"query.{name} has {found}: {spec.name} needs ({wanted}, {widths[name]}) of float32")
-        wrong = ~x.isfinite()
+        wrong = ~(x.abs() <= LARGEST)
         if bool(wrong.any()):
             index = tuple(wrong.nonzero()[0].tolist())
-            raise DataError(f"query.{name} is {float(x[index])} at {index}: give finite numbers")
+            raise DataError(f"query.{name} is {float(x[index])} at {index}: give numbers within +-{LARGEST:g}")
 
 
 def build_blm(config: ModelConfig, spec: WorldSpec, seed: int) -> BLM:

@@ -44,7 +44,7 @@ class RefineConfig:
         irrelevant: part of the reads that are another sample's.
         guided: part of the sequences that read what the write log names instead of what was proposed.
         request_weight: of the SLMs' gradient in the request at the end; it grows from 0, as what the SLMs say of
-            requests that they cannot read yet is no good lesson.
+            requests that they cannot read yet is no good lesson. At 0 nothing teaches the requests any more.
         label_weight: of addresses that follow from the inputs, in the SLMs' loss.
         tag_weight: of the tags that a request names.
         verify_weight, mask_weight, read_price: as in the joint phase.
@@ -105,9 +105,10 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
     asked = first_requests(learner, config, batch, seen, guided, horizon)
     made = make_requests(learner, config, batch, seen, asked, guided)
     requests = delay(sent(made, guided, learner.blm.config.request_price), horizon)
+    requests = requests if config.request_weight else requests.detach()
     result = run_round(learner, config, batch, seen, requests, guided, draw)
     foreseen = foresight_loss(made.worth, worth, horizon)
-    (result.error.mean() + result.taught + foreseen).backward(retain_graph=True)
+    (result.error.mean() + result.taught + foreseen).backward(retain_graph=requests.requires_grad)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
     credit = to_credit(config, batch, result.proposals, worth)
     (gradient,) = learner.fleet.learn([credit], slm_lr, ("refine", step))

@@ -54,7 +54,7 @@ class Drift:
         asked = torch.full((batch, QUERY_DIM), float(len(self.queries)))
         reads = Ranges(start[..., 0], start[..., 0])
         next_state, none = query.current[:, :target_dim] + self.push, torch.zeros(batch, 3)
-        return Step(next_state, none, reads, none.long(), proposals, asked, none)
+        return Step(next_state, none, reads, none.long(), proposals, asked, none, none)
 
 
 def test_free_running_equals_teacher_forcing_at_the_first_step_and_leaves_it_after(world, system):

@@ -82,6 +82,7 @@ def test_a_doubted_read_is_followed_by_the_others_in_one_call_and_the_most_belie
             assert step.reads.start[row, slm] == step.proposals.start[row, slm, used]
             assert step.reads.length[row, slm] == step.proposals.length[row, slm, used]
             assert step.believed[row, slm] == pytest.approx(belief[row, slm, used].item(), abs=1e-4)
+            assert step.first_believed[row, slm] == pytest.approx(belief[row, slm, 0].item(), abs=1e-4)
             if doubtful:
                 start, length = (x[row, slm, 1:].tolist() for x in (step.proposals.start, step.proposals.length))
                 others |= set(zip(start, length, strict=True))

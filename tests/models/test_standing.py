@@ -14,7 +14,7 @@ CONFIG = StandingConfig(healthy=0.9, corrupt=0.2, error_rate=0.01, probe_every=3
 def step(believed: Tensor, read: Tensor | None = None) -> SimpleNamespace:
     """What a step tells of its reads; by default all were made."""
     length = torch.ones_like(believed, dtype=torch.int64) if read is None else read.long()
-    return SimpleNamespace(reads=SimpleNamespace(length=length), believed=believed)
+    return SimpleNamespace(reads=SimpleNamespace(length=length), first_believed=believed)
 
 
 def observed(standing: Standing, rates: list[float]) -> Standing:

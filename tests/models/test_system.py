@@ -203,14 +203,21 @@ def test_proposals_that_are_known_already_need_no_slm():
 
 
 @pytest.mark.parametrize("name", ["past", "current", "characteristics", "info_query"])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_numbers_that_are_not_finite_are_refused_by_name_and_place(name, value):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e20])
+def test_numbers_that_are_not_finite_or_too_large_are_refused_by_name_and_place(name, value):
     query = random_query(WORLD.spec, 3)
     broken = getattr(query, name).clone()
     broken[2, 1] = broken[2, 3] = value
     with pytest.raises(DataError) as caught:
         system_of().predict(replace(query, **{name: broken}))
-    assert str(caught.value) == f"query.{name} is {value} at (2, 1): give finite numbers"
+    found = float(broken[2, 1])
+    assert str(caught.value) == f"query.{name} is {found} at (2, 1): give numbers within +-1e+12"
+
+
+@pytest.mark.parametrize("size", [1e3, 1e8, 1e12])
+def test_large_numbers_still_read_the_memory_and_give_finite_predictions(size):
+    step = system_of().predict(random_query(WORLD.spec, 3).map(lambda x: (x * size).clamp(-1e12, 1e12)))
+    assert step.next_state.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["past", "current", "characteristics", "info_query"])

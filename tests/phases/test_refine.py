@@ -40,13 +40,15 @@ def world():
     return tiny_world("pointers")
 
 
-def ask_gradients(world, config: RefineConfig, horizon: int = 4, step: int = 1) -> dict[str, torch.Tensor]:
-    """The gradients of the BLM's ask heads in the middle one of 3 steps, when the SLMs alone can teach it."""
+def ask_gradients(
+    world, config: RefineConfig, horizon: int = 4, step: int = 1, *, deaf: bool = True
+) -> dict[str, torch.Tensor]:
+    """The gradients of the BLM's ask heads in the middle one of 3 steps; if ``deaf``, of what the SLMs alone teach."""
     learner = tiny_trainer(world, stirred=True).learner
     with torch.no_grad():
         # A BLM that does not hear its own request, and predicts without notes: what is left is what the SLMs send back.
-        for deaf in (learner.blm.info_query, learner.blm.tags.request, learner.blm.told):
-            deaf.weight.zero_()
+        for heard in (learner.blm.info_query, learner.blm.tags.request, learner.blm.told) if deaf else ():
+            heard.weight.zero_()
     found = {}
     plain = learner.optimizer.step
 
@@ -73,6 +75,15 @@ def test_without_weight_or_without_a_next_step_no_request_is_taught(world):
     weightless, first = ask_gradients(world, replace(CONFIG, request_weight=0.0)), ask_gradients(world, CONFIG, step=0)
     for silent in (weightless, first, ask_gradients(world, CONFIG, horizon=1)):
         assert all(gradient.abs().max() == 0 for gradient in silent.values())
+
+
+def test_a_blm_that_hears_its_requests_teaches_them_too_but_not_without_weight(world):
+    heads = ("ask", "norm_ask")
+    for weight, taught in ((1e-9, True), (0.0, False)):
+        found = ask_gradients(world, replace(CONFIG, request_weight=weight), deaf=False)
+        moved = {name: bool(g.abs().max() > 1e-7) for name, g in found.items() if name.split(".")[0] in heads}
+        assert moved
+        assert all(value == taught for value in moved.values())
 
 
 def test_requests_arrive_one_step_later_and_never_cross_sequences():

@@ -1,6 +1,7 @@
 """The bodies: sizes, seeds, what is hidden, and that every transition is the simulator's own."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -181,6 +182,25 @@ def test_a_body_that_blows_up_is_an_error():
     body.env.model.opt.timestep = 10.0
     with pytest.raises(DataError, match="Swimmer-v5 did not stay finite"):
         body.episode(20, np.random.default_rng(0))
+
+
+def test_a_body_that_always_hits_a_stop_is_an_error():
+    body = ArticulatedBody(SWIMMER)
+    body.env.model.jnt_range[:] = 1e-3
+    with pytest.raises(DataError, match="Swimmer-v5 hit a joint's stop in each of 100 episodes"):
+        body.episode(20, np.random.default_rng(0))
+
+
+def test_swimmers_joints_never_reach_their_stops():
+    at_ease, swift = ArticulatedBody(SWIMMER), ArticulatedBody(replace(SWIMMER, avoids_stops=False))
+    stop = at_ease.env.model.jnt_range[-1, 1]
+    largest = []
+    for body in (at_ease, swift):
+        random = np.random.default_rng(1)
+        body.draw(random)
+        body.env.model.actuator_gear[:] = 3 * body._nominal.actuator_gear
+        largest.append(max(np.abs(body.episode(20, random)[:, -body.state_dim :][:, 1:3]).max() for _ in range(20)))
+    assert largest[0] < stop <= largest[1]
 
 
 @pytest.mark.parametrize("missing", ["mujoco", "imageio"])
