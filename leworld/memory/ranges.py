@@ -54,14 +54,20 @@ def check_ranges(start: ArrayLike, length: ArrayLike, num_words: int) -> tuple[I
     start, length = as_integers(start, "start"), as_integers(length, "length")
     if start.shape != length.shape:
         raise DataError(f"{len(start)} starts but {len(length)} lengths: one length a range is needed")
+    if not len(start) or _all_inside(start, length, num_words):
+        return start, length
     bad = (start < 0) | (start >= num_words) | (length < 0) | (length > PAGE_WORDS) | (length > num_words - start)
-    if bad.any():
-        first = int(bad.argmax())
-        raise RangeError(
-            f"range {first} (start {start[first]}, length {length[first]}) is outside the memory:"
-            f" it has {num_words} words, a range 0 to {PAGE_WORDS}; cut it with memory.clip or widen address_bits"
-        )
-    return start, length
+    first = int(bad.argmax())
+    raise RangeError(
+        f"range {first} (start {start[first]}, length {length[first]}) is outside the memory:"
+        f" it has {num_words} words, a range 0 to {PAGE_WORDS}; cut it with memory.clip or widen address_bits"
+    )
+
+
+def _all_inside(start: Ints, length: Ints, num_words: int) -> bool:
+    """Whether no range leaves the memory: extremes are found several times faster than the ranges that are wrong."""
+    fits = 0 <= start.min() and start.max() < num_words and 0 <= length.min() and length.max() <= PAGE_WORDS
+    return bool(fits and (start + length).max() <= num_words)
 
 
 def clip(start: Ints, length: Ints, num_words: int) -> tuple[Ints, NDArray[np.bool_]]:
@@ -105,3 +111,11 @@ def split_at_pages(start: Ints, length: Ints) -> tuple[Ints, Ints, Ints]:
     fragment_start = np.maximum(start[range_index], page * PAGE_WORDS)
     fragment_end = np.minimum(end[range_index], (page + 1) * PAGE_WORDS)
     return range_index, fragment_start, fragment_end - fragment_start
+
+
+def pages_of(start: Ints, length: Ints) -> Ints:
+    """The pages that hold a word of the ranges, ascending, each once."""
+    full = length > 0
+    first, last = start[full] // PAGE_WORDS, (start[full] + length[full] - 1) // PAGE_WORDS
+    # A range is at most a page long, so that it lies in two pages at most.
+    return np.unique(np.concatenate([first, last]))

@@ -1,4 +1,4 @@
-"""The memory of one process: pages of packed words, held only where something was written.
+"""The memory of one process.
 
 Shapes:
     R: ranges or blocks.  W: words.  L: words a block.  P: pages written.
@@ -10,18 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leworld.errors import CheckpointError, DataError, RangeError
+from leworld.memory.arena import Arena
 from leworld.memory.protocol import PAGE_WORDS, Receipt, Snapshot, Words
-from leworld.memory.ranges import Ints, as_integers, check_address_bits, check_ranges, expand, split_at_pages
+from leworld.memory.ranges import Ints, as_integers, check_address_bits, check_ranges, pages_of
 from leworld.memory.words import as_words, checksum
-
-FIRST_POOL_PAGES = 16
 
 
 class WordStore:
-    """A ``Memory`` of ``2 ** address_bits`` words.
-
-    A table maps each page to a row of a pool that doubles as it fills; row 0 is the zero page, which is never written.
-    The table is committed by the operating system only where it is touched, so 32 bits cost nothing until written.
+    """A ``Memory`` of ``2 ** address_bits`` words, of which only what was written takes memory.
 
     Attributes:
         address_bits: 8, 16, 24 or 32.
@@ -31,7 +27,8 @@ class WordStore:
     def __init__(self, address_bits: int = 16) -> None:
         self.address_bits = check_address_bits(address_bits)
         self.sequence = 0
-        self._clear(FIRST_POOL_PAGES)
+        self._arena = Arena(address_bits)
+        self._written = np.zeros(self.num_words // PAGE_WORDS, np.bool_)
 
     @property
     def num_words(self) -> int:
@@ -41,23 +38,15 @@ class WordStore:
     @property
     def allocated_pages(self) -> int:
         """Pages that were ever written and so take memory."""
-        return self._rows_used - 1
+        return int(np.count_nonzero(self._written))
 
     def read(self, start: ArrayLike, length: ArrayLike) -> Words:
         """Read R ranges; see ``Memory.read``."""
-        start, length = check_ranges(start, length, self.num_words)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(length)])
-        return Words(self._pool.reshape(-1)[self._rows(start, length)], offsets)
+        return self._arena.gather(*check_ranges(start, length, self.num_words))
 
     def write(self, start: ArrayLike, words: NDArray[np.uint32]) -> Receipt:
         """Write R blocks of one length; see ``Memory.write``."""
-        words = as_words(words)
-        if words.ndim != 2 or not 1 <= words.shape[1] <= PAGE_WORDS:
-            raise RangeError(
-                f"words of shape {words.shape}: blocks (R, L) of 1 to {PAGE_WORDS} words are needed; cut longer ones"
-            )
-        offsets = np.arange(len(words) + 1) * words.shape[1]
-        return self.write_ragged(start, Words(words.reshape(-1), offsets))
+        return self.write_ragged(start, as_blocks(words))
 
     def write_ragged(self, start: ArrayLike, blocks: Words) -> Receipt:
         """Write R blocks of any lengths as one write; where blocks overlap the later one wins.
@@ -70,63 +59,56 @@ class WordStore:
             RangeError: a block is outside the memory; nothing is written then.
             DataError: the words or offsets do not fit together.
         """
-        words, length = as_words(blocks.words), np.diff(blocks.offsets)
-        start, length = check_ranges(start, length, self.num_words)
-        if words.shape != (length.sum(),):
-            raise DataError(f"words of shape {words.shape} for offsets that end at {length.sum()}: they must agree")
-        self._allocate(start, length)
-        # numpy assigns in order, so of words at one address the last stays.
-        self._pool.reshape(-1)[self._rows(start, length)] = words
+        start, length, words = check_blocks(start, blocks, self.num_words)
+        self._arena.scatter(start, length, words)
+        self._written[pages_of(start, length)] = True
         self.sequence += 1
         return Receipt(self.sequence, start.copy(), length.copy(), checksum(words))
 
     def snapshot(self) -> Snapshot:
         """Copy every page that was ever written; see ``Memory.snapshot``."""
-        pages = self._page_of_row[1 : self._rows_used]
-        order = np.argsort(pages)
-        return Snapshot(self.address_bits, self.sequence, pages[order], self._pool[1 + order])
+        pages = np.flatnonzero(self._written)
+        return Snapshot(self.address_bits, self.sequence, pages, self._arena.pages[pages])
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace content and sequence by a snapshot's; see ``Memory.restore``."""
         check_width(snapshot, self.address_bits)
         pages, words = check_pages(snapshot)
-        self._clear(max(FIRST_POOL_PAGES, len(pages) + 1))
-        self._take_rows(pages)
-        self._pool[1 : self._rows_used] = words
+        # A new arena, not zeros over the old one: what is no longer written gives its memory back.
+        self._arena = Arena(self.address_bits)
+        self._arena.pages[pages] = words
+        self._written[:] = False
+        self._written[pages] = True
         self.sequence = snapshot.sequence
 
-    def _clear(self, pool_pages: int) -> None:
-        self._table = np.zeros(self.num_words // PAGE_WORDS, np.int32)
-        self._pool = np.zeros((pool_pages, PAGE_WORDS), np.uint32)
-        self._page_of_row = np.zeros(pool_pages, np.int64)
-        self._rows_used = 1
 
-    def _rows(self, start: Ints, length: Ints) -> Ints:
-        """(W,) places in the flat pool of the words of ranges that are known to be in the memory."""
-        _, start, length = split_at_pages(start, length)
-        places = self._table[start // PAGE_WORDS].astype(np.int64) * PAGE_WORDS + start % PAGE_WORDS
-        return expand(places, length)[0]
+def as_blocks(words: NDArray[np.uint32]) -> Words:
+    """(R, L) words as R blocks.
 
-    def _allocate(self, start: Ints, length: Ints) -> None:
-        _, start, _ = split_at_pages(start, length)
-        pages = start // PAGE_WORDS
-        new_pages = np.unique(pages[self._table[pages] == 0])
-        needed = self._rows_used + len(new_pages)
-        if needed > len(self._pool):
-            self._grow(max(needed, 2 * len(self._pool)))
-        self._take_rows(new_pages)
+    Raises:
+        RangeError: L is not in [1, 256].
+        DataError: the words are not uint32.
+    """
+    words = as_words(words)
+    if words.ndim != 2 or not 1 <= words.shape[1] <= PAGE_WORDS:
+        raise RangeError(
+            f"words of shape {words.shape}: blocks (R, L) of 1 to {PAGE_WORDS} words are needed; cut longer ones"
+        )
+    return Words(words.reshape(-1), np.arange(len(words) + 1) * words.shape[1])
 
-    def _grow(self, pool_pages: int) -> None:
-        pool, page_of_row = np.zeros((pool_pages, PAGE_WORDS), np.uint32), np.zeros(pool_pages, np.int64)
-        pool[: self._rows_used] = self._pool[: self._rows_used]
-        page_of_row[: self._rows_used] = self._page_of_row[: self._rows_used]
-        self._pool, self._page_of_row = pool, page_of_row
 
-    def _take_rows(self, pages: Ints) -> None:
-        rows = slice(self._rows_used, self._rows_used + len(pages))
-        self._page_of_row[rows] = pages
-        self._table[pages] = np.arange(rows.start, rows.stop, dtype=np.int32)
-        self._rows_used = rows.stop
+def check_blocks(start: ArrayLike, blocks: Words, num_words: int) -> tuple[Ints, Ints, NDArray[np.uint32]]:
+    """(R,) starts and lengths and the (W,) words of blocks that are to be written, if they lie in the memory.
+
+    Raises:
+        RangeError: a block does not.
+        DataError: the words or offsets do not fit together.
+    """
+    words, length = as_words(blocks.words), np.diff(blocks.offsets)
+    start, length = check_ranges(start, length, num_words)
+    if words.shape != (length.sum(),):
+        raise DataError(f"words of shape {words.shape} for offsets that end at {length.sum()}: they must agree")
+    return start, length, words
 
 
 def check_width(snapshot: Snapshot, address_bits: int) -> None:
