@@ -5,6 +5,8 @@ LeWorldError
 ├── RangeError         an address or a length outside the memory
 ├── DataError          a file or array that cannot be used
 ├── CheckpointError    a checkpoint that is truncated, foreign or of another system
+├── StoreError         a memory on disk that is in use, full, foreign or of another width
+│   └── DamageError    words or records that are not what was written
 └── actors.errors.ActorError  (in the actor layer) an actor or cluster that does not answer
 """
 
@@ -29,3 +31,19 @@ class DataError(LeWorldError, ValueError):
 
 class CheckpointError(LeWorldError, ValueError):
     """A checkpoint that is truncated, foreign or of another system."""
+
+
+class StoreError(LeWorldError, OSError):
+    """A memory on disk that is in use, full, foreign or of another width."""
+
+
+class DamageError(StoreError):
+    """Words or records that are not what was written.
+
+    Attributes:
+        pages: those that are damaged, where that is known.
+    """
+
+    def __init__(self, message: str, pages: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.pages = pages

@@ -1,7 +1,7 @@
 """Arena: every word that can be addressed in one stretch of virtual memory, so that an address is an index.
 
-The operating system commits what is touched, 4 KiB at a time; the rest costs nothing and reads as zero. The stretch is a
-sparse file, or nameless memory that other processes of the same user can map too.
+The operating system commits what is touched, 4 KiB at a time; the rest costs nothing and reads as zero. The stretch is
+a sparse file, or nameless memory of this process.
 
 Shapes:
     R: ranges or blocks.  W: words.  L: words a block.
@@ -19,6 +19,8 @@ from leworld.memory.protocol import PAGE_WORDS, WORD_BITS, Words
 from leworld.memory.ranges import Ints, expand
 
 WORD_BYTES = WORD_BITS // 8
+_MAP_NORESERVE = 0x4000
+"""Linux's; what is never touched need not be there."""
 
 
 class Arena:
@@ -33,14 +35,8 @@ class Arena:
     def __init__(self, address_bits: int, fd: int | None = None, *, writable: bool = True) -> None:
         """Map an open file, which grows to its full (sparse) size where it can be written; None: nameless memory."""
         self.num_words = 1 << address_bits
-        own = os.memfd_create("leworld-memory") if fd is None else os.dup(fd)
-        try:
-            if writable and os.fstat(own).st_size < self.num_words * WORD_BYTES:
-                os.ftruncate(own, self.num_words * WORD_BYTES)
-            access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-            self._map = mmap.mmap(own, self.num_words * WORD_BYTES, mmap.MAP_SHARED, access)
-        finally:
-            os.close(own)
+        num_bytes = self.num_words * WORD_BYTES
+        self._map = _nameless(num_bytes) if fd is None else map_file(fd, num_bytes, writable)
         self.words: NDArray[np.uint32] = np.frombuffer(self._map, "<u4")
         self.pages = self.words.reshape(-1, PAGE_WORDS)
 
@@ -66,6 +62,21 @@ class Arena:
         return np.ndarray(
             (self.num_words - length + 1, length), "<u4", self._map, strides=(WORD_BYTES, WORD_BYTES)
         )  # fmt: skip
+
+
+def map_file(fd: int, num_bytes: int, writable: bool) -> mmap.mmap:
+    """Map the begin of an open file, which grows to that size (sparse) where it can be written."""
+    if writable and os.fstat(fd).st_size < num_bytes:
+        os.ftruncate(fd, num_bytes)
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    return mmap.mmap(fd, num_bytes, mmap.MAP_SHARED, access)
+
+
+def _nameless(num_bytes: int) -> mmap.mmap:
+    """Memory that is committed where it is written, in pages of 4 KiB, and only there."""
+    memory = mmap.mmap(-1, num_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return memory
 
 
 def _of_one_length(start: Ints, length: Ints) -> tuple[Ints, int | None]:

@@ -66,7 +66,7 @@ def check_ranges(start: ArrayLike, length: ArrayLike, num_words: int) -> tuple[I
 
 def _all_inside(start: Ints, length: Ints, num_words: int) -> bool:
     """Whether no range leaves the memory: extremes are found several times faster than the ranges that are wrong."""
-    fits = 0 <= start.min() and start.max() < num_words and 0 <= length.min() and length.max() <= PAGE_WORDS
+    fits = start.min() >= 0 and start.max() < num_words and length.min() >= 0 and length.max() <= PAGE_WORDS
     return bool(fits and (start + length).max() <= num_words)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leworld.errors import CheckpointError, LeWorldError
+from leworld.files import replace_file
 from leworld.memory.protocol import PAGE_WORDS, Snapshot
 from leworld.memory.store import check_pages
 
@@ -52,7 +52,7 @@ def save_snapshot(snapshot: Snapshot, path: str | os.PathLike[str]) -> None:
         }
     )
     prefix = _PREFIX.pack(MAGIC, len(header), zlib.crc32(header))
-    _replace(Path(path), [prefix, header, words.reshape(-1).view(np.uint8).data])
+    replace_file(Path(path), [prefix, header, words.reshape(-1).view(np.uint8).data])
 
 
 def load_snapshot(path: str | os.PathLike[str]) -> Snapshot:
@@ -129,23 +129,3 @@ def _check_words(words: NDArray[np.uint32], pages: NDArray[np.int64], crc32: NDA
 
 def _page_checksums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return np.fromiter((zlib.crc32(page) for page in words), np.uint32, len(words))
-
-
-def _replace(path: Path, parts: list[bytes | memoryview]) -> None:
-    """Put a file in place by renaming, so that a crash leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    # The rename itself is on disk only once its directory is.
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

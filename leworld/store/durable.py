@@ -1,0 +1,407 @@
+"""DurableStore: a memory on disk. What it acknowledges is kept, and nobody sees what is not.
+
+A write goes into the journal, then, when that is on the disk, into the mapped words, and then it is acknowledged. After
+a crash the journal is read from the last checkpoint on: every page that changed since is put back as it was, and the
+writes are made again.
+
+Shapes:
+    R: ranges or blocks.  W: words.  L: words a block.  P: pages.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leworld.errors import StoreError
+from leworld.files import sync
+from leworld.memory.protocol import Receipt, Snapshot, Words
+from leworld.memory.ranges import Ints, pages_of
+from leworld.memory.store import as_blocks, check_blocks, check_pages, check_width
+from leworld.memory.words import checksum
+from leworld.store.history import History
+from leworld.store.journal import Journal
+from leworld.store.layout import Layout, WriterLock, make, read_identity, read_map, write_map
+from leworld.store.mapped import MappedMemory, damage
+from leworld.store.records import Record
+from leworld.store.versions import Difference, Version, Versions, changed_pages, difference, pages_before
+
+CHUNK_PAGES = 1 << 14
+"""Pages put back at a time: 16 MiB."""
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """How a memory is kept.
+
+    Attributes:
+        policy: when a write is on the disk: "always" and "group" before it is acknowledged, by itself or with others
+            that came together; "os" within a second, so that only a machine that fails can lose it.
+        segment_bytes: length of the journal at which a checkpoint is taken.
+        verify: of pages as they are read, see ``MappedMemory``.
+    """
+
+    policy: str = "group"
+    segment_bytes: int = 64 << 20
+    verify: str = "touch"
+
+
+@dataclass(frozen=True)
+class Write:
+    """What is to be written: R blocks of words, by ``writer``. Checked by ``DurableStore.write_many``."""
+
+    start: ArrayLike
+    blocks: Words
+    writer: str = ""
+    note: str = ""
+
+
+class DurableStore:
+    """A ``Memory`` on disk, for one writer; any number of processes read beside it with ``MappedMemory``.
+
+    Attributes:
+        address_bits: 8, 16, 24 or 32.
+        root: the directory.
+        epoch: written into every record.
+    """
+
+    def __init__(
+        self, root: str | Path, config: StoreConfig | None = None, *, writer: str = "", epoch: int = 0
+    ) -> None:
+        """Open a memory that exists, and mend what a crash left.
+
+        Raises:
+            StoreError: there is none, or another process writes it.
+            DamageError: its journal is damaged before its end.
+        """
+        self.root, self.config, self.writer, self.epoch = Path(root), config or StoreConfig(), writer, epoch
+        self.layout = Layout(self.root)
+        self.address_bits = read_identity(self.root).address_bits
+        self._lock = threading.RLock()
+        self._held = WriterLock(self.layout)
+        try:
+            self._mapped = MappedMemory(self.root, writable=True, verify=self.config.verify)
+            self._checkpointed = _checkpoint_of(self.layout)
+            self._journal = Journal(self.layout.journal, self.config.policy, self._checkpointed)
+            self._versions = Versions(self.layout)
+            self._history = History(self.layout, self._journal)
+            self._recover()
+        except BaseException:
+            self._held.release()
+            raise
+        self._checkpointing: threading.Thread | None = None
+
+    @classmethod
+    def create(cls, root: str | Path, address_bits: int, config: StoreConfig | None = None, **known) -> DurableStore:
+        """Make an empty memory and open it.
+
+        Raises:
+            StoreError: there is something in the directory.
+        """
+        make(Path(root), address_bits)
+        return cls(root, config, **known)
+
+    def __enter__(self) -> DurableStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last write."""
+        return self._journal.sequence
+
+    @property
+    def num_words(self) -> int:
+        """Words that can be addressed."""
+        return self._mapped.num_words
+
+    @property
+    def versions(self) -> list[Version]:
+        """Those that are kept, oldest first."""
+        return list(self._versions)
+
+    def read(self, start: ArrayLike, length: ArrayLike) -> Words:
+        """Read R ranges; see ``MappedMemory.read``."""
+        return self._mapped.read(start, length)
+
+    def write(self, start: ArrayLike, words: NDArray[np.uint32]) -> Receipt:
+        """Write R blocks of one length; see ``Memory.write``. It is kept when this returns.
+
+        Raises:
+            RangeError: a block is outside the memory; nothing is written then.
+            StoreError: the disk refuses; nothing is written then.
+        """
+        return self.write_ragged(start, as_blocks(words))
+
+    def write_ragged(self, start: ArrayLike, blocks: Words) -> Receipt:
+        """Write R blocks of any lengths as one write; see ``WordStore.write_ragged``."""
+        return self.write_many([Write(start, blocks, self.writer)])[0]
+
+    def write_many(self, writes: Sequence[Write]) -> list[Receipt]:
+        """Make writes one after another, as one group for the disk; a receipt each.
+
+        Raises:
+            RangeError, DataError: one of them cannot be; none is made then.
+            StoreError: the disk refuses; none is made then.
+        """
+        checked = [(*check_blocks(write.start, write.blocks, self.num_words), write) for write in writes]
+        with self._lock:
+            for start, length, *_ in checked:
+                self._mapped.reserve(pages_of(start, length))
+            records = self._records(checked)
+            self._journal.append(records)
+            for record in records:
+                self._mapped.apply(record.sequence, record.start, record.length, record.words)
+            if self._journal.last.size >= self.config.segment_bytes:
+                self.checkpoint(wait=False)
+        return [Receipt(r.sequence, r.start.copy(), r.length.copy(), r.crc32) for r in records]
+
+    def keep(self, name: str) -> Version:
+        """Keep the content of now as a version: at once, whatever the size of the memory, and nobody waits.
+
+        Raises:
+            StoreError: the name is taken.
+        """
+        with self._lock:
+            self._journal.roll()
+            version = Version(name, self.sequence, time.time_ns())
+            self._versions.add(version)
+            return version
+
+    def drop(self, name: str) -> None:
+        """Keep a version no longer.
+
+        Raises:
+            StoreError: there is none of this name.
+        """
+        with self._lock:
+            self._versions.drop(name)
+            self._forget()
+
+    def diff(self, before: str, after: str = "now") -> Difference:
+        """The words that differ between two versions; "now" is the content of now.
+
+        Raises:
+            StoreError: there is no such version.
+        """
+        with self._lock:
+            first, last = (self._sequence_of(name) for name in (before, after))
+            if first > last:
+                swapped = self.diff(after, before)
+                return Difference(swapped.address, swapped.after, swapped.before)
+            between = [segment for segment in self._journal.since(first) if segment.first <= last]
+            pages = changed_pages(between)
+            return difference(pages, self._pages_at(first, pages), self._pages_at(last, pages))
+
+    def go_back(self, name: str) -> None:
+        """Make the content that of a version again, as a write of its own: it can be undone by a version of now.
+
+        Raises:
+            StoreError: there is no such version, or the disk refuses.
+        """
+        with self._lock:
+            version = self._versions.find(name)
+            # A crash in the middle is finished when the memory is opened again.
+            self._mark("restore", name)
+            self._put_back(version)
+            self._mark("restored", name)
+
+    def snapshot(self) -> Snapshot:
+        """Copy every page that holds anything; see ``Memory.snapshot``."""
+        with self._lock:
+            pages = self._mapped.written_pages()
+            self._check_whole(pages)
+            return Snapshot(self.address_bits, self.sequence, pages, self._mapped.pages[pages])
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Replace the whole content by a snapshot's, as writes of their own; see ``Memory.restore``."""
+        check_width(snapshot, self.address_bits)
+        pages, words = check_pages(snapshot)
+        with self._lock:
+            gone = np.setdiff1d(self._mapped.written_pages(), pages)
+            self._write_pages(gone, np.zeros((len(gone), words.shape[1]), np.uint32), "restore of a snapshot")
+            self._write_pages(pages, words, "restore of a snapshot")
+
+    def log(self, limit: int = 20, *, address: int | None = None) -> list[Record]:
+        """The last writes, newest first, without their words; with ``address`` those that touched it."""
+        with self._lock:
+            return self._history.last(limit, address)
+
+    def why(self, address: int) -> Record | None:
+        """The write that set a word last, without its words; None where none ever did."""
+        found = self.log(1, address=address)
+        return found[0] if found else None
+
+    def verify(self) -> Ints:
+        """Look at every page; those that are not what was written, ascending."""
+        return self._mapped.verify_all()
+
+    def checkpoint(self, *, wait: bool = True) -> None:
+        """Have the words themselves on the disk, so that the journal is not needed for them.
+
+        Args:
+            wait: return when it is done; else it is done beside reads and writes.
+        """
+        with self._lock:
+            if self._checkpointing is not None and self._checkpointing.is_alive():
+                if not wait:
+                    return
+                self._checkpointing.join()
+            self._journal.roll()
+            upto = self.sequence
+            if not wait:
+                self._checkpointing = threading.Thread(target=self._sync_words, args=(upto,), name="checkpoint")
+                self._checkpointing.start()
+                return
+        self._sync_words(upto)
+
+    def close(self) -> None:
+        """Take a checkpoint and let another process write."""
+        if self._checkpointing is not None:
+            self._checkpointing.join()
+        self.checkpoint()
+        self._journal.close()
+        self._mapped.close()
+        self._held.release()
+
+    def _records(self, checked: Sequence[tuple[Ints, Ints, NDArray[np.uint32], Write]]) -> list[Record]:
+        records, seen, sequence, now = [], set(), self.sequence, time.time_ns()
+        for start, length, words, write in checked:
+            sequence += 1
+            pages = self._new_pages(start, length, seen)
+            seen.update(pages.tolist())
+            records.append(
+                Record(
+                    sequence=sequence,
+                    time_ns=now,
+                    start=start,
+                    length=length,
+                    words=words,
+                    pages=pages,
+                    before=self._mapped.pages[pages],
+                    crc32=checksum(words),
+                    epoch=self.epoch,
+                    writer=write.writer,
+                    note=write.note,
+                )
+            )
+        return records
+
+    def _new_pages(self, start: Ints, length: Ints, seen: set[int]) -> Ints:
+        """The pages of ranges that no record of the last segment has changed, nor one in ``seen``; all verified."""
+        before = self._journal.last.before
+        pages = [page for page in pages_of(start, length).tolist() if page not in before and page not in seen]
+        found = np.array(pages, np.int64)
+        self._check_whole(found)
+        return found
+
+    def _check_whole(self, pages: Ints) -> None:
+        """Raise DamageError where a page is not what was written: its content must not be taken for right."""
+        damaged = self._mapped.damaged(pages)
+        if len(damaged):
+            raise damage(self.root, damaged)
+
+    def _mark(self, kind: str, note: str) -> None:
+        record = Record(self.sequence + 1, time.time_ns(), kind=kind, epoch=self.epoch, writer=self.writer, note=note)
+        self._journal.append([record])
+        self._mapped.settle_at(record.sequence)
+
+    def _put_back(self, version: Version) -> None:
+        """Write the pages that changed since a version as they were then."""
+        # What is written from here on goes into a segment of its own, which says nothing of the version.
+        self._journal.roll()
+        pages = changed_pages(self._journal.since(version.sequence)[:-1])
+        for chunk in np.array_split(pages, max(1, -(-len(pages) // CHUNK_PAGES))):
+            self._write_pages(chunk, self._pages_at(version.sequence, chunk), f"restore of version {version.name}")
+
+    def _write_pages(self, pages: Ints, words: NDArray[np.uint32], note: str) -> None:
+        for first in range(0, len(pages), CHUNK_PAGES):
+            chunk = slice(first, first + CHUNK_PAGES)
+            offsets = np.arange(len(pages[chunk]) + 1) * words.shape[1]
+            blocks = Words(words[chunk].reshape(-1), offsets)
+            self.write_many([Write(pages[chunk] * words.shape[1], blocks, self.writer, note)])
+
+    def _sequence_of(self, name: str) -> int:
+        return self.sequence if name == "now" else self._versions.find(name).sequence
+
+    def _pages_at(self, sequence: int, pages: Ints) -> NDArray[np.uint32]:
+        """(P, 256) what pages held after a write that ends a segment."""
+        now = self._mapped.pages[pages]
+        return pages_before(self._journal.since(sequence), pages, now)
+
+    def _sync_words(self, upto: int) -> None:
+        """Have all writes up to one in the words on the disk; they need not come to rest for that."""
+        for path in (self.layout.words, self.layout.sums):
+            sync(path)
+        write_map(self.layout.checkpoint, {"sequence": upto})
+        with self._lock:
+            self._checkpointed = upto
+            self._forget()
+
+    def _forget(self) -> None:
+        """Delete the segments that neither a crash nor a version would need; who wrote what is kept."""
+        oldest = self._versions.oldest()
+        needed = self._checkpointed if oldest is None else min(self._checkpointed, oldest)
+        for segment in [s for s in self._journal.segments[:-1] if s.last <= needed]:
+            self._history.remember(segment)
+            self._journal.drop(segment)
+
+    def _recover(self) -> None:
+        """Make the words those of the journal's end."""
+        mapped, journal = self._mapped, self._journal
+        since = journal.since(self._checkpointed)
+        pages = changed_pages(since)
+        intact = mapped.is_whole and mapped.sequence >= journal.sequence and not len(mapped.damaged(pages))
+        if intact and mapped.sequence > journal.sequence:
+            # The words were made visible, so that they were acknowledged; the end of the journal was lost later.
+            journal.skip_to(mapped.sequence)
+        if not intact:
+            mapped.begin_mending()
+            for segment in since:
+                self._replay(segment)
+        mapped.settle_at(journal.sequence)
+        mapped.open()
+        self._finish_restore()
+
+    def _replay(self, segment) -> None:
+        for record in self._history.records(segment):
+            if len(record.pages):
+                self._mapped.apply_pages(record.sequence, record.pages, record.before)
+            self._mapped.apply(record.sequence, record.start, record.length, record.words)
+
+    def _finish_restore(self) -> None:
+        last = self._history.last_mark()
+        if last is not None and last.kind == "restore":
+            version = self._versions.find(last.note)
+            self._put_back(version)
+            self._mark("restored", last.note)
+
+
+def _checkpoint_of(layout: Layout) -> int:
+    found = read_map(layout.checkpoint, {"sequence": int})
+    return 0 if found is None else found["sequence"]
+
+
+def open_store(root: str | Path, address_bits: int, config: StoreConfig | None = None, **known) -> DurableStore:
+    """Open a memory, or make it where there is none.
+
+    Raises:
+        StoreError: it is of another width, or another process writes it.
+    """
+    if not Layout(Path(root)).identity.exists():
+        return DurableStore.create(root, address_bits, config, **known)
+    store = DurableStore(root, config, **known)
+    if store.address_bits != address_bits:
+        found = store.address_bits
+        store.close()
+        raise StoreError(f"{root}: has {found} address bits, not {address_bits}: set address_bits to match")
+    return store

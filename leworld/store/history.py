@@ -1,0 +1,90 @@
+"""History: who wrote where and when, as far back as the first write.
+
+Segments that are no longer needed leave their records' headers in the ledger, a file of records without words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from leworld.store.journal import Journal
+from leworld.store.layout import Layout
+from leworld.store.records import Record, decode_at, encode
+from leworld.store.segment import Segment, scan
+
+_MARKS = ("restore", "restored")
+
+
+class History:
+    """The records of a memory, in its ledger and its journal."""
+
+    def __init__(self, layout: Layout, journal: Journal) -> None:
+        self._path, self._journal = layout.ledger, journal
+        self._size, self._last = self._find_end()
+
+    def records(self, segment: Segment) -> Iterator[Record]:
+        """The records of a segment, with their words."""
+        return (record for record, _ in scan(segment.path))
+
+    def newest_first(self) -> Iterator[Record]:
+        """Every record, the newest first, without words."""
+        for segment in reversed(self._journal.segments):
+            yield from reversed([record for record, _ in scan(segment.path, words=False)])
+        yield from reversed(list(self._remembered()))
+
+    def last(self, limit: int, address: int | None = None) -> list[Record]:
+        """The newest records, those that touched an address where one is given."""
+        found = []
+        for record in self.newest_first():
+            if len(found) >= limit:
+                break
+            if address is None or touches(record, address):
+                found.append(record)
+        return found
+
+    def last_mark(self) -> Record | None:
+        """The newest record in the journal that begins or ends a going back."""
+        for record in self.newest_first():
+            if record.sequence <= self._last:
+                break
+            if record.kind in _MARKS:
+                return record
+        return None
+
+    def remember(self, segment: Segment) -> None:
+        """Put the headers of a segment's records into the ledger; those that are there already stay once."""
+        headers = [record.header_only() for record, _ in scan(segment.path, words=False)]
+        data = b"".join(part for record in headers if record.sequence > self._last for part in encode(record))
+        file = os.open(self._path, os.O_RDWR)
+        try:
+            os.ftruncate(file, self._size)
+            os.pwrite(file, data, self._size)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        self._size, self._last = self._size + len(data), max(self._last, segment.last)
+
+    def _find_end(self) -> tuple[int, int]:
+        """Bytes of whole records in the ledger, and the number of the last one."""
+        size, last = 0, 0
+        for record, end in self._ledger():
+            size, last = end, record.sequence
+        return size, last
+
+    def _remembered(self) -> Iterator[Record]:
+        return (record for record, _ in self._ledger())
+
+    def _ledger(self) -> Iterator[tuple[Record, int]]:
+        data, offset = self._path.read_bytes(), 0
+        while (found := decode_at(data, offset)) is not None:
+            record, frame = found
+            yield record, frame.end
+            offset = frame.end
+
+
+def touches(record: Record, address: int) -> bool:
+    """Whether a record set a word."""
+    return bool(np.any((record.start <= address) & (address < record.start + record.length)))

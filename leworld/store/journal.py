@@ -1,0 +1,183 @@
+"""Journal: every write is here, on the disk as the policy says, before it is acknowledged or seen.
+
+A journal is a directory of segments. A new one begins where a version is kept and where a checkpoint is taken; within
+a segment the first record that changes a page carries what the page held, so that a segment tells what was before it.
+
+Source: write-ahead logging with full page images, as in PostgreSQL,
+https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-FULL-PAGE-WRITES
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from leworld.errors import ConfigError, StoreError
+from leworld.files import sync
+from leworld.store.records import Frame, Record, encode
+from leworld.store.segment import Segment, load_segments, segment_path
+
+POLICIES = ("always", "group", "os")
+"""On the disk before the acknowledgement of a write; of a group of writes that came together; within a second, so that
+only a machine that fails can lose a write."""
+SYNC_EVERY_S = 1.0
+
+
+class Journal:
+    """The segments of one memory, and the file to which records are appended.
+
+    Attributes:
+        policy: one of ``POLICIES``.
+        segments: oldest first; the last one grows.
+    """
+
+    def __init__(self, directory: Path, policy: str, checkpoint: int) -> None:
+        """Open a journal; what a crash left of a record at its end is cut off.
+
+        Args:
+            directory: of the segments, which exists.
+            policy: one of ``POLICIES``.
+            checkpoint: the record after which an empty journal goes on.
+
+        Raises:
+            DamageError: a record in the middle is damaged, or one is missing.
+            ConfigError: there is no such policy.
+        """
+        if policy not in POLICIES:
+            raise ConfigError(f"policy {policy!r} is unknown: use one of {', '.join(POLICIES)}")
+        self.directory, self.policy = directory, policy
+        self.segments = load_segments(directory, checkpoint)
+        self._lock = threading.Lock()
+        self._unsynced = False
+        self._failed: OSError | None = None
+        if not self.segments:
+            self.segments.append(self._new_segment(checkpoint + 1))
+        self._file = self._open_last()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._sync_often, name="journal-sync", daemon=True)
+        if policy == "os":
+            self._thread.start()
+
+    @property
+    def last(self) -> Segment:
+        """The segment that grows."""
+        return self.segments[-1]
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last record."""
+        return self.last.last
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Write records, all of them or none, as durable as the policy says.
+
+        Raises:
+            StoreError: the disk refuses; nothing is written then.
+        """
+        self._check()
+        frames, parts, end = [], [], self.last.size
+        for record in records:
+            encoded = encode(record)
+            begin, end = end, end + sum(len(part) for part in encoded)
+            frames.append(Frame(begin, end, end))
+            parts.extend(encoded)
+        self._write(b"".join(parts))
+        for record, frame in zip(records, frames, strict=True):
+            self.last.add(record, frame)
+
+    def roll(self) -> None:
+        """Begin a new segment; nothing happens where the last one is still empty."""
+        if not self.last.size:
+            return
+        self.sync()
+        self._grow_in(self._new_segment(self.sequence + 1))
+
+    def sync(self) -> None:
+        """Return once all that was appended is on the disk."""
+        with self._lock:
+            self._check()
+            if self._unsynced:
+                self._sync()
+
+    def since(self, sequence: int) -> list[Segment]:
+        """The segments after the one that ends with a record, oldest first."""
+        return [segment for segment in self.segments if segment.first > sequence]
+
+    def skip_to(self, sequence: int) -> None:
+        """Go on after record ``sequence``: those up to it are lost, but not what they wrote."""
+        assert sequence > self.sequence
+        self._grow_in(self._new_segment(sequence + 1))
+
+    def drop(self, segment: Segment) -> None:
+        """Delete a segment that is not the last."""
+        assert segment is not self.last
+        self.segments.remove(segment)
+        segment.path.unlink()
+        sync(self.directory)
+
+    def close(self) -> None:
+        """Everything is on the disk then."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._failed is None:
+            self.sync()
+        os.close(self._file)
+
+    def _grow_in(self, segment: Segment) -> None:
+        with self._lock:
+            os.close(self._file)
+            self.segments.append(segment)
+            self._file = self._open_last()
+
+    def _new_segment(self, first: int) -> Segment:
+        path = segment_path(self.directory, first)
+        path.touch()
+        sync(self.directory)
+        return Segment(path, first, first - 1)
+
+    def _open_last(self) -> int:
+        file = os.open(self.last.path, os.O_WRONLY | os.O_APPEND)
+        os.ftruncate(file, self.last.size)
+        return file
+
+    def _write(self, data: bytes) -> None:
+        with self._lock:
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(self._file, rest) :]
+            except OSError as error:
+                os.ftruncate(self._file, self.last.size)
+                raise StoreError(f"{self.last.path}: not written ({error.strerror}): make room on that disk") from error
+            if self.policy == "os":
+                self._unsynced = True
+            else:
+                self._sync()
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._file)
+        except OSError as error:
+            # The system may have dropped what it could not write: no later success says that it is there.
+            self._failed = error
+            self._check()
+        self._unsynced = False
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise StoreError(
+                f"{self.directory}: the disk failed ({self._failed.strerror}), so nothing more is written:"
+                " mend it, and open the memory again"
+            )
+
+    def _sync_often(self) -> None:
+        while not self._stopped.wait(SYNC_EVERY_S):
+            with self._lock:
+                if self._unsynced and self._failed is None:
+                    try:
+                        self._sync()
+                    except StoreError:
+                        return

@@ -1,0 +1,177 @@
+"""A memory on disk: a directory, and what says what it is.
+
+identity        msgpack: version, address_bits, id, created_ns
+checkpoint      msgpack: sequence; the words on the disk hold every write up to it
+versions        msgpack: the versions that are kept
+words           the words, little-endian, at four times their address; sparse
+sums            of each page the CRC-32 of its words, xor that of a page of zeros; sparse
+state           see ``leworld.store.mapped``; of no use after the machine was started anew
+journal/        see ``leworld.store.journal``
+ledger          journal records without words: who wrote where and when, before the oldest segment
+lock            locked by the process that writes
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from leworld.errors import StoreError
+from leworld.files import replace_file, sync
+from leworld.memory.ranges import check_address_bits
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of a memory in ``root``."""
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        """Names the memory."""
+        return self.root / "identity"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint's."""
+        return self.root / "checkpoint"
+
+    @property
+    def versions(self) -> Path:
+        """The list of versions."""
+        return self.root / "versions"
+
+    @property
+    def words(self) -> Path:
+        """The words."""
+        return self.root / "words"
+
+    @property
+    def sums(self) -> Path:
+        """The pages' checksums."""
+        return self.root / "sums"
+
+    @property
+    def state(self) -> Path:
+        """What readers see of the writer."""
+        return self.root / "state"
+
+    @property
+    def journal(self) -> Path:
+        """The directory of segments."""
+        return self.root / "journal"
+
+    @property
+    def ledger(self) -> Path:
+        """The headers of old records."""
+        return self.root / "ledger"
+
+    @property
+    def lock(self) -> Path:
+        """The writer's."""
+        return self.root / "lock"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a memory is: its width, and a number of its own."""
+
+    address_bits: int
+    id: str
+    created_ns: int
+
+
+def make(root: Path, address_bits: int) -> Identity:
+    """Make an empty memory in a directory that is empty or does not exist.
+
+    Raises:
+        StoreError: there is something in it.
+        ConfigError: a memory cannot have this width.
+    """
+    identity = Identity(check_address_bits(address_bits), secrets.token_hex(8), time.time_ns())
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise StoreError(f"{root}: is not empty, and holds no memory; name another directory")
+    layout = Layout(root)
+    layout.journal.mkdir(parents=True)
+    for path in (layout.words, layout.sums, layout.state, layout.ledger, layout.lock):
+        path.touch()
+    # Last, as a directory without it is no memory.
+    write_map(layout.identity, {"version": FORMAT_VERSION, **vars(identity)})
+    sync(root)
+    return identity
+
+
+def read_identity(root: Path) -> Identity:
+    """What a directory says that it is.
+
+    Raises:
+        StoreError: it is no memory, or of a format that this program does not read.
+    """
+    found = read_map(Layout(root).identity, {"version": int, "address_bits": int, "id": str, "created_ns": int})
+    if found is None:
+        raise StoreError(f"{root}: holds no memory; make one with create, or name another directory")
+    if found["version"] != FORMAT_VERSION:
+        raise StoreError(f"{root}: format {found['version']}, this program reads {FORMAT_VERSION}; use a newer one")
+    return Identity(check_address_bits(found["address_bits"]), found["id"], found["created_ns"])
+
+
+def write_map(path: Path, content: dict[str, Any]) -> None:
+    """Replace a small file."""
+    replace_file(path, [msgpack.Packer().pack(content)])
+
+
+def read_map(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
+    """What ``write_map`` wrote, or None where there is no file.
+
+    Raises:
+        StoreError: it is damaged or foreign.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        content = msgpack.unpackb(raw)
+    except ValueError as error:
+        raise StoreError(f"{path}: is damaged ({error}); restore this memory from a replica or a snapshot") from None
+    if not isinstance(content, dict) or any(type(content.get(name)) is not kind for name, kind in fields.items()):
+        raise StoreError(f"{path}: is damaged or foreign; restore this memory from a replica or a snapshot")
+    return content
+
+
+class WriterLock:
+    """Holds the one right to write a memory, until ``release`` or the end of the process."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Take it.
+
+        Raises:
+            StoreError: another process holds it.
+        """
+        self._file = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._file, 32).decode(errors="replace").strip() or "unknown"
+            os.close(self._file)
+            raise StoreError(
+                f"{layout.root}: is open for writing in process {holder}; end that one, or only read"
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let another process write."""
+        os.close(self._file)

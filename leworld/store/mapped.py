@@ -1,0 +1,278 @@
+"""The words of a memory on disk, mapped: read without a copy through other processes, whole and verified.
+
+A reader never sees half a write, and never waits for one that touches other words. The writer says in ``state`` which
+write it has begun and which it has finished, and for each stripe which write touched it last; a reader copies, looks
+again, and copies anew what was touched meanwhile. Stores reach other processes in order on x86-64, which this needs.
+
+``state``, 64-bit little-endian integers::
+
+    0    number of the write that was begun last
+    8    number of the write that was finished last
+    16   16 bytes: the machine's boot
+    32   odd while a crash is being mended, and another number after it
+    40   1 where the memory was closed and all of it is on the disk
+    4096 of each stripe the number of the write that touched it last
+
+Source: sequence locks, https://docs.kernel.org/locking/seqlock.html
+
+Shapes:
+    R: ranges.  W: words.  P: pages.  S: stripes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leworld.errors import DamageError, StoreError
+from leworld.files import sync
+from leworld.memory.arena import Arena, map_file
+from leworld.memory.protocol import PAGE_WORDS, Words
+from leworld.memory.ranges import Ints, check_ranges, expand, pages_of
+from leworld.store.layout import Layout, read_identity
+
+STRIPE_PAGES = 16
+STRIPE_WORDS = STRIPE_PAGES * PAGE_WORDS
+_HEAD_BYTES = 4096
+_TRIES = 1000
+_PAUSE_S = 0.001
+_BLOCK_BYTES = 4096
+_BLOCK_PAGES = _BLOCK_BYTES // (PAGE_WORDS * 4)
+_ZERO_SUM = zlib.crc32(bytes(PAGE_WORDS * 4))
+
+
+class MappedMemory:
+    """A ``Reader`` of a memory on disk; with ``writable``, the hands of its writer too.
+
+    Attributes:
+        address_bits: of the memory.
+        verify: "touch": a stripe's checksums are looked at when it is first read by this process; "always": at every
+            read; "never".
+    """
+
+    def __init__(self, root: Path, *, writable: bool = False, verify: str = "touch") -> None:
+        """Map a memory.
+
+        Raises:
+            StoreError: there is none, or it is to be mended first.
+        """
+        assert verify in ("touch", "always", "never"), verify
+        self.layout, self.verify = Layout(root), verify
+        self.address_bits = read_identity(root).address_bits
+        self.num_words = 1 << self.address_bits
+        num_pages = self.num_words // PAGE_WORDS
+        num_stripes = -(-num_pages // STRIPE_PAGES)
+        self.arena = _map_words(self.layout.words, self.address_bits, writable)
+        self.pages = self.arena.pages
+        self.sums = _map_array(self.layout.sums, num_pages * 4, "<u4", writable)
+        state = _map_array(self.layout.state, _HEAD_BYTES + num_stripes * 8, "<u8", writable)
+        self._head, self._touched = state[: _HEAD_BYTES // 8], state[_HEAD_BYTES // 8 :]
+        if not writable and not self._head[5] and not self._of_this_boot():
+            raise StoreError(f"{root}: the machine was started anew since it was written: open it for writing once")
+        self._ready = np.zeros(num_stripes, np.bool_)
+        self._all_ready = verify == "never"
+        self._reserved = np.zeros(-(-num_pages // _BLOCK_PAGES), np.bool_)
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last write that is wholly visible."""
+        return int(self._head[1])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no write was cut off, and the machine has run since the last one."""
+        return self._of_this_boot() and int(self._head[0]) == int(self._head[1])
+
+    def read(self, start: ArrayLike, length: ArrayLike) -> Words:
+        """Read R ranges; see ``Reader.read``. Each is as it was at one moment, if it is within a stripe.
+
+        Raises:
+            RangeError: a range is outside the memory.
+            DamageError: a page is not what was written.
+            StoreError: a writer ended in the middle of a write.
+        """
+        start, length = check_ranges(start, length, self.num_words)
+        if not self._all_ready:
+            self._make_ready(start, length)
+        era, seen = int(self._head[4]), int(self._head[1])
+        found = self.arena.gather(start, length)
+        if int(self._head[0]) == seen and int(self._head[4]) == era and not era % 2:
+            return found
+        return self._settle(start, length, found, era, seen)
+
+    def reserve(self, pages: Ints) -> None:
+        """Have room on the disk for pages that are about to be written.
+
+        Raises:
+            StoreError: there is none.
+        """
+        blocks = np.unique(pages // _BLOCK_PAGES)
+        new = blocks[~self._reserved[blocks]]
+        if not len(new):
+            return
+        file = os.open(self.layout.words, os.O_RDWR)
+        try:
+            for block in new.tolist():
+                # Storing into a mapped page for which the disk has no room would end the process.
+                os.posix_fallocate(file, block * _BLOCK_BYTES, _BLOCK_BYTES)
+        except OSError as error:
+            raise StoreError(f"{self.layout.words}: not written ({error.strerror}): make room on that disk") from error
+        finally:
+            os.close(file)
+        self._reserved[new] = True
+
+    def apply(self, sequence: int, start: Ints, length: Ints, words: NDArray[np.uint32]) -> None:
+        """Make a write that is in the journal visible, checksums too."""
+        pages = pages_of(start, length)
+        self._begin(sequence, pages)
+        self.arena.scatter(start, length, words)
+        self.sums[pages] = page_sums(self.pages[pages])
+        self._head[1] = sequence
+
+    def apply_pages(self, sequence: int, pages: Ints, words: NDArray[np.uint32]) -> None:
+        """The same for (P,) whole pages (P, 256), each once."""
+        self._begin(sequence, pages)
+        self.pages[pages] = words
+        self.sums[pages] = page_sums(words)
+        self._head[1] = sequence
+
+    def settle_at(self, sequence: int) -> None:
+        """Say that all writes up to one are visible, and no other."""
+        self._head[2:4] = np.frombuffer(boot_id(), "<u8")
+        self._head[0] = self._head[1] = sequence
+        self._head[4] += self._head[4] % 2
+
+    def begin_mending(self) -> None:
+        """Keep readers waiting until ``settle_at``."""
+        self._head[4] += 1 - self._head[4] % 2
+
+    def open(self) -> None:
+        """Say that there is a writer."""
+        self._head[5] = 0
+
+    def close(self) -> None:
+        """Say that all is on the disk, and that nobody writes."""
+        self._head[5] = 1
+        sync(self.layout.state)
+
+    def damaged(self, pages: Ints) -> Ints:
+        """Those of (P,) pages whose words are not what their checksums say."""
+        return pages[page_sums(self.pages[pages]) != self.sums[pages]]
+
+    def written_pages(self) -> Ints:
+        """Pages that are not all zeros, ascending."""
+        return np.flatnonzero(self.sums)
+
+    def _of_this_boot(self) -> bool:
+        return self._head[2:4].tobytes() == boot_id()
+
+    def _begin(self, sequence: int, pages: Ints) -> None:
+        self._touched[np.unique(pages // STRIPE_PAGES)] = sequence
+        self._head[0] = sequence
+
+    def _settle(self, start: Ints, length: Ints, found: Words, era: int, seen: int) -> Words:
+        """Copy anew what a write touched since ``seen``, until there is nothing of the kind."""
+        first, last = _stripes_of(start, length)
+        pending = np.arange(len(start))
+        for attempt in range(_TRIES):
+            late = np.maximum(self._touched[first[pending]], self._touched[last[pending]]) > seen
+            settled = int(self._head[4]) == era and not era % 2
+            pending = pending[late] if settled else np.arange(len(start))
+            if not len(pending):
+                return found
+            if attempt > 1:
+                time.sleep(_PAUSE_S)
+            era, seen = int(self._head[4]), int(self._head[1])
+            again = self.arena.gather(start[pending], length[pending])
+            found.words[expand(found.offsets[:-1][pending], length[pending])[0]] = again.words
+        raise self._stuck()
+
+    def _make_ready(self, start: Ints, length: Ints) -> None:
+        """Look at the checksums of the stripes that the ranges touch, where this was not done yet."""
+        first, last = _stripes_of(start, length)
+        new = np.unique(np.concatenate([first[~self._ready[first]], last[~self._ready[last]]]))
+        for stripe in new.tolist():
+            self._verify_stripe(stripe)
+        if self.verify == "touch":
+            self._ready[new] = True
+
+    def _verify_stripe(self, stripe: int) -> None:
+        pages = np.arange(stripe * STRIPE_PAGES, min((stripe + 1) * STRIPE_PAGES, len(self.pages)))
+        for attempt in range(_TRIES):
+            if attempt > 1:
+                time.sleep(_PAUSE_S)
+            era, seen = int(self._head[4]), int(self._head[1])
+            damaged = self.damaged(pages)
+            if not len(damaged):
+                return
+            # Else a write may have come between the words and their checksums.
+            if int(self._touched[stripe]) <= seen and not era % 2 and int(self._head[4]) == era:
+                raise damage(self.layout.root, damaged)
+        raise self._stuck()
+
+    def _stuck(self) -> StoreError:
+        return StoreError(f"{self.layout.root}: write {int(self._head[0])} does not end; open the memory to mend it")
+
+    def verify_all(self) -> Ints:
+        """Look at every page that holds anything; the damaged ones, ascending. Whole stripes are ready then."""
+        found = []
+        stripes = np.unique(self.written_pages() // STRIPE_PAGES)
+        for stripe in stripes.tolist():
+            try:
+                self._verify_stripe(stripe)
+            except DamageError as error:
+                found.extend(error.pages)
+            else:
+                self._ready[stripe] = True
+        self._all_ready = not found and self.verify == "touch"
+        return np.array(found, np.int64)
+
+
+def damage(root: Path, pages: Ints) -> DamageError:
+    """What is said of damaged pages."""
+    names = ", ".join(str(page) for page in pages[:4]) + (", ..." if len(pages) > 4 else "")
+    return DamageError(
+        f"{root}: page {names}: not what was written; restore this memory from a replica or a snapshot",
+        tuple(pages.tolist()),
+    )
+
+
+def page_sums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """(P,) checksums of (P, 256) words; 0 for a page of zeros, as a file that was never written has them."""
+    raw = np.ascontiguousarray(words.astype("<u4", copy=False)).view(np.uint8)
+    return np.fromiter((zlib.crc32(page) ^ _ZERO_SUM for page in raw), np.uint32, len(raw))
+
+
+def boot_id() -> bytes:
+    """16 bytes that differ each time that the machine is started."""
+    text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    return bytes.fromhex(text.strip().replace("-", ""))
+
+
+def _stripes_of(start: Ints, length: Ints) -> tuple[Ints, Ints]:
+    """(R,) stripes of the first and the last word of ranges."""
+    return start // STRIPE_WORDS, np.maximum(start + length - 1, start) // STRIPE_WORDS
+
+
+def _map_words(path: Path, address_bits: int, writable: bool) -> Arena:
+    file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+    try:
+        return Arena(address_bits, file, writable=writable)
+    finally:
+        os.close(file)
+
+
+def _map_array(path: Path, num_bytes: int, kind: str, writable: bool) -> NDArray:
+    file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+    try:
+        if writable:
+            # All of it is there, so that no store into it can fail where the disk is full.
+            os.posix_fallocate(file, 0, num_bytes)
+        return np.frombuffer(map_file(file, num_bytes, writable), kind)
+    finally:
+        os.close(file)

@@ -1,0 +1,191 @@
+"""Journal records: what was written, by whom, when, and what it replaced.
+
+Layout of a record, all integers little-endian::
+
+    4 bytes   magic
+    4 bytes   length of the header
+    8 bytes   length of the body
+    4 bytes   CRC-32 of the 16 bytes before, the header and the body
+    header    msgpack map, see ``_FIELDS``
+    body      the words written, then those of the pages before
+
+Shapes:
+    R: ranges.  W: words written, the sum of the lengths.  P: pages.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from leworld.errors import StoreError
+from leworld.memory.protocol import PAGE_WORDS
+from leworld.memory.ranges import Ints
+
+MAGIC = b"LWJ1"
+KINDS = ("write", "restore", "restored", "erase")
+MAX_HEADER_BYTES = 1 << 28
+MAX_BODY_BYTES = 1 << 34
+_FRAME = struct.Struct("<4sIQ")
+_CRC = struct.Struct("<I")
+PREFIX_BYTES = _FRAME.size + _CRC.size
+_FIELDS = {
+    "sequence": int, "epoch": int, "time_ns": int, "kind": str, "writer": str, "note": str, "start": bytes,
+    "length": bytes, "pages": bytes, "crc32": int,
+}  # fmt: skip
+_NO_WORDS = np.zeros(0, np.uint32)
+_NO_INTS = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One entry of the journal.
+
+    Attributes:
+        sequence: its number, one more than that of the record before.
+        epoch: of the primary that wrote it.
+        time_ns: since 1970.
+        kind: "write"; "erase": words taken out of the memory and of history, ``note`` says which write's; "restore" and
+            "restored": the begin and end of going back to version ``note``.
+        writer: who wrote.
+        start, length: (R,) ranges.
+        words: (W,) what was written; empty where only the header was kept.
+        crc32: of the words as they were written; it stays where they are erased or not kept.
+        pages: (P,) those that this record was the first to change in its segment; ``before`` (P, 256) what they held.
+    """
+
+    sequence: int
+    time_ns: int
+    start: Ints = field(default_factory=lambda: _NO_INTS)
+    length: Ints = field(default_factory=lambda: _NO_INTS)
+    words: NDArray[np.uint32] = field(default_factory=lambda: _NO_WORDS)
+    pages: Ints = field(default_factory=lambda: _NO_INTS)
+    before: NDArray[np.uint32] = field(default_factory=lambda: _NO_WORDS.reshape(0, PAGE_WORDS))
+    crc32: int = 0
+    epoch: int = 0
+    kind: str = "write"
+    writer: str = ""
+    note: str = ""
+
+    def header_only(self) -> Record:
+        """The same without any words: who wrote where, and when."""
+        return replace(self, words=_NO_WORDS, pages=_NO_INTS, before=_NO_WORDS.reshape(0, PAGE_WORDS))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a record lies in a file: ``offset`` of its first byte, of its ``body``, and of the byte after it."""
+
+    offset: int
+    body: int
+    end: int
+
+
+def encode(record: Record) -> list[bytes | memoryview]:
+    """The parts of a record's bytes, one after another."""
+    header: bytes = msgpack.Packer().pack(
+        {
+            "sequence": record.sequence,
+            "epoch": record.epoch,
+            "time_ns": record.time_ns,
+            "kind": record.kind,
+            "writer": record.writer,
+            "note": record.note,
+            "start": record.start.astype("<u4").tobytes(),
+            "length": record.length.astype("<u2").tobytes(),
+            "pages": record.pages.astype("<u4").tobytes(),
+            "crc32": record.crc32,
+        }
+    )
+    body = [_bytes(record.words), _bytes(record.before)]
+    frame = _FRAME.pack(MAGIC, len(header), sum(len(part) for part in body))
+    crc = zlib.crc32(header, zlib.crc32(frame))
+    for part in body:
+        crc = zlib.crc32(part, crc)
+    return [frame + _CRC.pack(crc) + header, *body]
+
+
+def decode_at(data: memoryview | bytes, offset: int, *, words: bool = True) -> tuple[Record, Frame] | None:
+    """The record at an offset of a file's bytes, or None where there is no whole and undamaged one.
+
+    Args:
+        data: of the file.
+        offset: of the record.
+        words: False leaves words out of the record; the checksum is over all of it even so.
+    """
+    data = memoryview(data)
+    if len(data) - offset < PREFIX_BYTES or data[offset : offset + len(MAGIC)] != MAGIC:
+        return None
+    _, header_bytes, body_bytes = _FRAME.unpack_from(data, offset)
+    body = offset + PREFIX_BYTES + header_bytes
+    if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES or body + body_bytes > len(data):
+        return None
+    (crc,) = _CRC.unpack_from(data, offset + _FRAME.size)
+    if zlib.crc32(data[offset + PREFIX_BYTES : body + body_bytes], zlib.crc32(data[offset : offset + 16])) != crc:
+        return None
+    frame = Frame(offset, body, body + body_bytes)
+    record = _parse(bytes(data[offset + PREFIX_BYTES : body]), data[body : frame.end])
+    return (record if words else record.header_only()), frame
+
+
+def _parse(raw: bytes, body: memoryview) -> Record:
+    """A record of a header and a body that are as they were written.
+
+    Raises:
+        StoreError: another program wrote them.
+    """
+    header = _checked_header(raw)
+    start, length, pages = (np.frombuffer(header[name], kind).astype(np.int64) for name, kind in _ARRAYS.items())
+    if len(start) != len(length) or length.max(initial=0) > PAGE_WORDS:
+        raise StoreError(f"record {header['sequence']} has ranges that cannot be: it is of another program")
+    num_words = int(length.sum()) if len(body) else 0
+    if len(body) != 4 * (num_words + len(pages) * PAGE_WORDS):
+        num_words = 0
+        if len(body) != 4 * len(pages) * PAGE_WORDS:
+            raise StoreError(f"record {header['sequence']} has words for other ranges: it is of another program")
+    words = np.frombuffer(body, "<u4")
+    return Record(
+        sequence=header["sequence"],
+        time_ns=header["time_ns"],
+        start=start,
+        length=length,
+        words=words[:num_words],
+        pages=pages,
+        before=words[num_words:].reshape(-1, PAGE_WORDS),
+        crc32=header["crc32"],
+        epoch=header["epoch"],
+        kind=header["kind"],
+        writer=header["writer"],
+        note=header["note"],
+    )
+
+
+_ARRAYS = {"start": "<u4", "length": "<u2", "pages": "<u4"}
+
+
+def _checked_header(raw: bytes) -> dict[str, Any]:
+    try:
+        header = msgpack.unpackb(raw)
+    except ValueError as error:
+        raise StoreError(f"a journal record cannot be read ({error}): it is of another program") from None
+    if not isinstance(header, dict):
+        raise StoreError("a journal record without a map: it is of another program")
+    for name, kind in _FIELDS.items():
+        if type(header.get(name)) is not kind:
+            raise StoreError(f"a journal record without {name} of type {kind.__name__}: it is of another program")
+    for name, kind in _ARRAYS.items():
+        if len(header[name]) % np.dtype(kind).itemsize:
+            raise StoreError(f"a journal record with a broken list of {name}: it is of another program")
+    if header["kind"] not in KINDS:
+        raise StoreError(f"a journal record of kind {header['kind']!r}: a newer program wrote it; use that one")
+    return header
+
+
+def _bytes(words: NDArray[np.uint32]) -> memoryview:
+    return np.ascontiguousarray(words.astype("<u4", copy=False)).reshape(-1).view(np.uint8).data

@@ -1,0 +1,128 @@
+"""A segment of the journal: one file of records, and where in it each page's content of before lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leworld.errors import DamageError
+from leworld.memory.protocol import PAGE_WORDS
+from leworld.memory.ranges import Ints
+from leworld.store.records import MAGIC, Frame, Record, decode_at
+
+PAGE_BYTES = PAGE_WORDS * 4
+SUFFIX = ".log"
+
+
+@dataclass
+class Segment:
+    """Records ``first`` to ``last`` in one file.
+
+    Attributes:
+        path: of the file, whose name is the number of its first record.
+        first: number of its first record; ``last`` of its last, ``first - 1`` while it has none.
+        size: bytes of whole records.
+    """
+
+    path: Path
+    first: int
+    last: int
+    size: int = 0
+    _before: dict[int, int] | None = None
+
+    @property
+    def before(self) -> dict[int, int]:
+        """Page to the offset in the file at which its content lies as it was before the segment."""
+        if self._before is None:
+            self._before = load_segment(self.path).before
+        return self._before
+
+    def add(self, record: Record, frame: Frame) -> None:
+        """Take note of a record at the end of the file."""
+        self.last, self.size = record.sequence, frame.end
+        at = frame.end - len(record.pages) * PAGE_BYTES
+        self.before.update(zip(record.pages.tolist(), range(at, frame.end, PAGE_BYTES), strict=True))
+
+    def read_before(self, pages: Ints) -> NDArray[np.uint32]:
+        """(P, 256) what (P,) pages held before the segment."""
+        out = np.empty((len(pages), PAGE_WORDS), np.uint32)
+        with self.path.open("rb", buffering=0) as file:
+            for row, page in enumerate(pages.tolist()):
+                file.seek(self.before[page])
+                out[row] = np.frombuffer(file.read(PAGE_BYTES), "<u4")
+        return out
+
+
+def segment_path(directory: Path, first: int) -> Path:
+    """Where the segment that begins with a record lies."""
+    return directory / f"{first:020d}{SUFFIX}"
+
+
+def segment_paths(directory: Path) -> list[Path]:
+    """The segments of a journal, oldest first."""
+    return sorted(path for path in directory.glob(f"*{SUFFIX}") if path.stem.isdigit())
+
+
+def scan(path: Path, *, words: bool = True) -> Iterator[tuple[Record, Frame]]:
+    """The whole and undamaged records of a segment, up to where there is no more.
+
+    Raises:
+        DamageError: one that cannot be read is followed by one that can, so that it was not cut off by a crash; or
+            numbers are missing.
+    """
+    expected, offset, data = int(path.stem), 0, path.read_bytes()
+    while offset < len(data):
+        found = decode_at(data, offset, words=words)
+        if found is None:
+            _check_tail(path, data, offset)
+            return
+        record, frame = found
+        if record.sequence != expected:
+            raise DamageError(f"{path}: record {record.sequence} where {expected} was due; {_WAY_OUT}")
+        yield found
+        expected, offset = expected + 1, frame.end
+
+
+_WAY_OUT = "restore this memory from a replica or a snapshot"
+
+
+def _check_tail(path: Path, data: bytes, offset: int) -> None:
+    """Raise DamageError where a whole record follows after the place at which there is none."""
+    at = data.find(MAGIC, offset + 1)
+    while at >= 0:
+        if decode_at(data, at, words=False) is not None:
+            raise DamageError(f"{path}: damaged at byte {offset}, before byte {at}; {_WAY_OUT}")
+        at = data.find(MAGIC, at + 1)
+
+
+def load_segment(path: Path) -> Segment:
+    """A segment as its file has it.
+
+    Raises:
+        DamageError: see ``scan``.
+    """
+    first = int(path.stem)
+    segment = Segment(path, first, first - 1, _before={})
+    for record, frame in scan(path):
+        segment.add(record, frame)
+    return segment
+
+
+def load_segments(directory: Path, checkpoint: int) -> list[Segment]:
+    """The segments of a journal, oldest first; those up to a checkpoint are looked into only when they are needed.
+
+    Raises:
+        DamageError: see ``scan``.
+    """
+    paths = segment_paths(directory)
+    following = [int(path.stem) for path in paths[1:]]
+    old = [
+        Segment(path, int(path.stem), end - 1, path.stat().st_size)
+        for path, end in zip(paths, following, strict=False)
+        if end - 1 <= checkpoint
+    ]
+    return [*old, *(load_segment(path) for path in paths[len(old) :])]
