@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -26,11 +26,13 @@ from leworld.memory.protocol import Receipt, Snapshot, Words
 from leworld.memory.ranges import Ints, pages_of
 from leworld.memory.store import as_blocks, check_blocks, check_pages, check_width
 from leworld.memory.words import checksum
+from leworld.store.erase import Erasure, Traces, copied_by, is_scrubbed, scrub_segments, trace
 from leworld.store.history import History
 from leworld.store.journal import Journal
 from leworld.store.layout import Layout, WriterLock, make, read_identity, read_map, write_map
 from leworld.store.mapped import MappedMemory, damage
 from leworld.store.records import Record
+from leworld.store.segment import Segment
 from leworld.store.versions import Difference, Version, Versions, changed_pages, difference, pages_before
 
 CHUNK_PAGES = 1 << 14
@@ -55,12 +57,13 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class Write:
-    """What is to be written: R blocks of words, by ``writer``. Checked by ``DurableStore.write_many``."""
+    """What is to be written: R blocks of words, by ``writer``; ``kind`` and ``note`` as of a ``Record``."""
 
     start: ArrayLike
     blocks: Words
     writer: str = ""
     note: str = ""
+    kind: str = "write"
 
 
 class DurableStore:
@@ -85,6 +88,7 @@ class DurableStore:
         self.layout = Layout(self.root)
         self.address_bits = read_identity(self.root).address_bits
         self._lock = threading.RLock()
+        self._checkpointing: threading.Thread | None = None
         self._held = WriterLock(self.layout)
         try:
             self._mapped = MappedMemory(self.root, writable=True, verify=self.config.verify)
@@ -96,7 +100,6 @@ class DurableStore:
         except BaseException:
             self._held.release()
             raise
-        self._checkpointing: threading.Thread | None = None
 
     @classmethod
     def create(cls, root: str | Path, address_bits: int, config: StoreConfig | None = None, **known) -> DurableStore:
@@ -158,11 +161,7 @@ class DurableStore:
             for start, length, *_ in checked:
                 self._mapped.reserve(pages_of(start, length))
             records = self._records(checked)
-            self._journal.append(records)
-            for record in records:
-                self._mapped.apply(record.sequence, record.start, record.length, record.words)
-            if self._journal.last.size >= self.config.segment_bytes:
-                self.checkpoint(wait=False)
+            self._commit(records)
         return [Receipt(r.sequence, r.start.copy(), r.length.copy(), r.crc32) for r in records]
 
     def keep(self, name: str) -> Version:
@@ -215,6 +214,38 @@ class DurableStore:
             self._put_back(version)
             self._mark("restored", name)
 
+    def erase(self, sequence: int) -> Erasure:
+        """Take out what a write wrote: of the memory, the journal and every version; what others wrote stays.
+
+        Raises:
+            StoreError: there is no such write, or the disk refuses.
+        """
+        with self._lock:
+            record, traces = trace(sequence, self._history.oldest_first())
+            erasing = self._append_erasure(sequence, traces)
+            self._finish_erasure(sequence)
+            return Erasure(
+                read_identity(self.root).id, sequence, erasing.sequence, record.start, record.length, record.crc32
+            )
+
+    def is_erased(self, erasure: Erasure) -> bool:
+        """Whether nothing of what an erasure took out is left anywhere in this memory.
+
+        Raises:
+            StoreError: the receipt is of another memory.
+        """
+        if read_identity(self.root).id != erasure.memory:
+            raise StoreError(f"{self.root}: the receipt is of memory {erasure.memory}, which is another")
+        with self._lock:
+            record, traces = trace(erasure.erased, self._history.oldest_first())
+            same = np.array_equal(record.start, erasure.start) and np.array_equal(record.length, erasure.length)
+            if not same or record.crc32 != erasure.crc32 or traces.alive.any():
+                return False
+            last = self._history.last_writers(traces.address)
+            zeroed = traces.address[last == erasure.sequence]
+            words = self.read(zeroed, np.ones(len(zeroed), np.int64)).words
+            return not words.any() and is_scrubbed(erasure.erased, *self._traces_before(erasure.erased))
+
     def snapshot(self) -> Snapshot:
         """Copy every page that holds anything; see ``Memory.snapshot``."""
         with self._lock:
@@ -251,18 +282,19 @@ class DurableStore:
         Args:
             wait: return when it is done; else it is done beside reads and writes.
         """
+        running = self._checkpointing
+        if running is not None and running.is_alive():
+            if not wait:
+                return
+            running.join()
         with self._lock:
-            if self._checkpointing is not None and self._checkpointing.is_alive():
-                if not wait:
-                    return
-                self._checkpointing.join()
             self._journal.roll()
             upto = self.sequence
-            if not wait:
-                self._checkpointing = threading.Thread(target=self._sync_words, args=(upto,), name="checkpoint")
-                self._checkpointing.start()
-                return
-        self._sync_words(upto)
+        if wait:
+            self._sync_words(upto)
+        else:
+            self._checkpointing = threading.Thread(target=self._sync_words, args=(upto,), name="checkpoint")
+            self._checkpointing.start()
 
     def close(self) -> None:
         """Take a checkpoint and let another process write."""
@@ -272,6 +304,14 @@ class DurableStore:
         self._journal.close()
         self._mapped.close()
         self._held.release()
+
+    def _commit(self, records: Sequence[Record]) -> None:
+        """Put records into the journal, then make them visible."""
+        self._journal.append(records)
+        for record in records:
+            self._mapped.apply(record.sequence, record.start, record.length, record.words)
+        if self._journal.last.size >= self.config.segment_bytes:
+            self.checkpoint(wait=False)
 
     def _records(self, checked: Sequence[tuple[Ints, Ints, NDArray[np.uint32], Write]]) -> list[Record]:
         records, seen, sequence, now = [], set(), self.sequence, time.time_ns()
@@ -290,6 +330,7 @@ class DurableStore:
                     before=self._mapped.pages[pages],
                     crc32=checksum(words),
                     epoch=self.epoch,
+                    kind=write.kind,
                     writer=write.writer,
                     note=write.note,
                 )
@@ -321,14 +362,41 @@ class DurableStore:
         self._journal.roll()
         pages = changed_pages(self._journal.since(version.sequence)[:-1])
         for chunk in np.array_split(pages, max(1, -(-len(pages) // CHUNK_PAGES))):
-            self._write_pages(chunk, self._pages_at(version.sequence, chunk), f"restore of version {version.name}")
+            self._write_pages(chunk, self._pages_at(version.sequence, chunk), str(version.sequence), "back")
 
-    def _write_pages(self, pages: Ints, words: NDArray[np.uint32], note: str) -> None:
+    def _append_erasure(self, sequence: int, traces: Traces) -> Record:
+        """Put zeros where the words of a write are alive, and in what the journal says that was there before."""
+        start, length = traces.ranges()
+        zeros = Words(np.zeros(length.sum(), np.uint32), np.concatenate([[0], np.cumsum(length)]))
+        write = Write(start, zeros, self.writer, str(sequence), "erase")
+        (record,) = self._records([(start, length, zeros.words, write)])
+        record = replace(record, before=traces.clean(record.pages, record.before))
+        self._commit([record])
+        return record
+
+    def _finish_erasure(self, sequence: int) -> None:
+        self._journal.roll()
+        scrub_segments(sequence, *self._traces_before(sequence))
+        self._mark("erased", str(sequence))
+
+    def _traces_before(self, sequence: int) -> tuple[Traces, list[Segment]]:
+        """The closed segments that may hold words of a write, and where these are before the first of them."""
+        segments = [segment for segment in self._journal.segments[:-1] if segment.last >= sequence]
+        records = list(self._history.oldest_first())
+        first = segments[0].first if segments else self.sequence + 1
+        (record,) = (record for record in records if record.sequence == sequence)
+        traces = Traces(record, copied_by(records))
+        for other in records:
+            if sequence < other.sequence < first:
+                traces.scrub(other)
+        return traces, segments
+
+    def _write_pages(self, pages: Ints, words: NDArray[np.uint32], note: str, kind: str = "write") -> None:
         for first in range(0, len(pages), CHUNK_PAGES):
             chunk = slice(first, first + CHUNK_PAGES)
             offsets = np.arange(len(pages[chunk]) + 1) * words.shape[1]
             blocks = Words(words[chunk].reshape(-1), offsets)
-            self.write_many([Write(pages[chunk] * words.shape[1], blocks, self.writer, note)])
+            self.write_many([Write(pages[chunk] * words.shape[1], blocks, self.writer, note, kind)])
 
     def _sequence_of(self, name: str) -> int:
         return self.sequence if name == "now" else self._versions.find(name).sequence
@@ -366,24 +434,27 @@ class DurableStore:
             journal.skip_to(mapped.sequence)
         if not intact:
             mapped.begin_mending()
+            mapped.reserve(pages)
             for segment in since:
                 self._replay(segment)
         mapped.settle_at(journal.sequence)
         mapped.open()
-        self._finish_restore()
+        self._finish()
 
-    def _replay(self, segment) -> None:
+    def _replay(self, segment: Segment) -> None:
         for record in self._history.records(segment):
             if len(record.pages):
                 self._mapped.apply_pages(record.sequence, record.pages, record.before)
             self._mapped.apply(record.sequence, record.start, record.length, record.words)
 
-    def _finish_restore(self) -> None:
+    def _finish(self) -> None:
+        """Go on with what a crash cut off."""
         last = self._history.last_mark()
         if last is not None and last.kind == "restore":
-            version = self._versions.find(last.note)
-            self._put_back(version)
+            self._put_back(self._versions.find(last.note))
             self._mark("restored", last.note)
+        if last is not None and last.kind == "erase":
+            self._finish_erasure(int(last.note))
 
 
 def _checkpoint_of(layout: Layout) -> int:

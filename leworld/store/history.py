@@ -10,12 +10,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from leworld.memory.ranges import Ints
 from leworld.store.journal import Journal
 from leworld.store.layout import Layout
 from leworld.store.records import Record, decode_at, encode
 from leworld.store.segment import Segment, scan
 
-_MARKS = ("restore", "restored")
+_MARKS = ("restore", "restored", "erase", "erased")
 
 
 class History:
@@ -32,8 +33,15 @@ class History:
     def newest_first(self) -> Iterator[Record]:
         """Every record, the newest first, without words."""
         for segment in reversed(self._journal.segments):
-            yield from reversed([record for record, _ in scan(segment.path, words=False)])
+            records = [record for record, _ in scan(segment.path, words=False)]
+            yield from reversed([record for record in records if record.sequence > self._last])
         yield from reversed(list(self._remembered()))
+
+    def oldest_first(self) -> Iterator[Record]:
+        """Every record, the oldest first, without words."""
+        yield from self._remembered()
+        for segment in self._journal.segments:
+            yield from (record for record, _ in scan(segment.path, words=False) if record.sequence > self._last)
 
     def last(self, limit: int, address: int | None = None) -> list[Record]:
         """The newest records, those that touched an address where one is given."""
@@ -45,8 +53,20 @@ class History:
                 found.append(record)
         return found
 
+    def last_writers(self, address: Ints) -> Ints:
+        """(N,) number of the record that set each of (N,) words last; 0 where none did."""
+        found = np.zeros(len(address), np.int64)
+        order = np.argsort(address)
+        ascending = address[order]
+        for record in self.oldest_first():
+            low = np.searchsorted(ascending, record.start)
+            high = np.searchsorted(ascending, record.start + record.length)
+            for first, last in zip(low[high > low].tolist(), high[high > low].tolist(), strict=True):
+                found[order[first:last]] = record.sequence
+        return found
+
     def last_mark(self) -> Record | None:
-        """The newest record in the journal that begins or ends a going back."""
+        """The newest record in the journal that begins or ends a going back or an erasure."""
         for record in self.newest_first():
             if record.sequence <= self._last:
                 break

@@ -29,7 +29,7 @@ from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints
 
 MAGIC = b"LWJ1"
-KINDS = ("write", "restore", "restored", "erase")
+KINDS = ("write", "back", "restore", "restored", "erase", "erased")
 MAX_HEADER_BYTES = 1 << 28
 MAX_BODY_BYTES = 1 << 34
 _FRAME = struct.Struct("<4sIQ")
@@ -51,8 +51,8 @@ class Record:
         sequence: its number, one more than that of the record before.
         epoch: of the primary that wrote it.
         time_ns: since 1970.
-        kind: "write"; "erase": words taken out of the memory and of history, ``note`` says which write's; "restore" and
-            "restored": the begin and end of going back to version ``note``.
+        kind: "write"; "restore" and "restored", the begin and end of going back to version ``note``; "back", pages put
+            back as they were after write ``note``; "erase" and "erased", the begin and end of erasing write ``note``.
         writer: who wrote.
         start, length: (R,) ranges.
         words: (W,) what was written; empty where only the header was kept.
