@@ -6,7 +6,8 @@ LeWorldError
 ├── DataError          a file or array that cannot be used
 ├── CheckpointError    a checkpoint that is truncated, foreign or of another system
 ├── StoreError         a memory on disk that is in use, full, foreign or of another width
-│   └── DamageError    words or records that are not what was written
+│   ├── DamageError    words or records that are not what was written
+│   └── RightsError    words that are another's
 └── actors.errors.ActorError  (in the actor layer) an actor or cluster that does not answer
 """
 
@@ -35,6 +36,10 @@ class CheckpointError(LeWorldError, ValueError):
 
 class StoreError(LeWorldError, OSError):
     """A memory on disk that is in use, full, foreign or of another width."""
+
+
+class RightsError(StoreError):
+    """Words that are another's."""
 
 
 class DamageError(StoreError):

@@ -3,6 +3,7 @@
 identity        msgpack: version, address_bits, id, created_ns
 checkpoint      msgpack: sequence; the words on the disk hold every write up to it
 versions        msgpack: the versions that are kept
+rights          msgpack: who may read and write what; absent where everyone may do everything
 words           the words, little-endian, at four times their address; sparse
 sums            of each page the CRC-32 of its words, xor that of a page of zeros; sparse
 state           see ``leworld.store.mapped``; of no use after the machine was started anew
@@ -50,6 +51,11 @@ class Layout:
     def versions(self) -> Path:
         """The list of versions."""
         return self.root / "versions"
+
+    @property
+    def rights(self) -> Path:
+        """Who may read and write what; absent where everyone may do everything."""
+        return self.root / "rights"
 
     @property
     def words(self) -> Path:
