@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -271,6 +272,24 @@ class DurableStore:
         """The write that set a word last, without its words; None where none ever did."""
         found = self.log(1, address=address)
         return found[0] if found else None
+
+    def stat(self) -> dict[str, Any]:
+        """What the memory is and what it takes; bytes are those on the disk."""
+        with self._lock:
+            segments = self._journal.segments
+            return {
+                "id": read_identity(self.root).id,
+                "address_bits": self.address_bits,
+                "sequence": self.sequence,
+                "checkpoint": self._checkpointed,
+                "policy": self.config.policy,
+                "pages_written": len(self._mapped.written_pages()),
+                "words_bytes": self.layout.words.stat().st_blocks * 512,
+                "journal_bytes": sum(segment.size for segment in segments),
+                "journal_segments": len(segments),
+                "ledger_bytes": self.layout.ledger.stat().st_size,
+                "versions": [version.name for version in self._versions],
+            }
 
     def verify(self) -> Ints:
         """Look at every page; those that are not what was written, ascending."""

@@ -1,0 +1,134 @@
+"""A memory's client: a memory that lies with a ``MemoryServer`` somewhere else."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import zmq
+from numpy.typing import ArrayLike, NDArray
+
+from actors.errors import ActorError
+from actors.memory_wire import MAX_MESSAGE_BYTES, MAX_RANGES, Answer, Request, pack_request, raise_error, unpack_answer
+from leworld.memory import Receipt, Words, check_ranges
+from leworld.memory.ranges import Ints
+from leworld.memory.store import as_blocks, check_blocks
+from leworld.store.versions import Difference
+
+
+class MemoryClient:
+    """A memory over the wire; threads may share it, and take turns.
+
+    Attributes:
+        address: of the server.
+        address_bits: of the memory.
+    """
+
+    def __init__(self, address: str, token: str = "", timeout_s: float = 10.0) -> None:
+        """Connect.
+
+        Raises:
+            ActorError: nobody answers in time.
+            RightsError: the token is nobody's.
+        """
+        self.address, self._token, self._timeout_s = address, token, timeout_s
+        self._context = zmq.Context()
+        self._lock = threading.Lock()
+        self._id = 0
+        self._socket = self._connect()
+        self.address_bits = int(self.ask("stat").content["address_bits"])
+
+    def __enter__(self) -> MemoryClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def num_words(self) -> int:
+        """Words that can be addressed."""
+        return 1 << self.address_bits
+
+    def read(self, start: ArrayLike, length: ArrayLike) -> Words:
+        """Read R ranges; see ``Reader.read``."""
+        start, length = check_ranges(start, length, self.num_words)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(length)])
+        parts = [self._read(start[i : i + MAX_RANGES], length[i : i + MAX_RANGES]) for i in _chunks(len(start))]
+        return Words(parts[0] if len(parts) == 1 else np.concatenate(parts), offsets)
+
+    def write(self, start: ArrayLike, words: NDArray[np.uint32]) -> Receipt:
+        """Write R blocks of one length; see ``Memory.write``. It is kept when this returns."""
+        return self.write_ragged(start, as_blocks(words))
+
+    def write_ragged(self, start: ArrayLike, blocks: Words) -> Receipt:
+        """Write R blocks of any lengths as one write."""
+        start, length, words = check_blocks(start, blocks, self.num_words)
+        answer = self.ask("write", start=start, length=length, words=words)
+        return Receipt(answer.content["sequence"], start.copy(), length.copy(), answer.content["crc32"])
+
+    def diff(self, before: str, after: str = "now") -> Difference:
+        """The words that differ between two versions."""
+        address, old, new = self.ask("diff", before=before, after=after).words.reshape(3, -1)
+        return Difference(address.astype(np.int64), old, new)
+
+    def ask(
+        self,
+        op: str,
+        *,
+        start: Ints | None = None,
+        length: Ints | None = None,
+        words: NDArray[np.uint32] | None = None,
+        **arguments: Any,
+    ) -> Answer:
+        """Ask for an operation, see ``leworld.store.operations``, and wait for the answer.
+
+        Raises:
+            ActorError: there is none in time; whether it was done is not known.
+            LeWorldError: the one that the server answers with.
+        """
+        with self._lock:
+            self._id += 1
+            given = {k: v for k, v in {"start": start, "length": length, "words": words}.items() if v is not None}
+            request = Request(op, self._id, self._token, arguments, **given)
+            answer = self._exchange(request)
+        raise_error(answer)
+        return answer
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+        self._context.term()
+
+    def _read(self, start: Ints, length: Ints) -> NDArray[np.uint32]:
+        return self.ask("read", start=start, length=length).words
+
+    def _exchange(self, request: Request) -> Answer:
+        try:
+            self._socket.send_multipart(pack_request(request))
+            while True:
+                answer = unpack_answer(self._socket.recv_multipart())
+                # One to a question that was given up on may still come.
+                if answer.id in (request.id, 0):
+                    return answer
+        except zmq.Again:
+            self._socket.close()
+            self._socket = self._connect()
+            raise ActorError(
+                f"memory at {self.address}",
+                f"did not answer {request.op} in {self._timeout_s:g} s",
+                "see whether it runs, and raise the timeout if it is only slow",
+            ) from None
+
+    def _connect(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        for option in (zmq.RCVTIMEO, zmq.SNDTIMEO):
+            socket.setsockopt(option, int(1000 * self._timeout_s))
+        socket.connect(self.address)
+        return socket
+
+
+def _chunks(count: int) -> range:
+    return range(0, max(count, 1), MAX_RANGES)

@@ -1,0 +1,314 @@
+"""A memory's server: other processes and machines read and write it over ZeroMQ.
+
+One thread talks, another one writes: reads never wait for the disk, and writes that came while the disk was busy go to
+it together. What waits to be written is bounded; beyond that the server stops listening until there is room, so that
+whoever sends waits.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import zmq
+
+from actors.memory_wire import (
+    MAX_MESSAGE_BYTES,
+    Answer,
+    Request,
+    error_answer,
+    pack_answer,
+    unpack_request,
+)
+from leworld.errors import ConfigError, LeWorldError, RightsError
+from leworld.store.durable import DurableStore, Write
+from leworld.store.operations import OPERATIONS, Caller
+from leworld.store.rights import Guarded, load_rights
+
+PATIENCE_MS = 100
+MAX_GROUP = 1024
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a memory is served.
+
+    Attributes:
+        address: to bind, such as "tcp://127.0.0.1:7077" or "ipc:///run/leworld.sock"; port 0 takes a free one.
+        tokens: token to who brings it; "admin" may do everything but read what is another's. Without tokens
+            everyone is "admin", and the address must be of this machine.
+        max_waiting_bytes: of writes that wait for the disk.
+    """
+
+    address: str = "tcp://127.0.0.1:0"
+    tokens: Mapping[str, str] | None = None
+    max_waiting_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A request to be done by the writing thread: who sent it, what, and who they are."""
+
+    peer: bytes
+    request: Request
+    who: str
+    num_bytes: int
+
+
+class MemoryServer:
+    """Serves a ``DurableStore`` until ``stop``.
+
+    Attributes:
+        address: that it is bound to.
+    """
+
+    def __init__(self, store: DurableStore, config: ServerConfig | None = None) -> None:
+        """Bind.
+
+        Raises:
+            ConfigError: the address cannot be bound, or would be open to other machines without tokens.
+        """
+        self.store, self.config = store, config or ServerConfig()
+        if not self.config.tokens and not is_local(self.config.address):
+            raise ConfigError(f"{self.config.address} is open to other machines: give tokens, or bind to 127.0.0.1")
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        self._socket.setsockopt(zmq.RCVHWM, 64)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self.address = _bind(self._socket, self.config.address)
+        self._done = self._context.socket(zmq.PULL)
+        self._done.bind("inproc://done")
+        self._rights = load_rights(store.layout, store.num_words)
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._waiting_bytes = 0
+        self._peers_waiting: dict[bytes, int] = {}
+        self._behind: list[tuple[bytes, Request, str]] = []
+        self._stopping = threading.Event()
+        self._started, self._counts = time.time(), {"reads": 0, "writes": 0, "refused": 0}
+        self._writer = threading.Thread(target=self._write_loop, name="memory-writer")
+        self._loop = threading.Thread(target=self.serve, name="memory-server")
+
+    def start(self) -> MemoryServer:
+        """Serve in a thread of its own."""
+        self._loop.start()
+        return self
+
+    def stop(self) -> None:
+        """Finish what was begun, and close; the store stays open."""
+        self._stopping.set()
+        if self._loop.is_alive():
+            self._loop.join()
+
+    def serve(self) -> None:
+        """Serve until ``stop``."""
+        self._writer.start()
+        try:
+            while not self._stopping.is_set() or self._waiting_bytes:
+                self._turn()
+        finally:
+            self._waiting.put(None)
+            self._writer.join()
+            self._socket.close()
+            self._done.close()
+            self._context.term()
+
+    def _turn(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._done, zmq.POLLIN)
+        if self._waiting_bytes < self.config.max_waiting_bytes and not self._stopping.is_set():
+            poller.register(self._socket, zmq.POLLIN)
+        ready = dict(poller.poll(PATIENCE_MS))
+        if self._done in ready:
+            self._settle()
+        if self._socket in ready:
+            self._receive()
+
+    def _receive(self) -> None:
+        """Take what is there; what needs the writing thread goes to it, all else is answered now."""
+        for _ in range(MAX_GROUP):
+            try:
+                peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=True)
+            except zmq.Again:
+                return
+            try:
+                request = unpack_request(frames)
+                who = self._who(request)
+            except LeWorldError as error:
+                self._counts["refused"] += 1
+                self._send(peer, error_answer(_id_of(frames), error))
+                continue
+            self._take(peer, request, who)
+            if self._waiting_bytes >= self.config.max_waiting_bytes:
+                return
+
+    def _take(self, peer: bytes, request: Request, who: str) -> None:
+        # Who waits for a write is answered in order: a read that follows it must see it.
+        if request.op == "read" and not self._peers_waiting.get(peer):
+            self._send(peer, self._read(request, who))
+            return
+        num_bytes = request.words.nbytes + 256
+        self._waiting_bytes += num_bytes
+        self._peers_waiting[peer] = self._peers_waiting.get(peer, 0) + 1
+        self._waiting.put(_Waiting(peer, request, who, num_bytes))
+
+    def _settle(self) -> None:
+        """Send what the writing thread has done."""
+        while True:
+            try:
+                peer, size, *frames = self._done.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._waiting_bytes -= int.from_bytes(size, "little")
+            self._peers_waiting[peer] -= 1
+            if not self._peers_waiting[peer]:
+                del self._peers_waiting[peer]
+            self._socket.send_multipart([peer, *frames])
+
+    def _send(self, peer: bytes, answer: Answer) -> None:
+        self._socket.send_multipart([peer, *pack_answer(answer)])
+
+    def _read(self, request: Request, who: str) -> Answer:
+        self._counts["reads"] += len(request.start)
+        try:
+            found = Guarded(self.store, self._rights, who).read(request.start, request.length)
+        except LeWorldError as error:
+            return error_answer(request.id, error)
+        return Answer(request.id, {"sequence": self.store.sequence}, found.words)
+
+    def _who(self, request: Request) -> str:
+        """Whose token a request brings.
+
+        Raises:
+            RightsError: nobody's.
+        """
+        if not self.config.tokens:
+            return "admin"
+        for token, who in self.config.tokens.items():
+            if hmac.compare_digest(token.encode(), request.token.encode()):
+                return who
+        raise RightsError("the token is nobody's: ask for one")
+
+    def _write_loop(self) -> None:
+        done = self._context.socket(zmq.PUSH)
+        done.connect("inproc://done")
+        try:
+            while (first := self._waiting.get()) is not None:
+                group, end = self._group(first)
+                for waiting, answer in zip(group, self._do(group), strict=True):
+                    size = waiting.num_bytes.to_bytes(8, "little")
+                    done.send_multipart([waiting.peer, size, *pack_answer(answer)])
+                if end:
+                    return
+        finally:
+            done.close()
+
+    def _group(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+        """What waits now, and whether nothing more will come; by itself where the policy says so."""
+        group = [first]
+        while self.store.config.policy != "always" and len(group) < MAX_GROUP:
+            try:
+                more = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if more is None:
+                return group, True
+            group.append(more)
+        return group, False
+
+    def _do(self, group: Sequence[_Waiting]) -> list[Answer]:
+        """Answers in the order of the group; writes that follow each other go to the disk together."""
+        answers: list[Answer] = []
+        index = 0
+        while index < len(group):
+            run = index
+            while run < len(group) and group[run].request.op == "write":
+                run += 1
+            if run > index:
+                answers.extend(self._write(group[index:run]))
+                index = run
+            else:
+                answers.append(self._operate(group[index]))
+                index += 1
+        return answers
+
+    def _write(self, group: Sequence[_Waiting]) -> list[Answer]:
+        try:
+            return self._write_together(group)
+        except LeWorldError as error:
+            if len(group) == 1:
+                return [error_answer(group[0].request.id, error)]
+        # One of them cannot be made, and so none was: each by itself, then.
+        return [answer for waiting in group for answer in self._write([waiting])]
+
+    def _write_together(self, group: Sequence[_Waiting]) -> list[Answer]:
+        for waiting in group:
+            self._rights.check_write(waiting.who, waiting.request.start, waiting.request.length)
+        writes = [Write(w.request.start, w.request.blocks, w.who) for w in group]
+        receipts = self.store.write_many(writes)
+        self._counts["writes"] += sum(len(w.request.start) for w in group)
+        return [
+            Answer(w.request.id, {"sequence": receipt.sequence, "crc32": receipt.crc32})
+            for w, receipt in zip(group, receipts, strict=True)
+        ]
+
+    def _operate(self, waiting: _Waiting) -> Answer:
+        request = waiting.request
+        try:
+            if request.op == "read":
+                return self._read(request, waiting.who)
+            if request.op == "stat":
+                return Answer(request.id, {**OPERATIONS["stat"](self.store, Caller(waiting.who), {})[0], **self.stat()})
+            if request.op not in OPERATIONS:
+                raise ConfigError(f"op {request.op!r} is unknown: use one of {', '.join(sorted(OPERATIONS))}")
+            content, words = OPERATIONS[request.op](self.store, Caller(waiting.who), request.arguments)
+            if request.op == "grant":
+                self._rights = load_rights(self.store.layout, self.store.num_words)
+            return Answer(request.id, content, words)
+        except LeWorldError as error:
+            return error_answer(request.id, error)
+
+    def stat(self) -> dict[str, Any]:
+        """What the server has done, and what waits."""
+        waiting = sum(self._peers_waiting.values())
+        limit = self.config.max_waiting_bytes
+        return {
+            **self._counts, "uptime_s": round(time.time() - self._started, 1), "waiting": waiting,
+            "waiting_bytes": self._waiting_bytes, "max_waiting_bytes": limit,
+            "state": "behind" if self._waiting_bytes >= limit else "ready",
+        }  # fmt: skip
+
+
+def is_local(address: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if address.startswith(("ipc://", "inproc://")):
+        return True
+    host = address.removeprefix("tcp://").rsplit(":", 1)[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bind(socket: zmq.Socket[bytes], address: str) -> str:
+    try:
+        socket.bind(address.replace(":0", ":*") if address.endswith(":0") else address)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"{address} cannot be bound ({error.strerror}): use another address or port") from None
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\x00")
+
+
+def _id_of(frames: Sequence[bytes]) -> int:
+    """The number of a request that cannot be read, if it has one."""
+    try:
+        head = msgpack.unpackb(frames[0])
+        return head["id"] if isinstance(head["id"], int) else 0
+    except Exception:  # Whatever a stranger sends.
+        return 0
