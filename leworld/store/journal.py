@@ -16,6 +16,7 @@ from pathlib import Path
 
 from leworld.errors import ConfigError, StoreError
 from leworld.files import sync
+from leworld.store.layout import refused
 from leworld.store.records import Frame, Record, encode
 from leworld.store.segment import Segment, load_segments, segment_path
 
@@ -23,6 +24,7 @@ POLICIES = ("always", "group", "os")
 """On the disk before the acknowledgement of a write; of a group of writes that came together; within a second, so that
 only a machine that fails can lose a write."""
 SYNC_EVERY_S = 1.0
+_CLOSED = -1
 
 
 class Journal:
@@ -54,7 +56,7 @@ class Journal:
         self._failed: OSError | None = None
         if not self.segments:
             self.segments.append(self._new_segment(checkpoint + 1))
-        self._file = self._open_last()
+        self._file = _open(self.last)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._sync_often, name="journal-sync", daemon=True)
         if policy == "os":
@@ -75,6 +77,7 @@ class Journal:
 
         Raises:
             StoreError: the disk refuses; nothing is written then.
+            DataError: a record is too long; nothing is written then.
         """
         self._check()
         frames, parts, end = [], [], self.last.size
@@ -108,7 +111,10 @@ class Journal:
     def skip_to(self, sequence: int) -> None:
         """Go on after record ``sequence``: those up to it are lost, but not what they wrote."""
         assert sequence > self.sequence
+        short = self.last
         self._grow_in(self._new_segment(sequence + 1))
+        # What the lost ones changed is not known, so that it cannot tell of versions before them.
+        short.last, short._before = sequence, None
 
     def drop(self, segment: Segment) -> None:
         """Delete a segment that is not the last."""
@@ -119,43 +125,66 @@ class Journal:
 
     def close(self) -> None:
         """Everything is on the disk then."""
+        if self._file == _CLOSED:
+            return
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._failed is None:
-            self.sync()
-        os.close(self._file)
+        try:
+            if self._failed is None:
+                self.sync()
+        finally:
+            os.close(self._file)
+            self._file = _CLOSED
 
     def _grow_in(self, segment: Segment) -> None:
         with self._lock:
+            file = _open(segment)
             os.close(self._file)
+            self._file = file
             self.segments.append(segment)
-            self._file = self._open_last()
 
     def _new_segment(self, first: int) -> Segment:
         path = segment_path(self.directory, first)
-        path.touch()
-        sync(self.directory)
+        try:
+            path.touch()
+            sync(self.directory)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise refused(path, error) from error
         return Segment(path, first, first - 1)
-
-    def _open_last(self) -> int:
-        file = os.open(self.last.path, os.O_WRONLY | os.O_APPEND)
-        os.ftruncate(file, self.last.size)
-        return file
 
     def _write(self, data: bytes) -> None:
         with self._lock:
             try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(self._file, rest) :]
-            except OSError as error:
+                self._put(data)
+            except BaseException:
+                # Interrupted, too: what is not acknowledged must not stand before what comes next.
+                self._cut_off()
+                raise
+
+    def _cut_off(self) -> None:
+        """Have nothing in the file after the last record."""
+        try:
+            if os.fstat(self._file).st_size != self.last.size:
                 os.ftruncate(self._file, self.last.size)
-                raise StoreError(f"{self.last.path}: not written ({error.strerror}): make room on that disk") from error
-            if self.policy == "os":
-                self._unsynced = True
-            else:
-                self._sync()
+        except OSError as error:
+            self._failed = error
+
+    def _put(self, data: bytes) -> None:
+        # An interrupt may have come after the last write and before it was known.
+        self._cut_off()
+        self._check()
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
+            raise refused(self.last.path, error) from error
+        if self.policy == "os":
+            self._unsynced = True
+        else:
+            self._sync()
 
     def _sync(self) -> None:
         try:
@@ -167,6 +196,8 @@ class Journal:
         self._unsynced = False
 
     def _check(self) -> None:
+        if self._file == _CLOSED:
+            raise StoreError(f"{self.directory}: is closed: open the memory again")
         if self._failed is not None:
             raise StoreError(
                 f"{self.directory}: the disk failed ({self._failed.strerror}), so nothing more is written:"
@@ -181,3 +212,9 @@ class Journal:
                         self._sync()
                     except StoreError:
                         return
+
+
+def _open(segment: Segment) -> int:
+    file = os.open(segment.path, os.O_WRONLY | os.O_APPEND)
+    os.ftruncate(file, segment.size)
+    return file

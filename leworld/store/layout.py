@@ -1,5 +1,7 @@
 """A memory on disk: a directory, and what says what it is.
 
+Files of msgpack begin with the CRC-32 of the rest.
+
 identity        msgpack: version, address_bits, id, created_ns
 checkpoint      msgpack: sequence; the words on the disk hold every write up to it
 versions        msgpack: the versions that are kept
@@ -18,6 +20,7 @@ import fcntl
 import os
 import secrets
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +117,7 @@ def make(root: Path, address_bits: int) -> Identity:
     # Last, as a directory without it is no memory.
     write_map(layout.identity, {"version": FORMAT_VERSION, **vars(identity)})
     sync(root)
+    sync(root.absolute().parent)
     return identity
 
 
@@ -132,8 +136,16 @@ def read_identity(root: Path) -> Identity:
 
 
 def write_map(path: Path, content: dict[str, Any]) -> None:
-    """Replace a small file."""
-    replace_file(path, [msgpack.Packer().pack(content)])
+    """Replace a small file.
+
+    Raises:
+        StoreError: the disk refuses; the file is as it was then.
+    """
+    raw: bytes = msgpack.Packer().pack(content)
+    try:
+        replace_file(path, [zlib.crc32(raw).to_bytes(4, "little"), raw])
+    except OSError as error:
+        raise refused(path, error) from error
 
 
 def read_map(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
@@ -149,12 +161,17 @@ def read_map(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        content = msgpack.unpackb(raw)
-    except ValueError as error:
-        raise StoreError(f"{path}: is damaged ({error}); restore this memory from a replica or a snapshot") from None
+        content = msgpack.unpackb(raw[4:]) if zlib.crc32(raw[4:]).to_bytes(4, "little") == raw[:4] else None
+    except ValueError:
+        content = None
     if not isinstance(content, dict) or any(type(content.get(name)) is not kind for name, kind in fields.items()):
         raise StoreError(f"{path}: is damaged or foreign; restore this memory from a replica or a snapshot")
     return content
+
+
+def refused(path: Path, error: OSError) -> StoreError:
+    """What is said where the disk does not take what is to be written."""
+    return StoreError(f"{path}: not written ({error.strerror}): make room on that disk")
 
 
 class WriterLock:

@@ -24,7 +24,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from leworld.errors import StoreError
+from leworld.errors import DataError, StoreError
 from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints
 
@@ -88,7 +88,11 @@ class Frame:
 
 
 def encode(record: Record) -> list[bytes | memoryview]:
-    """The parts of a record's bytes, one after another."""
+    """The parts of a record's bytes, one after another.
+
+    Raises:
+        DataError: it is too long to be read again.
+    """
     header: bytes = msgpack.Packer().pack(
         {
             "sequence": record.sequence,
@@ -104,7 +108,10 @@ def encode(record: Record) -> list[bytes | memoryview]:
         }
     )
     body = [_bytes(record.words), _bytes(record.before)]
-    frame = _FRAME.pack(MAGIC, len(header), sum(len(part) for part in body))
+    body_bytes = sum(len(part) for part in body)
+    if len(header) > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
+        raise DataError(f"a write of {len(record.start)} ranges, {body_bytes} bytes: cut it into several writes")
+    frame = _FRAME.pack(MAGIC, len(header), body_bytes)
     crc = zlib.crc32(header, zlib.crc32(frame))
     for part in body:
         crc = zlib.crc32(part, crc)

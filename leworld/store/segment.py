@@ -36,9 +36,16 @@ class Segment:
 
     @property
     def before(self) -> dict[int, int]:
-        """Page to the offset in the file at which its content lies as it was before the segment."""
+        """Page to the offset in the file at which its content lies as it was before the segment.
+
+        Raises:
+            DamageError: the file has lost its end, or see ``scan``.
+        """
         if self._before is None:
-            self._before = load_segment(self.path).before
+            found = load_segment(self.path)
+            if found.last < self.last:
+                raise missing(self.path.parent, found.last + 1)
+            self._before = found.before
         return self._before
 
     def add(self, record: Record, frame: Frame) -> None:
@@ -90,6 +97,11 @@ def scan(path: Path, *, words: bool = True) -> Iterator[tuple[Record, Frame]]:
 _WAY_OUT = "restore this memory from a replica or a snapshot"
 
 
+def missing(directory: Path, sequence: int) -> DamageError:
+    """What is said where a journal lacks a record that it had."""
+    return DamageError(f"{directory}: record {sequence} is missing; {_WAY_OUT}")
+
+
 def _check_tail(path: Path, data: bytes, offset: int) -> None:
     """Raise DamageError where a whole record follows after the place at which there is none."""
     at = data.find(MAGIC, offset + 1)
@@ -116,7 +128,7 @@ def load_segments(directory: Path, checkpoint: int) -> list[Segment]:
     """The segments of a journal, oldest first; those up to a checkpoint are looked into only when they are needed.
 
     Raises:
-        DamageError: see ``scan``.
+        DamageError: one of them, or the end of one, is missing; or see ``scan``.
     """
     paths = segment_paths(directory)
     following = [int(path.stem) for path in paths[1:]]
@@ -125,4 +137,11 @@ def load_segments(directory: Path, checkpoint: int) -> list[Segment]:
         for path, end in zip(paths, following, strict=False)
         if end - 1 <= checkpoint
     ]
-    return [*old, *(load_segment(path) for path in paths[len(old) :])]
+    new, due = [load_segment(path) for path in paths[len(old) :]], checkpoint + 1
+    for segment in new:
+        if segment.first != due:
+            raise missing(directory, due)
+        due = segment.last + 1
+    if checkpoint and not new:
+        raise missing(directory, due)
+    return [*old, *new]
