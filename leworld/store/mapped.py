@@ -24,18 +24,21 @@ from __future__ import annotations
 import os
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leworld.errors import DamageError, StoreError
+from leworld.errors import ConfigError, DamageError, StoreError
 from leworld.files import sync
 from leworld.memory.arena import Arena, map_file
 from leworld.memory.protocol import PAGE_WORDS, Words
 from leworld.memory.ranges import Ints, check_ranges, expand, pages_of
-from leworld.store.layout import Layout, read_identity
+from leworld.store.layout import Layout, read_identity, refused
 
+VERIFY = ("touch", "always", "never")
 STRIPE_PAGES = 16
 STRIPE_WORDS = STRIPE_PAGES * PAGE_WORDS
 _HEAD_BYTES = 4096
@@ -44,6 +47,7 @@ _PAUSE_S = 0.001
 _BLOCK_BYTES = 4096
 _BLOCK_PAGES = _BLOCK_BYTES // (PAGE_WORDS * 4)
 _ZERO_SUM = zlib.crc32(bytes(PAGE_WORDS * 4))
+_NO_ZERO_SUM = 0xFFFFFFFF
 
 
 class MappedMemory:
@@ -60,8 +64,10 @@ class MappedMemory:
 
         Raises:
             StoreError: there is none, or it is to be mended first.
+            ConfigError: there is no such way to verify.
         """
-        assert verify in ("touch", "always", "never"), verify
+        if verify not in VERIFY:
+            raise ConfigError(f"verify {verify!r} is unknown: use one of {', '.join(VERIFY)}")
         self.layout, self.verify = Layout(root), verify
         self.address_bits = read_identity(root).address_bits
         self.num_words = 1 << self.address_bits
@@ -85,8 +91,8 @@ class MappedMemory:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no write was cut off, and the machine has run since the last one."""
-        return self._of_this_boot() and int(self._head[0]) == int(self._head[1])
+        """Whether no write was cut off, nor a mending, and the machine has run since the last one."""
+        return self._of_this_boot() and int(self._head[0]) == int(self._head[1]) and not int(self._head[4]) % 2
 
     def read(self, start: ArrayLike, length: ArrayLike) -> Words:
         """Read R ranges; see ``Reader.read``. Each is as it was at one moment, if it is within a stripe.
@@ -121,7 +127,7 @@ class MappedMemory:
                 # Storing into a mapped page for which the disk has no room would end the process.
                 os.posix_fallocate(file, block * _BLOCK_BYTES, _BLOCK_BYTES)
         except OSError as error:
-            raise StoreError(f"{self.layout.words}: not written ({error.strerror}): make room on that disk") from error
+            raise refused(self.layout.words, error) from error
         finally:
             os.close(file)
         self._reserved[new] = True
@@ -152,8 +158,9 @@ class MappedMemory:
         self._head[4] += 1 - self._head[4] % 2
 
     def open(self) -> None:
-        """Say that there is a writer."""
+        """Say that there is a writer; on the disk, too, before the first word changes."""
         self._head[5] = 0
+        sync(self.layout.state)
 
     def close(self) -> None:
         """Say that all is on the disk, and that nobody writes."""
@@ -197,9 +204,15 @@ class MappedMemory:
         first, last = _stripes_of(start, length)
         new = np.unique(np.concatenate([first[~self._ready[first]], last[~self._ready[last]]]))
         for stripe in new.tolist():
-            self._verify_stripe(stripe)
-        if self.verify == "touch":
-            self._ready[new] = True
+            try:
+                self._verify_stripe(stripe)
+            except DamageError as error:
+                # The other pages of the stripe are as good as ever.
+                wrong = np.intersect1d(error.pages, pages_of(start, length))
+                if len(wrong):
+                    raise damage(self.layout.root, wrong) from None
+            else:
+                self._ready[stripe] = self.verify == "touch"
 
     def _verify_stripe(self, stripe: int) -> None:
         pages = np.arange(stripe * STRIPE_PAGES, min((stripe + 1) * STRIPE_PAGES, len(self.pages)))
@@ -221,7 +234,7 @@ class MappedMemory:
     def verify_all(self) -> Ints:
         """Look at every page that holds anything; the damaged ones, ascending. Whole stripes are ready then."""
         found = []
-        stripes = np.unique(self.written_pages() // STRIPE_PAGES)
+        stripes = np.union1d(self.written_pages() // STRIPE_PAGES, self._stripes_on_disk())
         for stripe in stripes.tolist():
             try:
                 self._verify_stripe(stripe)
@@ -229,8 +242,21 @@ class MappedMemory:
                 found.extend(error.pages)
             else:
                 self._ready[stripe] = True
-        self._all_ready = not found and self.verify == "touch"
+        if self.verify == "touch":
+            self._all_ready = not found
         return np.array(found, np.int64)
+
+    def _stripes_on_disk(self) -> Ints:
+        """Those for which the file of words has more than a hole: what should hold nothing may hold something."""
+        found, stop, stripe_bytes = [np.zeros(0, np.int64)], 0, STRIPE_WORDS * 4
+        with self.layout.words.open("rb") as file, suppress(OSError):
+            while True:
+                # Raises where there is no more.
+                begin = os.lseek(file.fileno(), stop, os.SEEK_DATA)
+                stop = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+                found.append(np.arange(begin // stripe_bytes, -(-stop // stripe_bytes)))
+        stripes = np.unique(np.concatenate(found))
+        return stripes[stripes < len(self._ready)]
 
 
 def damage(root: Path, pages: Ints) -> DamageError:
@@ -243,9 +269,12 @@ def damage(root: Path, pages: Ints) -> DamageError:
 
 
 def page_sums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """(P,) checksums of (P, 256) words; 0 for a page of zeros, as a file that was never written has them."""
+    """(P,) checksums of (P, 256) words; 0 for a page of zeros, and only for that, as a file has where it is a hole."""
     raw = np.ascontiguousarray(words.astype("<u4", copy=False)).view(np.uint8)
-    return np.fromiter((zlib.crc32(page) ^ _ZERO_SUM for page in raw), np.uint32, len(raw))
+    sums = np.fromiter((zlib.crc32(page) ^ _ZERO_SUM for page in raw), np.uint32, len(raw))
+    zero = np.flatnonzero(sums == 0)
+    sums[zero[raw[zero].any(1)]] = _NO_ZERO_SUM
+    return sums
 
 
 def boot_id() -> bytes:
@@ -260,19 +289,36 @@ def _stripes_of(start: Ints, length: Ints) -> tuple[Ints, Ints]:
 
 
 def _map_words(path: Path, address_bits: int, writable: bool) -> Arena:
-    file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
-    try:
+    with _opened(path, 4 << address_bits, writable) as file:
         return Arena(address_bits, file, writable=writable)
-    finally:
-        os.close(file)
 
 
 def _map_array(path: Path, num_bytes: int, kind: str, writable: bool) -> NDArray:
-    file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
-    try:
+    with _opened(path, num_bytes, writable) as file:
         if writable:
             # All of it is there, so that no store into it can fail where the disk is full.
-            os.posix_fallocate(file, 0, num_bytes)
+            try:
+                os.posix_fallocate(file, 0, num_bytes)
+            except OSError as error:
+                raise refused(path, error) from error
         return np.frombuffer(map_file(file, num_bytes, writable), kind)
+
+
+@contextmanager
+def _opened(path: Path, num_bytes: int, writable: bool) -> Iterator[int]:
+    """An open file of at least a length, to which it grows (sparse) where it can be written."""
+    try:
+        file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened ({error.strerror})") from None
+    try:
+        if os.fstat(file).st_size < num_bytes:
+            if not writable:
+                raise StoreError(f"{path}: is too short: open the memory for writing once")
+            try:
+                os.ftruncate(file, num_bytes)
+            except OSError as error:
+                raise refused(path, error) from error
+        yield file
     finally:
         os.close(file)
