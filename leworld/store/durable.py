@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,6 +67,26 @@ class Write:
     kind: str = "write"
 
 
+class Followers(Protocol):
+    """Other copies of a memory, to which every record goes before it is acknowledged."""
+
+    def send(self, records: Sequence[Record], *, roll: bool) -> None:
+        """Send records; with ``roll`` they begin a segment."""
+        ...
+
+    def wait(self) -> None:
+        """Return when every copy that counts has them on its disk.
+
+        Raises:
+            StoreError: this one does not lead any more.
+        """
+        ...
+
+    def send_versions(self, versions: Sequence[Version]) -> None:
+        """Send the kept versions, and wait."""
+        ...
+
+
 class DurableStore:
     """A ``Memory`` on disk, for one writer; any number of processes read beside it with ``MappedMemory``.
 
@@ -74,6 +94,7 @@ class DurableStore:
         address_bits: 8, 16, 24 or 32.
         root: the directory.
         epoch: written into every record.
+        followers: other copies of it; a write is acknowledged when it is with them, too.
     """
 
     def __init__(
@@ -90,6 +111,9 @@ class DurableStore:
         self.address_bits = read_identity(self.root).address_bits
         self._lock = threading.RLock()
         self._checkpointing: threading.Thread | None = None
+        self.followers: Followers | None = None
+        self._pins: dict[str, int] = {}
+        self._stopped = ""
         self._held = WriterLock(self.layout)
         try:
             self._mapped = MappedMemory(self.root, writable=True, verify=self.config.verify)
@@ -172,9 +196,11 @@ class DurableStore:
             StoreError: the name is taken.
         """
         with self._lock:
+            self._check_running()
             self._journal.roll()
             version = Version(name, self.sequence, time.time_ns())
             self._versions.add(version)
+            self._send_versions()
             return version
 
     def drop(self, name: str) -> None:
@@ -184,7 +210,9 @@ class DurableStore:
             StoreError: there is none of this name.
         """
         with self._lock:
+            self._check_running()
             self._versions.drop(name)
+            self._send_versions()
             self._forget()
 
     def diff(self, before: str, after: str = "now") -> Difference:
@@ -324,9 +352,88 @@ class DurableStore:
         self._mapped.close()
         self._held.release()
 
+    def follow(self, records: Sequence[Record], *, roll: bool) -> None:
+        """Take over records of the memory that this one is a copy of; with ``roll`` they begin a segment.
+
+        Raises:
+            StoreError: they do not go on from the last one, or the disk refuses.
+        """
+        with self._lock:
+            if records and records[0].sequence != self.sequence + 1:
+                raise StoreError(
+                    f"{self.root}: record {records[0].sequence} after record {self.sequence}: copy the memory anew"
+                )
+            if roll:
+                self._journal.roll()
+            for record in records:
+                self._mapped.reserve(pages_of(record.start, record.length))
+                if record.kind == "erased":
+                    scrub_segments(int(record.note), *self._traces_before(int(record.note)))
+            self._commit(records)
+
+    def follow_versions(self, versions: Sequence[Version]) -> None:
+        """Keep the versions that the memory keeps that this one is a copy of."""
+        with self._lock:
+            self._journal.roll()
+            self._versions.set(versions)
+            self._forget()
+
+    def records_after(self, sequence: int, max_bytes: int) -> tuple[list[Record], list[int]]:
+        """Records after one, up to about so many bytes, and the numbers of those that begin a segment.
+
+        Raises:
+            StoreError: they are not in the journal any more.
+        """
+        with self._lock:
+            segments = [segment for segment in self._journal.segments if segment.last > sequence]
+            if sequence < self.sequence and (not segments or segments[0].first > sequence + 1):
+                raise StoreError(f"{self.root}: records after {sequence} are gone: copy the memory anew")
+            found, size = [], 0
+            for segment in segments:
+                for record in self._history.records(segment):
+                    if record.sequence > sequence and size < max_bytes:
+                        found.append(record)
+                        size += record.words.nbytes + record.before.nbytes + 1024
+            return found, [segment.first for segment in self._journal.segments]
+
+    def pin(self, name: str) -> int:
+        """Keep all records from now on until ``unpin``; the number of the last one before."""
+        with self._lock:
+            self._journal.roll()
+            self._pins[name] = self.sequence
+            return self.sequence
+
+    def unpin(self, name: str) -> None:
+        """End what ``pin`` began."""
+        with self._lock:
+            self._pins.pop(name, None)
+
+    def stop(self, reason: str) -> None:
+        """Refuse all writes from now on."""
+        self._stopped = reason
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise StoreError(f"{self.root}: {self._stopped}")
+
+    def _send_versions(self) -> None:
+        if self.followers is not None:
+            self.followers.send_versions(self.versions)
+
     def _commit(self, records: Sequence[Record]) -> None:
-        """Put records into the journal, then make them visible."""
-        self._journal.append(records)
+        """Put records into the journal and send them to the followers, then make them visible."""
+        self._check_running()
+        followers, roll = self.followers, not self._journal.last.size
+        if followers is None:
+            self._journal.append(records)
+        else:
+            self._journal.append(records, lambda: followers.send(records, roll=roll))
+            try:
+                followers.wait()
+            except StoreError as error:
+                # The records are in this journal, and nobody may build on them.
+                self.stop(str(error))
+                raise
         for record in records:
             self._mapped.apply(record.sequence, record.start, record.length, record.words)
         if self._journal.last.size >= self.config.segment_bytes:
@@ -372,8 +479,7 @@ class DurableStore:
 
     def _mark(self, kind: str, note: str) -> None:
         record = Record(self.sequence + 1, time.time_ns(), kind=kind, epoch=self.epoch, writer=self.writer, note=note)
-        self._journal.append([record])
-        self._mapped.settle_at(record.sequence)
+        self._commit([record])
 
     def _put_back(self, version: Version) -> None:
         """Write the pages that changed since a version as they were then."""
@@ -437,7 +543,7 @@ class DurableStore:
     def _forget(self) -> None:
         """Delete the segments that neither a crash nor a version would need; who wrote what is kept."""
         oldest = self._versions.oldest()
-        needed = self._checkpointed if oldest is None else min(self._checkpointed, oldest)
+        needed = min(self._checkpointed, *self._pins.values(), *([] if oldest is None else [oldest]), self.sequence)
         for segment in [s for s in self._journal.segments[:-1] if s.last <= needed]:
             self._history.remember(segment)
             self._journal.drop(segment)

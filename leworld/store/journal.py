@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from leworld.errors import ConfigError, StoreError
@@ -72,8 +72,12 @@ class Journal:
         """Number of the last record."""
         return self.last.last
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[Record], meanwhile: Callable[[], None] | None = None) -> None:
         """Write records, all of them or none, as durable as the policy says.
+
+        Args:
+            records: numbered on from the last one.
+            meanwhile: is called when they are in the file and before they are on the disk.
 
         Raises:
             StoreError: the disk refuses; nothing is written then.
@@ -86,7 +90,7 @@ class Journal:
             begin, end = end, end + sum(len(part) for part in encoded)
             frames.append(Frame(begin, end, end))
             parts.extend(encoded)
-        self._write(b"".join(parts))
+        self._write(b"".join(parts), meanwhile)
         for record, frame in zip(records, frames, strict=True):
             self.last.add(record, frame)
 
@@ -154,10 +158,16 @@ class Journal:
             raise refused(path, error) from error
         return Segment(path, first, first - 1)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, meanwhile: Callable[[], None] | None) -> None:
         with self._lock:
             try:
                 self._put(data)
+                if meanwhile is not None:
+                    meanwhile()
+                if self.policy == "os":
+                    self._unsynced = True
+                else:
+                    self._sync()
             except BaseException:
                 # Interrupted, too: what is not acknowledged must not stand before what comes next.
                 self._cut_off()
@@ -181,10 +191,6 @@ class Journal:
                 rest = rest[os.write(self._file, rest) :]
         except OSError as error:
             raise refused(self.last.path, error) from error
-        if self.policy == "os":
-            self._unsynced = True
-        else:
-            self._sync()
 
     def _sync(self) -> None:
         try:

@@ -81,6 +81,10 @@ class Versions:
         gone = self.find(name)
         self._save([version for version in self._list if version is not gone])
 
+    def set(self, versions: Sequence[Version]) -> None:
+        """Keep these and no others."""
+        self._save(list(versions))
+
     def oldest(self) -> int | None:
         """Sequence of the oldest one."""
         return min((version.sequence for version in self._list), default=None)
