@@ -1,0 +1,106 @@
+"""Directory: which copy of a shard leads, and which are up to date. Whoever wants another state has to know the last.
+
+The one thing that all copies and clients must agree on. It is Ray's control store on a cluster, and a file where all
+processes share a disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgpack
+
+from leworld.errors import StoreError
+from leworld.files import replace_file
+
+
+@dataclass(frozen=True)
+class ShardState:
+    """What the directory holds of a shard.
+
+    Attributes:
+        version: of this state; each later one has one more.
+        epoch: grows with every leader.
+        primary: id of the copy that leads; "" where none does.
+        in_sync: ids of the copies that have every acknowledged write, the primary among them.
+        addresses: id to address of every copy that is known.
+    """
+
+    version: int = 0
+    epoch: int = 0
+    primary: str = ""
+    in_sync: tuple[str, ...] = ()
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """As msgpack."""
+        return msgpack.Packer().pack({**vars(self), "in_sync": list(self.in_sync)})
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ShardState:
+        """Inverse of ``to_bytes``.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        try:
+            found: dict[str, Any] = msgpack.unpackb(raw)
+            return cls(**{**found, "in_sync": tuple(found["in_sync"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"the directory's entry of a shard is damaged ({error})") from None
+
+
+class Directory(Protocol):
+    """Where the state of shards is."""
+
+    def get(self, shard: str) -> ShardState:
+        """The state of now; one of version 0 where the shard is not known."""
+        ...
+
+    def replace(self, shard: str, state: ShardState) -> bool:
+        """Put a state in place if its version is one more than that of the state of now; whether it was."""
+        ...
+
+
+class FileDirectory:
+    """A ``Directory`` in files of a folder that all processes share."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root)
+        self._root.mkdir(parents=True, exist_ok=True)
+
+    def get(self, shard: str) -> ShardState:
+        """See ``Directory``."""
+        try:
+            return ShardState.from_bytes((self._root / shard).read_bytes())
+        except FileNotFoundError:
+            return ShardState()
+
+    def replace(self, shard: str, state: ShardState) -> bool:
+        """See ``Directory``."""
+        with self._locked(shard):
+            if self.get(shard).version != state.version - 1:
+                return False
+            replace_file(self._root / shard, [state.to_bytes()])
+            return True
+
+    @contextmanager
+    def _locked(self, shard: str) -> Iterator[None]:
+        file = os.open(self._root / f".{shard}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
+
+
+def change(directory: Directory, shard: str, before: ShardState, **parts: Any) -> ShardState | None:
+    """Another state in place of one; None where someone else was first."""
+    after = replace(before, version=before.version + 1, **parts)
+    return after if directory.replace(shard, after) else None
