@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -30,10 +31,10 @@ from leworld.memory.words import checksum
 from leworld.store.erase import Erasure, Traces, copied_by, is_scrubbed, scrub_segments, trace
 from leworld.store.history import History
 from leworld.store.journal import Journal
-from leworld.store.layout import Layout, WriterLock, make, read_identity, read_map, write_map
+from leworld.store.layout import Identity, Layout, WriterLock, make, read_identity, read_map, write_map
 from leworld.store.mapped import MappedMemory, damage
 from leworld.store.records import Record
-from leworld.store.segment import Segment
+from leworld.store.segment import Segment, missing
 from leworld.store.versions import Difference, Version, Versions, changed_pages, difference, pages_before
 
 CHUNK_PAGES = 1 << 14
@@ -114,17 +115,18 @@ class DurableStore:
         self.followers: Followers | None = None
         self._pins: dict[str, int] = {}
         self._stopped = ""
+        self._syncing = threading.Lock()
         self._held = WriterLock(self.layout)
-        try:
+        with ExitStack() as opened:
+            opened.callback(self._held.release)
             self._mapped = MappedMemory(self.root, writable=True, verify=self.config.verify)
             self._checkpointed = _checkpoint_of(self.layout)
             self._journal = Journal(self.layout.journal, self.config.policy, self._checkpointed)
+            opened.callback(self._journal.close)
             self._versions = Versions(self.layout)
             self._history = History(self.layout, self._journal)
             self._recover()
-        except BaseException:
-            self._held.release()
-            raise
+            self._opened = opened.pop_all()
 
     @classmethod
     def create(cls, root: str | Path, address_bits: int, config: StoreConfig | None = None, **known) -> DurableStore:
@@ -146,6 +148,11 @@ class DurableStore:
     def sequence(self) -> int:
         """Number of the last write."""
         return self._journal.sequence
+
+    @property
+    def identity(self) -> Identity:
+        """What this memory is."""
+        return read_identity(self.root)
 
     @property
     def num_words(self) -> int:
@@ -234,10 +241,13 @@ class DurableStore:
         """Make the content that of a version again, as a write of its own: it can be undone by a version of now.
 
         Raises:
-            StoreError: there is no such version, or the disk refuses.
+            StoreError: there is no such version. Or the disk refuses: then a part may be done, and the rest is when the
+                memory is opened again, unless something is written before.
         """
         with self._lock:
             version = self._versions.find(name)
+            # What cannot be done is not begun.
+            self._check_whole(changed_pages(self._journal.since(version.sequence)))
             # A crash in the middle is finished when the memory is opened again.
             self._mark("restore", name)
             self._put_back(version)
@@ -335,22 +345,28 @@ class DurableStore:
                 return
             running.join()
         with self._lock:
+            self._check_settled()
             self._journal.roll()
             upto = self.sequence
         if wait:
             self._sync_words(upto)
         else:
-            self._checkpointing = threading.Thread(target=self._sync_words, args=(upto,), name="checkpoint")
+            self._checkpointing = threading.Thread(target=self._sync_words_beside, args=(upto,), name="checkpoint")
             self._checkpointing.start()
 
     def close(self) -> None:
-        """Take a checkpoint and let another process write."""
-        if self._checkpointing is not None:
-            self._checkpointing.join()
-        self.checkpoint()
-        self._journal.close()
-        self._mapped.close()
-        self._held.release()
+        """Take a checkpoint and let another process write; it can write even where the checkpoint fails.
+
+        Raises:
+            StoreError: the disk refuses the checkpoint; nothing is lost then.
+        """
+        with self._opened:
+            if self._checkpointing is not None:
+                self._checkpointing.join()
+            # Else it is for the next opening to mend it.
+            if not self._journal.is_closed and not self._stopped and self._is_settled:
+                self.checkpoint()
+                self._mapped.close()
 
     def follow(self, records: Sequence[Record], *, roll: bool) -> None:
         """Take over records of the memory that this one is a copy of; with ``roll`` they begin a segment.
@@ -396,6 +412,33 @@ class DurableStore:
                         size += record.words.nbytes + record.before.nbytes + 1024
             return found, [segment.first for segment in self._journal.segments]
 
+    def written_pages(self) -> Ints:
+        """Pages that hold anything, ascending."""
+        return self._mapped.written_pages()
+
+    def closed_segments(self) -> list[Path]:
+        """Files of the journal that only an erasure still changes, oldest first."""
+        with self._lock:
+            return [segment.path for segment in self._journal.segments[:-1]]
+
+    def lease_until(self, moment: float) -> None:
+        """Have readers of the mapped words refuse from a moment of ``time.monotonic`` on."""
+        self._mapped.lease_until(moment)
+
+    def promise(self, epoch: int) -> None:
+        """Be of an epoch from now on, also after a restart."""
+        write_map(self.layout.epoch, {"epoch": epoch})
+        self.epoch = epoch
+
+    def abandon(self) -> None:
+        """Let go of the directory as it is, to be deleted."""
+        with self._lock:
+            self.stop("is copied anew")
+            if self._checkpointing is not None:
+                self._checkpointing.join()
+            self._mapped.lease_until(0.0)
+            self._held.release()
+
     def pin(self, name: str) -> int:
         """Keep all records from now on until ``unpin``; the number of the last one before."""
         with self._lock:
@@ -416,6 +459,15 @@ class DurableStore:
         if self._stopped:
             raise StoreError(f"{self.root}: {self._stopped}")
 
+    @property
+    def _is_settled(self) -> bool:
+        """Whether all that is in the journal is visible: an exception may have come between."""
+        return self._mapped.sequence == self.sequence
+
+    def _check_settled(self) -> None:
+        if not self._is_settled:
+            raise StoreError(f"{self.root}: write {self.sequence} was cut off: close the memory and open it again")
+
     def _send_versions(self) -> None:
         if self.followers is not None:
             self.followers.send_versions(self.versions)
@@ -423,6 +475,7 @@ class DurableStore:
     def _commit(self, records: Sequence[Record]) -> None:
         """Put records into the journal and send them to the followers, then make them visible."""
         self._check_running()
+        self._check_settled()
         followers, roll = self.followers, not self._journal.last.size
         if followers is None:
             self._journal.append(records)
@@ -437,7 +490,9 @@ class DurableStore:
         for record in records:
             self._mapped.apply(record.sequence, record.start, record.length, record.words)
         if self._journal.last.size >= self.config.segment_bytes:
-            self.checkpoint(wait=False)
+            # The records are kept, whether a checkpoint can be begun or not.
+            with suppress(StoreError):
+                self.checkpoint(wait=False)
 
     def _records(self, checked: Sequence[tuple[Ints, Ints, NDArray[np.uint32], Write]]) -> list[Record]:
         records, seen, sequence, now = [], set(), self.sequence, time.time_ns()
@@ -528,17 +583,31 @@ class DurableStore:
 
     def _pages_at(self, sequence: int, pages: Ints) -> NDArray[np.uint32]:
         """(P, 256) what pages held after a write that ends a segment."""
+        self._check_whole(pages)
         now = self._mapped.pages[pages]
         return pages_before(self._journal.since(sequence), pages, now)
 
     def _sync_words(self, upto: int) -> None:
         """Have all writes up to one in the words on the disk; they need not come to rest for that."""
-        for path in (self.layout.words, self.layout.sums):
-            sync(path)
-        write_map(self.layout.checkpoint, {"sequence": upto})
-        with self._lock:
-            self._checkpointed = upto
-            self._forget()
+        with self._syncing:
+            if upto <= self._checkpointed:
+                return
+            try:
+                for path in (self.layout.words, self.layout.sums):
+                    sync(path)
+            except OSError as error:
+                # The system may have dropped what it could not write: no later success says that it is there.
+                self.stop(f"the disk failed ({error.strerror}), so nothing more is written: mend it, and open it again")
+                self._check_running()
+            write_map(self.layout.checkpoint, {"sequence": upto})
+            with self._lock:
+                self._checkpointed = upto
+                self._forget()
+
+    def _sync_words_beside(self, upto: int) -> None:
+        # What fails is tried again with the next segment, and at last by close.
+        with suppress(StoreError):
+            self._sync_words(upto)
 
     def _forget(self) -> None:
         """Delete the segments that neither a crash nor a version would need; who wrote what is kept."""
@@ -557,7 +626,11 @@ class DurableStore:
         if intact and mapped.sequence > journal.sequence:
             # The words were made visible, so that they were acknowledged; the end of the journal was lost later.
             journal.skip_to(mapped.sequence)
+            # The words are the only ones that know what was lost: the journal must not be needed for them any more.
+            self._sync_words(mapped.sequence)
         if not intact:
+            if mapped.shown > journal.sequence:
+                raise missing(self.layout.journal, journal.sequence + 1)
             mapped.begin_mending()
             mapped.reserve(pages)
             for segment in since:
@@ -575,7 +648,8 @@ class DurableStore:
     def _finish(self) -> None:
         """Go on with what a crash cut off."""
         last = self._history.last_mark()
-        if last is not None and last.kind == "restore":
+        kept = {version.name for version in self._versions}
+        if last is not None and last.kind == "restore" and last.note in kept:
             self._put_back(self._versions.find(last.note))
             self._mark("restored", last.note)
         if last is not None and last.kind == "erase":

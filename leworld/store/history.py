@@ -12,9 +12,9 @@ import numpy as np
 
 from leworld.memory.ranges import Ints
 from leworld.store.journal import Journal
-from leworld.store.layout import Layout
+from leworld.store.layout import Layout, refused
 from leworld.store.records import Record, decode_at, encode
-from leworld.store.segment import Segment, scan
+from leworld.store.segment import Segment, check_tail, scan
 
 _MARKS = ("restore", "restored", "erase", "erased")
 
@@ -66,25 +66,37 @@ class History:
         return found
 
     def last_mark(self) -> Record | None:
-        """The newest record in the journal that begins or ends a going back or an erasure."""
+        """The newest record in the journal that begins or ends a going back or an erasure.
+
+        None where somebody wrote after the begin of a going back: it had failed, and must not undo what came then.
+        """
+        written = False
         for record in self.newest_first():
             if record.sequence <= self._last:
                 break
             if record.kind in _MARKS:
-                return record
+                return None if written and record.kind == "restore" else record
+            written = written or record.kind == "write"
         return None
 
     def remember(self, segment: Segment) -> None:
-        """Put the headers of a segment's records into the ledger; those that are there already stay once."""
+        """Put the headers of a segment's records into the ledger; those that are there already stay once.
+
+        Raises:
+            StoreError: the disk refuses; the ledger is as it was then.
+        """
         headers = [record.header_only() for record, _ in scan(segment.path, words=False)]
         data = b"".join(part for record in headers if record.sequence > self._last for part in encode(record))
-        file = os.open(self._path, os.O_RDWR)
         try:
-            os.ftruncate(file, self._size)
-            os.pwrite(file, data, self._size)
-            os.fsync(file)
-        finally:
-            os.close(file)
+            with self._path.open("r+b", buffering=0) as file:
+                file.truncate(self._size)
+                file.seek(self._size)
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise refused(self._path, error) from error
         self._size, self._last = self._size + len(data), max(self._last, segment.last)
 
     def _find_end(self) -> tuple[int, int]:
@@ -103,6 +115,7 @@ class History:
             record, frame = found
             yield record, frame.end
             offset = frame.end
+        check_tail(self._path, data, offset)
 
 
 def touches(record: Record, address: int) -> bool:

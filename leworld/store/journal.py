@@ -72,6 +72,11 @@ class Journal:
         """Number of the last record."""
         return self.last.last
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._file == _CLOSED
+
     def append(self, records: Sequence[Record], meanwhile: Callable[[], None] | None = None) -> None:
         """Write records, all of them or none, as durable as the policy says.
 
@@ -129,7 +134,7 @@ class Journal:
 
     def close(self) -> None:
         """Everything is on the disk then."""
-        if self._file == _CLOSED:
+        if self.is_closed:
             return
         self._stopped.set()
         if self._thread.is_alive():
@@ -202,7 +207,7 @@ class Journal:
         self._unsynced = False
 
     def _check(self) -> None:
-        if self._file == _CLOSED:
+        if self.is_closed:
             raise StoreError(f"{self.directory}: is closed: open the memory again")
         if self._failed is not None:
             raise StoreError(

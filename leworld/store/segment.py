@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def scan(path: Path, *, words: bool = True) -> Iterator[tuple[Record, Frame]]:
     while offset < len(data):
         found = decode_at(data, offset, words=words)
         if found is None:
-            _check_tail(path, data, offset)
+            check_tail(path, data, offset)
             return
         record, frame = found
         if record.sequence != expected:
@@ -102,7 +102,15 @@ def missing(directory: Path, sequence: int) -> DamageError:
     return DamageError(f"{directory}: record {sequence} is missing; {_WAY_OUT}")
 
 
-def _check_tail(path: Path, data: bytes, offset: int) -> None:
+def check_joined(directory: Path, segments: Sequence[Segment], due: int) -> None:
+    """Raise DamageError unless segments go on from one to the next, the first one with record ``due``."""
+    for segment in segments:
+        if segment.first != due:
+            raise missing(directory, due)
+        due = segment.last + 1
+
+
+def check_tail(path: Path, data: bytes, offset: int) -> None:
     """Raise DamageError where a whole record follows after the place at which there is none."""
     at = data.find(MAGIC, offset + 1)
     while at >= 0:
@@ -137,11 +145,8 @@ def load_segments(directory: Path, checkpoint: int) -> list[Segment]:
         for path, end in zip(paths, following, strict=False)
         if end - 1 <= checkpoint
     ]
-    new, due = [load_segment(path) for path in paths[len(old) :]], checkpoint + 1
-    for segment in new:
-        if segment.first != due:
-            raise missing(directory, due)
-        due = segment.last + 1
+    new = [load_segment(path) for path in paths[len(old) :]]
+    check_joined(directory, new, checkpoint + 1)
     if checkpoint and not new:
-        raise missing(directory, due)
+        raise missing(directory, checkpoint + 1)
     return [*old, *new]
