@@ -41,8 +41,15 @@ class Versions:
     """The kept versions of a memory, oldest first, in a file of their own."""
 
     def __init__(self, layout: Layout) -> None:
+        """Read them.
+
+        Raises:
+            StoreError: the file is damaged or foreign.
+        """
         self._path = layout.versions
         found = read_map(self._path, {"versions": list}) or {"versions": []}
+        if not all(_is_version(row) for row in found["versions"]):
+            raise StoreError(f"{self._path}: is damaged or foreign; restore this memory from a replica or a snapshot")
         self._list = [Version(*row) for row in found["versions"]]
 
     def __iter__(self) -> Iterator[Version]:
@@ -93,6 +100,10 @@ class Versions:
         rows = [[version.name, version.sequence, version.time_ns] for version in versions]
         write_map(self._path, {"versions": rows})
         self._list = versions
+
+
+def _is_version(row: object) -> bool:
+    return isinstance(row, list) and [type(value) for value in row] == [str, int, int]
 
 
 def changed_pages(segments: Sequence[Segment]) -> Ints:

@@ -1,0 +1,151 @@
+import errno
+
+import numpy as np
+import pytest
+
+from leworld.errors import DamageError, StoreError
+from leworld.memory import Words
+from leworld.store.durable import DurableStore, StoreConfig, Write
+from leworld.store.history import History
+from leworld.store.records import decode_at
+from tests.store.stores import block, crashed, fill, flip, reopened
+
+CONFIG = StoreConfig(segment_bytes=1, policy="os")
+
+
+@pytest.fixture
+def store(tmp_path):
+    with DurableStore.create(tmp_path / "m", 16, writer="ann", epoch=3) as made:
+        yield made
+
+
+def sequences(records):
+    return [record.sequence for record in records]
+
+
+def test_the_log_is_newest_first_and_without_words(store):
+    for value in (1, 2, 3):
+        receipt = store.write([value * 10, 500], fill(value, 4, 2))
+    newest = store.log(2)
+    assert sequences(newest) == [3, 2]
+    assert (newest[0].writer, newest[0].epoch, newest[0].crc32, newest[0].kind) == ("ann", 3, receipt.crc32, "write")
+    assert (newest[0].start.tolist(), newest[0].length.tolist()) == ([30, 500], [4, 4])
+    assert not newest[0].words.size
+    assert store.log(0) == []
+
+
+def test_why_names_the_last_write_of_a_word(store):
+    blocks = Words(np.arange(3, dtype=np.uint32), np.array([0, 3]))
+    store.write([10], fill(1, 5))
+    store.write_many([Write([12], blocks, "bob", "a note"), Write([14], blocks, "eve")])
+    assert [getattr(store.why(address), "sequence", None) for address in range(8, 19)] == [
+        None, None, 1, 1, 2, 2, 3, 3, 3, None, None,
+    ]  # fmt: skip
+    assert (store.why(13).writer, store.why(13).note) == ("bob", "a note")
+    assert sequences(store.log(address=14)) == [3, 2, 1]
+    assert sequences(store.log(2, address=14)) == [3, 2]
+
+
+def test_why_agrees_with_a_plain_dict_whatever_was_forgotten(tmp_path):
+    random, last = np.random.default_rng(0), {}
+    store = DurableStore.create(tmp_path / "m", 16, CONFIG)
+    for step in range(60):
+        start, length = random.integers(0, 400, 2), random.integers(0, 30, 2)
+        words = Words(np.zeros(length.sum(), np.uint32), np.concatenate([[0], np.cumsum(length)]))
+        sequence = store.write_ragged(start, words).sequence
+        for first, count in zip(start.tolist(), length.tolist(), strict=True):
+            last.update(dict.fromkeys(range(first, first + count), sequence))
+        if step % 20 == 10:
+            store.keep(f"v{step}")
+        if step % 20 == 19:
+            store = reopened(store, CONFIG)
+    store.drop("v10")
+    assert store.stat()["ledger_bytes"] > 0
+    for address in range(0, 430, 7):
+        assert getattr(store.why(address), "sequence", None) == last.get(address), address
+    assert sequences(store.log(100)) == list(range(60, 0, -1))
+    store.close()
+
+
+def test_history_outlives_the_journal(store):
+    for value in range(5):
+        store.write([value], block(value))
+    store = reopened(store)
+    assert store.stat()["journal_bytes"] == 0
+    assert sequences(store.log(100)) == [5, 4, 3, 2, 1]
+    assert store.why(2).epoch == 3
+    store.close()
+
+
+def test_going_back_is_in_the_log(store):
+    store.write([0], block(1))
+    store.keep("a")
+    store.write([0], block(2))
+    store.go_back("a")
+    assert [(record.kind, record.note) for record in store.log()] == [
+        ("restored", "a"), ("back", "1"), ("restore", "a"), ("write", ""), ("write", ""),
+    ]  # fmt: skip
+    assert store.why(0).kind == "back"
+
+
+def test_a_crash_between_ledger_and_journal_tells_nothing_twice(store, tmp_path, monkeypatch):
+    for value in range(3):
+        store.write([value], block(value))
+    with monkeypatch.context() as patched:
+        patched.setattr(store._journal, "drop", lambda _: None)
+        store.checkpoint()
+    root = crashed(store, tmp_path / "copy")
+    assert (root / "ledger").stat().st_size
+    for _ in range(2):
+        with DurableStore(root) as again:
+            assert sequences(again.log(100)) == [3, 2, 1]
+            again.checkpoint()
+    raw, offset, found = (root / "ledger").read_bytes(), 0, []
+    while offset < len(raw):
+        record, frame = decode_at(raw, offset)
+        found.append(record.sequence)
+        offset = frame.end
+    assert found == [1, 2, 3]
+
+
+def test_a_ledger_whose_end_was_cut_off_is_written_on(store, tmp_path, monkeypatch):
+    for value in range(3):
+        store.write([value], block(value))
+    with monkeypatch.context() as patched:
+        patched.setattr(store._journal, "drop", lambda _: None)
+        store.checkpoint()
+    root = crashed(store, tmp_path / "copy")
+    raw = (root / "ledger").read_bytes()
+    (root / "ledger").write_bytes(raw[:-5])
+    with DurableStore(root) as again:
+        assert sequences(again.log(100)) == [3, 2, 1]
+        again.write([9], block(9))
+    assert (root / "ledger").read_bytes()[: len(raw)] == raw
+    with DurableStore(root) as again:
+        assert sequences(again.log(100)) == [4, 3, 2, 1]
+
+
+def test_damage_in_the_middle_of_the_ledger_is_found(store):
+    for value in range(4):
+        store.write([value], block(value))
+    store.close()
+    flip(store.root / "ledger", 30)
+    with pytest.raises(DamageError, match="ledger: damaged at byte 0, before byte"):
+        DurableStore(store.root)
+
+
+def test_a_full_disk_leaves_the_ledger_as_it_was(store, monkeypatch):
+    store.write([0], block(1))
+    store.checkpoint()
+    store.write([0], block(2))
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("leworld.store.history.os.fsync", full)
+        with pytest.raises(StoreError, match="ledger: not written \\(No space left on device\\)"):
+            store._history.remember(store._journal.last)
+    store.checkpoint()
+    assert sequences(store.log()) == [2, 1]
+    assert sequences(History(store.layout, store._journal).newest_first()) == [2, 1]
