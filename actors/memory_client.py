@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,20 @@ from leworld.memory.store import as_blocks, check_blocks
 from leworld.store.versions import Difference
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A question that was asked, whose answer is still to come."""
+
+    client: MemoryClient
+    request: Request
+
+    def answer(self) -> Answer:
+        """Wait for it; see ``MemoryClient.ask``."""
+        answer = self.client.wait_for(self.request)
+        raise_error(answer)
+        return answer
+
+
 class MemoryClient:
     """A memory over the wire; threads may share it, and take turns.
 
@@ -25,8 +40,10 @@ class MemoryClient:
         address_bits: of the memory.
     """
 
-    def __init__(self, address: str, token: str = "", timeout_s: float = 10.0) -> None:
-        """Connect.
+    def __init__(
+        self, address: str, token: str = "", timeout_s: float = 10.0, *, address_bits: int | None = None
+    ) -> None:
+        """Connect; the server is asked for ``address_bits`` where they are not given.
 
         Raises:
             ActorError: nobody answers in time.
@@ -37,7 +54,7 @@ class MemoryClient:
         self._lock = threading.Lock()
         self._id = 0
         self._socket = self._connect()
-        self.address_bits = int(self.ask("stat").content["address_bits"])
+        self.address_bits = address_bits or int(self.ask("stat").content["address_bits"])
 
     def __enter__(self) -> MemoryClient:
         return self
@@ -95,6 +112,13 @@ class MemoryClient:
         raise_error(answer)
         return answer
 
+    def begin(self, op: str, words: NDArray[np.uint32], **arguments: Any) -> Pending:
+        """Ask, and wait later; nothing else may be asked meanwhile."""
+        self._id += 1
+        request = Request(op, self._id, self._token, arguments, words=words)
+        self._socket.send_multipart(pack_request(request))
+        return Pending(self, request)
+
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
@@ -106,19 +130,34 @@ class MemoryClient:
     def _exchange(self, request: Request) -> Answer:
         try:
             self._socket.send_multipart(pack_request(request))
+        except zmq.Again:
+            raise self._silence(request) from None
+        return self.wait_for(request)
+
+    def wait_for(self, request: Request) -> Answer:
+        """The answer to a request that was sent.
+
+        Raises:
+            ActorError: there is none in time.
+        """
+        try:
             while True:
                 answer = unpack_answer(self._socket.recv_multipart())
                 # One to a question that was given up on may still come.
                 if answer.id in (request.id, 0):
                     return answer
         except zmq.Again:
-            self._socket.close()
-            self._socket = self._connect()
-            raise ActorError(
-                f"memory at {self.address}",
-                f"did not answer {request.op} in {self._timeout_s:g} s",
-                "see whether it runs, and raise the timeout if it is only slow",
-            ) from None
+            raise self._silence(request) from None
+
+    def _silence(self, request: Request) -> ActorError:
+        """What to raise where nobody answers; the next question goes over a new connection."""
+        self._socket.close()
+        self._socket = self._connect()
+        return ActorError(
+            f"memory at {self.address}",
+            f"did not answer {request.op} in {self._timeout_s:g} s",
+            "see whether it runs, and raise the timeout if it is only slow",
+        )
 
     def _connect(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)

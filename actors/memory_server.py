@@ -12,7 +12,8 @@ import ipaddress
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +28,16 @@ from actors.memory_wire import (
     pack_answer,
     unpack_request,
 )
-from leworld.errors import ConfigError, LeWorldError, RightsError
+from leworld.errors import ConfigError, LeWorldError, NotPrimaryError, RightsError
 from leworld.store.durable import DurableStore, Write
-from leworld.store.operations import OPERATIONS, Caller
+from leworld.store.operations import OPERATIONS, Caller, text
 from leworld.store.rights import Guarded, load_rights
 
 PATIENCE_MS = 100
 MAX_GROUP = 1024
+PEERS = ("peer", "admin")
+MAX_NAMES = 1 << 14
+"""Named writes that are remembered: one may come again only before so many others."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,29 @@ class MemoryServer:
         address: that it is bound to.
     """
 
-    def __init__(self, store: DurableStore, config: ServerConfig | None = None) -> None:
+    def __init__(
+        self,
+        store: DurableStore,
+        config: ServerConfig | None = None,
+        *,
+        gate: Callable[[], None] | None = None,
+        peer_operations: Mapping[str, Callable[[Request], Answer]] | None = None,
+    ) -> None:
         """Bind.
+
+        Args:
+            store: what is served.
+            config: how.
+            gate: raises a ``LeWorldError`` as long as nothing may be read or written.
+            peer_operations: what only "peer" may ask for, and "admin" where there are no tokens.
 
         Raises:
             ConfigError: the address cannot be bound, or would be open to other machines without tokens.
         """
         self.store, self.config = store, config or ServerConfig()
+        self._gate, self._peer_operations = gate or (lambda: None), dict(peer_operations or {})
+        self._using, self._exchanging = threading.RLock(), False
+        self._named: dict[str, tuple[int, int]] | None = None
         if not self.config.tokens and not is_local(self.config.address):
             raise ConfigError(f"{self.config.address} is open to other machines: give tokens, or bind to 127.0.0.1")
         self._context = zmq.Context()
@@ -100,6 +120,18 @@ class MemoryServer:
         """Serve in a thread of its own."""
         self._loop.start()
         return self
+
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """Nobody uses the store meanwhile, so that it can be another one afterwards."""
+        with self._using:
+            self._exchanging = True
+            try:
+                yield
+                self.forget_names()
+                self._rights = load_rights(self.store.layout, self.store.num_words)
+            finally:
+                self._exchanging = False
 
     def stop(self) -> None:
         """Finish what was begun, and close; the store stays open."""
@@ -151,6 +183,9 @@ class MemoryServer:
 
     def _take(self, peer: bytes, request: Request, who: str) -> None:
         # Who waits for a write is answered in order: a read that follows it must see it.
+        if request.op == "ping" and who in PEERS and "ping" in self._peer_operations:
+            self._send(peer, self._peer_operations["ping"](request))
+            return
         if request.op == "read" and not self._peers_waiting.get(peer):
             self._send(peer, self._read(request, who))
             return
@@ -178,7 +213,12 @@ class MemoryServer:
     def _read(self, request: Request, who: str) -> Answer:
         self._counts["reads"] += len(request.start)
         try:
+            if self._exchanging:
+                raise NotPrimaryError("this copy is being made anew")
+            self._gate()
             found = Guarded(self.store, self._rights, who).read(request.start, request.length)
+            # What was read while this one did not lead any more may be out of date.
+            self._gate()
         except LeWorldError as error:
             return error_answer(request.id, error)
         return Answer(request.id, {"sequence": self.store.sequence}, found.words)
@@ -225,6 +265,10 @@ class MemoryServer:
 
     def _do(self, group: Sequence[_Waiting]) -> list[Answer]:
         """Answers in the order of the group; writes that follow each other go to the disk together."""
+        with self._using:
+            return self._do_in_order(group)
+
+    def _do_in_order(self, group: Sequence[_Waiting]) -> list[Answer]:
         answers: list[Answer] = []
         index = 0
         while index < len(group):
@@ -249,21 +293,63 @@ class MemoryServer:
         return [answer for waiting in group for answer in self._write([waiting])]
 
     def _write_together(self, group: Sequence[_Waiting]) -> list[Answer]:
+        self._gate()
         for waiting in group:
             self._rights.check_write(waiting.who, waiting.request.start, waiting.request.length)
-        writes = [Write(w.request.start, w.request.blocks, w.who) for w in group]
-        receipts = self.store.write_many(writes)
-        self._counts["writes"] += sum(len(w.request.start) for w in group)
-        return [
-            Answer(w.request.id, {"sequence": receipt.sequence, "crc32": receipt.crc32})
-            for w, receipt in zip(group, receipts, strict=True)
-        ]
+        made: dict[str, tuple[int, int]] = {}
+        names = [text(waiting.request.arguments, "name", "") for waiting in group]
+        new = self._not_made(names)
+        writes = [Write(group[i].request.start, group[i].request.blocks, group[i].who, names[i]) for i in new]
+        receipts = dict(zip(new, self.store.write_many(writes), strict=True))
+        for i, receipt in receipts.items():
+            self._counts["writes"] += len(group[i].request.start)
+            made[names[i]] = (receipt.sequence, receipt.crc32)
+        if any(names):
+            self._remember(made)
+        answers = []
+        for i, waiting in enumerate(group):
+            sequence, crc32 = (
+                (receipts[i].sequence, receipts[i].crc32) if i in receipts else self._named_writes()[names[i]]
+            )
+            answers.append(Answer(waiting.request.id, {"sequence": sequence, "crc32": crc32}))
+        return answers
+
+    def _not_made(self, names: Sequence[str]) -> list[int]:
+        """Which of several writes are still to be made: those without a name, and the first of each new one."""
+        found, seen, known = [], set(), self._named_writes() if any(names) else {}
+        for i, name in enumerate(names):
+            if not name or (name not in known and name not in seen):
+                found.append(i)
+                seen.add(name)
+        return found
+
+    def _named_writes(self) -> dict[str, tuple[int, int]]:
+        """Sequence and checksum of the last writes that had names, so that one that is sent again is made once."""
+        if self._named is None:
+            records = reversed(self.store.log(MAX_NAMES))
+            self._named = {r.note: (r.sequence, r.crc32) for r in records if r.kind == "write" and r.note}
+        return self._named
+
+    def _remember(self, made: Mapping[str, tuple[int, int]]) -> None:
+        named = self._named_writes()
+        named.update({name: write for name, write in made.items() if name})
+        for name in list(named)[: max(0, len(named) - MAX_NAMES)]:
+            del named[name]
+
+    def forget_names(self) -> None:
+        """Look them up anew: others have written meanwhile."""
+        self._named = None
 
     def _operate(self, waiting: _Waiting) -> Answer:
         request = waiting.request
         try:
             if request.op == "read":
                 return self._read(request, waiting.who)
+            if request.op in self._peer_operations:
+                if waiting.who not in PEERS:
+                    raise RightsError(f"{waiting.who or 'nobody'} may not ask for {request.op}: only copies may")
+                return self._peer_operations[request.op](request)
+            self._gate()
             if request.op == "stat":
                 return Answer(request.id, {**OPERATIONS["stat"](self.store, Caller(waiting.who), {})[0], **self.stat()})
             if request.op not in OPERATIONS:

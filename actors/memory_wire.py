@@ -19,7 +19,16 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from leworld.errors import ConfigError, DamageError, DataError, LeWorldError, RangeError, RightsError, StoreError
+from leworld.errors import (
+    ConfigError,
+    DamageError,
+    DataError,
+    LeWorldError,
+    NotPrimaryError,
+    RangeError,
+    RightsError,
+    StoreError,
+)
 from leworld.memory import Words
 from leworld.memory.ranges import Ints
 
@@ -27,7 +36,10 @@ VERSION = 1
 MAX_MESSAGE_BYTES = 256 << 20
 MAX_RANGES = 1 << 16
 """In one message at most, so that an answer of whole pages is well within a message."""
-ERRORS = {kind.__name__: kind for kind in (RangeError, DataError, ConfigError, RightsError, DamageError, StoreError)}
+ERRORS = {
+    kind.__name__: kind
+    for kind in (RangeError, DataError, ConfigError, RightsError, NotPrimaryError, DamageError, StoreError)
+}
 
 
 @dataclass(frozen=True)
@@ -103,8 +115,12 @@ def unpack_answer(frames: Sequence[Any]) -> Answer:
 def error_answer(request_id: int, error: LeWorldError) -> Answer:
     """An answer that says what went wrong."""
     kind = next((name for name, kind in ERRORS.items() if isinstance(error, kind)), "StoreError")
-    pages = list(error.pages) if isinstance(error, DamageError) else []
-    return Answer(request_id, {"error": kind, "message": str(error), "pages": pages})
+    content: dict[str, Any] = {"error": kind, "message": str(error)}
+    if isinstance(error, DamageError):
+        content["pages"] = list(error.pages)
+    if isinstance(error, NotPrimaryError):
+        content["address"] = error.address
+    return Answer(request_id, content)
 
 
 def raise_error(answer: Answer) -> None:
@@ -112,6 +128,8 @@ def raise_error(answer: Answer) -> None:
     if "error" not in answer.content:
         return
     message = str(answer.content.get("message"))
+    if answer.content["error"] == "NotPrimaryError":
+        raise NotPrimaryError(message, str(answer.content.get("address", "")))
     if answer.content["error"] == "DamageError":
         raise DamageError(message, tuple(answer.content.get("pages", ())))
     raise ERRORS.get(answer.content["error"], StoreError)(message)

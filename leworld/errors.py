@@ -7,7 +7,8 @@ LeWorldError
 ├── CheckpointError    a checkpoint that is truncated, foreign or of another system
 ├── StoreError         a memory on disk that is in use, full, foreign or of another width
 │   ├── DamageError    words or records that are not what was written
-│   └── RightsError    words that are another's
+│   ├── RightsError    words that are another's
+│   └── NotPrimaryError  a copy of a memory that does not lead
 └── actors.errors.ActorError  (in the actor layer) an actor or cluster that does not answer
 """
 
@@ -52,3 +53,15 @@ class DamageError(StoreError):
     def __init__(self, message: str, pages: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.pages = pages
+
+
+class NotPrimaryError(StoreError):
+    """A copy of a memory that does not lead.
+
+    Attributes:
+        address: of the one that does, as far as is known.
+    """
+
+    def __init__(self, message: str, address: str = "") -> None:
+        super().__init__(message)
+        self.address = address

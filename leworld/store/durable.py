@@ -115,6 +115,7 @@ class DurableStore:
         self.followers: Followers | None = None
         self._pins: dict[str, int] = {}
         self._stopped = ""
+        self._following = False
         self._syncing = threading.Lock()
         self._held = WriterLock(self.layout)
         with ExitStack() as opened:
@@ -124,6 +125,7 @@ class DurableStore:
             self._journal = Journal(self.layout.journal, self.config.policy, self._checkpointed)
             opened.callback(self._journal.close)
             self._versions = Versions(self.layout)
+            self.epoch = max(self.epoch, _epoch_of(self.layout))
             self._history = History(self.layout, self._journal)
             self._recover()
             self._opened = opened.pop_all()
@@ -351,8 +353,7 @@ class DurableStore:
         if wait:
             self._sync_words(upto)
         else:
-            self._checkpointing = threading.Thread(target=self._sync_words_beside, args=(upto,), name="checkpoint")
-            self._checkpointing.start()
+            self._begin_sync(upto)
 
     def close(self) -> None:
         """Take a checkpoint and let another process write; it can write even where the checkpoint fails.
@@ -379,8 +380,11 @@ class DurableStore:
                 raise StoreError(
                     f"{self.root}: record {records[0].sequence} after record {self.sequence}: copy the memory anew"
                 )
+            self._following = True
             if roll:
+                # Its segments must be the leader's: a page's content of before is told once in each.
                 self._journal.roll()
+                self._begin_sync(self.sequence)
             for record in records:
                 self._mapped.reserve(pages_of(record.start, record.length))
                 if record.kind == "erased":
@@ -390,7 +394,6 @@ class DurableStore:
     def follow_versions(self, versions: Sequence[Version]) -> None:
         """Keep the versions that the memory keeps that this one is a copy of."""
         with self._lock:
-            self._journal.roll()
             self._versions.set(versions)
             self._forget()
 
@@ -438,6 +441,11 @@ class DurableStore:
                 self._checkpointing.join()
             self._mapped.lease_until(0.0)
             self._held.release()
+
+    def lead(self, followers: Followers) -> None:
+        """Take over from the memory that this one was a copy of."""
+        with self._lock:
+            self._following, self.followers = False, followers
 
     def pin(self, name: str) -> int:
         """Keep all records from now on until ``unpin``; the number of the last one before."""
@@ -489,7 +497,7 @@ class DurableStore:
                 raise
         for record in records:
             self._mapped.apply(record.sequence, record.start, record.length, record.words)
-        if self._journal.last.size >= self.config.segment_bytes:
+        if self._journal.last.size >= self.config.segment_bytes and not self._following:
             # The records are kept, whether a checkpoint can be begun or not.
             with suppress(StoreError):
                 self.checkpoint(wait=False)
@@ -604,6 +612,12 @@ class DurableStore:
                 self._checkpointed = upto
                 self._forget()
 
+    def _begin_sync(self, upto: int) -> None:
+        """The same, beside reads and writes; not while the last one goes on."""
+        if self._checkpointing is None or not self._checkpointing.is_alive():
+            self._checkpointing = threading.Thread(target=self._sync_words_beside, args=(upto,), name="checkpoint")
+            self._checkpointing.start()
+
     def _sync_words_beside(self, upto: int) -> None:
         # What fails is tried again with the next segment, and at last by close.
         with suppress(StoreError):
@@ -635,6 +649,10 @@ class DurableStore:
             mapped.reserve(pages)
             for segment in since:
                 self._replay(segment)
+        if self.epoch:
+            mapped.lease_until(0.0)
+        else:
+            mapped.end_lease()
         mapped.settle_at(journal.sequence)
         mapped.open()
         self._finish()
@@ -654,6 +672,11 @@ class DurableStore:
             self._mark("restored", last.note)
         if last is not None and last.kind == "erase":
             self._finish_erasure(int(last.note))
+
+
+def _epoch_of(layout: Layout) -> int:
+    found = read_map(layout.epoch, {"epoch": int})
+    return 0 if found is None else found["epoch"]
 
 
 def _checkpoint_of(layout: Layout) -> int:

@@ -5,6 +5,7 @@ Files of msgpack begin with the CRC-32 of the rest.
 identity        msgpack: version, address_bits, id, created_ns
 checkpoint      msgpack: sequence; the words on the disk hold every write up to it
 versions        msgpack: the versions that are kept
+epoch           msgpack: of a copy, the latest epoch that it knows of
 rights          msgpack: who may read and write what; absent where everyone may do everything
 words           the words, little-endian, at four times their address; sparse
 sums            of each page the CRC-32 of its words, xor that of a page of zeros; sparse
@@ -56,6 +57,11 @@ class Layout:
         return self.root / "versions"
 
     @property
+    def epoch(self) -> Path:
+        """The latest epoch that this copy knows of."""
+        return self.root / "epoch"
+
+    @property
     def rights(self) -> Path:
         """Who may read and write what; absent where everyone may do everything."""
         return self.root / "rights"
@@ -100,14 +106,15 @@ class Identity:
     created_ns: int
 
 
-def make(root: Path, address_bits: int) -> Identity:
-    """Make an empty memory in a directory that is empty or does not exist.
+def make(root: Path, address_bits: int, identity: Identity | None = None) -> Identity:
+    """Make an empty memory, with ``identity`` a copy of another one, in a directory that is empty or does not exist.
 
     Raises:
         StoreError: there is something in it.
         ConfigError: a memory cannot have this width.
     """
-    identity = Identity(check_address_bits(address_bits), secrets.token_hex(8), time.time_ns())
+    check_address_bits(address_bits)
+    identity = identity or Identity(address_bits, secrets.token_hex(8), time.time_ns())
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise StoreError(f"{root}: is not empty, and holds no memory; name another directory")
     layout = Layout(root)

@@ -11,6 +11,7 @@ again, and copies anew what was touched meanwhile. Stores reach other processes 
     16   16 bytes: the machine's boot
     32   odd while a crash is being mended, and another number after it
     40   1 where the memory was closed and all of it is on the disk
+    48   of a copy: the moment, in nanoseconds of the monotonic clock, up to which it may be read; else 0
     4096 of each stripe the number of the write that touched it last
 
 Source: sequence locks, https://docs.kernel.org/locking/seqlock.html
@@ -31,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leworld.errors import ConfigError, DamageError, StoreError
+from leworld.errors import ConfigError, DamageError, NotPrimaryError, StoreError
 from leworld.files import sync
 from leworld.memory.arena import Arena, map_file
 from leworld.memory.protocol import PAGE_WORDS, Words
@@ -68,7 +69,7 @@ class MappedMemory:
         """
         if verify not in VERIFY:
             raise ConfigError(f"verify {verify!r} is unknown: use one of {', '.join(VERIFY)}")
-        self.layout, self.verify = Layout(root), verify
+        self.layout, self.verify, self._writable = Layout(root), verify, writable
         self.address_bits = read_identity(root).address_bits
         self.num_words = 1 << self.address_bits
         num_pages = self.num_words // PAGE_WORDS
@@ -107,15 +108,31 @@ class MappedMemory:
             RangeError: a range is outside the memory.
             DamageError: a page is not what was written.
             StoreError: a writer ended in the middle of a write.
+            NotPrimaryError: it is a copy that does not lead.
         """
         start, length = check_ranges(start, length, self.num_words)
         if not self._all_ready:
             self._make_ready(start, length)
         era, seen = int(self._head[4]), int(self._head[1])
         found = self.arena.gather(start, length)
-        if int(self._head[0]) == seen and int(self._head[4]) == era and not era % 2:
-            return found
-        return self._settle(start, length, found, era, seen)
+        if not (int(self._head[0]) == seen and int(self._head[4]) == era and not era % 2):
+            found = self._settle(start, length, found, era, seen)
+        if not self._writable:
+            self._check_lease()
+        return found
+
+    def lease_until(self, moment: float) -> None:
+        """Have every reader refuse from a moment of ``time.monotonic`` on, which all processes of a machine share."""
+        self._head[6] = max(1, int(moment * 1e9))
+
+    def end_lease(self) -> None:
+        """Have readers ask for no lease."""
+        self._head[6] = 0
+
+    def _check_lease(self) -> None:
+        lease = int(self._head[6])
+        if lease and time.monotonic_ns() >= lease:
+            raise NotPrimaryError(f"{self.layout.root}: does not lead, so that it may be out of date: ask who does")
 
     def reserve(self, pages: Ints) -> None:
         """Have room on the disk for pages that are about to be written.

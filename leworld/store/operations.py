@@ -45,13 +45,13 @@ def stat(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
 def keep(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Keep a version ``name``."""
     caller.must_be_admin()
-    return vars(store.keep(_text(arguments, "name"))), _NOTHING
+    return vars(store.keep(text(arguments, "name"))), _NOTHING
 
 
 def drop(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Keep version ``name`` no longer."""
     caller.must_be_admin()
-    store.drop(_text(arguments, "name"))
+    store.drop(text(arguments, "name"))
     return {}, _NOTHING
 
 
@@ -63,35 +63,35 @@ def versions(store: DurableStore, caller: Caller, arguments: Arguments) -> Resul
 def go_back(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Make the content that of version ``name``."""
     caller.must_be_admin()
-    store.go_back(_text(arguments, "name"))
+    store.go_back(text(arguments, "name"))
     return {"sequence": store.sequence}, _NOTHING
 
 
 def diff(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """The words that differ between ``before`` and ``after``: addresses, then words of before, then of after."""
     caller.must_be_admin()
-    found = store.diff(_text(arguments, "before"), _text(arguments, "after", "now"))
+    found = store.diff(text(arguments, "before"), text(arguments, "after", "now"))
     words = np.concatenate([found.address.astype(np.uint32), found.before, found.after])
     return {"num_words": len(found.address)}, words
 
 
 def log(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """The last ``limit`` records, those that touched ``address`` where one is given."""
-    address = _number(arguments, "address", 0, store.num_words - 1) if "address" in arguments else None
-    records = store.log(_number(arguments, "limit", 0, _LARGEST_LOG, 20), address=address)
+    address = number(arguments, "address", 0, store.num_words - 1) if "address" in arguments else None
+    records = store.log(number(arguments, "limit", 0, _LARGEST_LOG, 20), address=address)
     return {"records": [describe(record) for record in records]}, _NOTHING
 
 
 def why(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """The record that set the word at ``address`` last."""
-    record = store.why(_number(arguments, "address", 0, store.num_words - 1))
+    record = store.why(number(arguments, "address", 0, store.num_words - 1))
     return {"record": None if record is None else describe(record)}, _NOTHING
 
 
 def erase(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Take out what write ``sequence`` wrote; the receipt."""
     caller.must_be_admin()
-    return erasure_to_map(store.erase(_number(arguments, "sequence", 0, 1 << 62))), _NOTHING
+    return erasure_to_map(store.erase(number(arguments, "sequence", 0, 1 << 62))), _NOTHING
 
 
 def verify(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
@@ -104,11 +104,11 @@ def verify(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
 def grant(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Give ``[first, stop)`` to ``owner``, and to ``readers`` to read; with ``take_back``, to everyone again."""
     caller.must_be_admin()
-    first, stop = (_number(arguments, name, 0, store.num_words) for name in ("first", "stop"))
+    first, stop = (number(arguments, name, 0, store.num_words) for name in ("first", "stop"))
     rest = [g for g in load_rights(store.layout, store.num_words).grants if (g.first, g.stop) != (first, stop)]
     if not arguments.get("take_back"):
-        readers = tuple(part for part in _text(arguments, "readers", "").split(",") if part)
-        rest.append(Grant(first, stop, _text(arguments, "owner"), readers))
+        readers = tuple(part for part in text(arguments, "readers", "").split(",") if part)
+        rest.append(Grant(first, stop, text(arguments, "owner"), readers))
     rights = Rights(rest, store.num_words)
     save_rights(store.layout, rights)
     return {"grants": [vars(g) for g in rights.grants]}, _NOTHING
@@ -156,14 +156,16 @@ def erasure_from_map(content: Any) -> Erasure:
         raise ConfigError("this is no receipt of an erasure: give what erase put out") from None
 
 
-def _text(arguments: Arguments, name: str, default: str | None = None) -> str:
+def text(arguments: Arguments, name: str, default: str | None = None) -> str:
+    """An argument that has to be a text; ConfigError else."""
     value = arguments.get(name, default)
     if not isinstance(value, str):
         raise ConfigError(f"{name} {value!r}: a text is needed")
     return value
 
 
-def _number(arguments: Arguments, name: str, low: int, high: int, default: int | None = None) -> int:
+def number(arguments: Arguments, name: str, low: int, high: int, default: int | None = None) -> int:
+    """An argument that has to be a whole number in a range; ConfigError else."""
     value = arguments.get(name, default)
     if type(value) is not int or not low <= value <= high:
         raise ConfigError(f"{name} {value!r}: a whole number in [{low}, {high}] is needed")
