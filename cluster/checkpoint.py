@@ -27,9 +27,10 @@ from torch import Tensor
 
 from actors.blm_learner import LearnerState
 from cluster.config import RunConfig, parse_config
-from cluster.files import sha256, sync, write_json
+from cluster.files import sha256, write_json
 from cluster.presets import dump_config, parse_yaml
 from leworld.errors import CheckpointError, ConfigError, LeWorldError
+from leworld.files import sync
 from leworld.memory import load_snapshot, save_snapshot
 from leworld.phases.trainer import PHASES, Position
 
