@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leworld.errors import ConfigError, RightsError
+from leworld.errors import ConfigError, RightsError, StoreError
 from leworld.store.durable import DurableStore
 from leworld.store.erase import Erasure
 from leworld.store.records import Record
@@ -40,6 +40,12 @@ class Caller:
 def stat(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Sizes, counts, and what the memory is."""
     return store.stat(), _NOTHING
+
+
+def pages(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
+    """The pages that hold anything, ascending, as words."""
+    caller.must_be_admin()
+    return {}, store.written_pages().astype(np.uint32)
 
 
 def keep(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
@@ -105,7 +111,11 @@ def grant(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Give ``[first, stop)`` to ``owner``, and to ``readers`` to read; with ``take_back``, to everyone again."""
     caller.must_be_admin()
     first, stop = (number(arguments, name, 0, store.num_words) for name in ("first", "stop"))
-    rest = [g for g in load_rights(store.layout, store.num_words).grants if (g.first, g.stop) != (first, stop)]
+    known = load_rights(store.layout, store.num_words).grants
+    rest = [g for g in known if (g.first, g.stop) != (first, stop)]
+    if arguments.get("take_back") and len(rest) == len(known):
+        names = ", ".join(f"[{g.first}, {g.stop})" for g in known) or "none"
+        raise StoreError(f"[{first}, {stop}) is not granted, so that it cannot be taken back; those that are: {names}")
     if not arguments.get("take_back"):
         readers = tuple(part for part in text(arguments, "readers", "").split(",") if part)
         rest.append(Grant(first, stop, text(arguments, "owner"), readers))
@@ -116,7 +126,7 @@ def grant(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
 
 OPERATIONS: dict[str, Callable[[DurableStore, Caller, Arguments], Result]] = {
     function.__name__: function
-    for function in (stat, keep, drop, versions, go_back, diff, log, why, erase, verify, grant)
+    for function in (stat, pages, keep, drop, versions, go_back, diff, log, why, erase, verify, grant)
 }
 
 

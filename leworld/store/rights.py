@@ -31,6 +31,9 @@ class Grant:
     owner: str
     readers: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return f"[{self.first}, {self.stop}) to {self.owner or 'nobody'}"
+
 
 class Rights:
     """The grants of a memory, which do not overlap; what is in none is open to everyone."""
