@@ -1,4 +1,4 @@
-"""Command line: ``leworld train | eval | resume | describe | worlds | bench``.
+"""Command line: ``leworld train | eval | resume | describe | worlds | bench | memory``.
 
 What is heavy is imported by the commands that need it, so that help comes at once.
 """
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.bench.cli import bench
+from cluster.memory.cli import memory
 from cluster.options import Address, Changes, Checkpoint, Config, Json, Run, Seed, print_outcome
 
 INTERRUPTED = 130
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench)
+app.add_typer(memory)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""``leworld memory``: memories on disk and behind servers, from the command line."""

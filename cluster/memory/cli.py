@@ -1,0 +1,371 @@
+"""Command line of ``leworld memory``; what is heavy is imported by the commands that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.options import Json, print_outcome
+
+memory = typer.Typer(
+    name="memory",
+    help="Write, read, search, undo, erase and serve memories on disk.\n\n"
+    "TARGET is a memory's directory, a run's (its memory is made of the newest checkpoint where it has none yet), or a"
+    " server's address (tcp://... or ipc://...).",
+    no_args_is_help=True,
+)
+
+
+class Format(StrEnum):
+    """How words are printed."""
+
+    hex = "hex"
+    dec = "dec"
+    bits = "bits"
+    raw = "raw"
+
+
+class Policy(StrEnum):
+    """When a write is on the disk."""
+
+    always = "always"
+    group = "group"
+    os = "os"
+
+
+Target = Annotated[
+    str,
+    typer.Argument(help="A memory's directory, a run's (runs/latest), or a server's address.", show_default=False),
+]
+Directory = Annotated[str, typer.Argument(help="A memory's directory, or a run's (runs/latest).", show_default=False)]
+Where = Annotated[str, typer.Argument(help="An address, decimal or hex (0x10).", show_default=False)]
+Token = Annotated[str, typer.Option(envvar="LEWORLD_TOKEN", help="Says to a server who you are.", show_default=False)]
+As = Annotated[
+    str | None, typer.Option("--as", help="Read a directory as this one may. By default admin.", show_default=False)
+]
+Limit = Annotated[int, typer.Option(min=1, help="How many to list.")]
+Name = Annotated[str, typer.Argument(help="Of the version.", show_default=False)]
+
+
+@memory.command()
+def create(
+    directory: Annotated[Path, typer.Argument(help="Where: empty, or not there yet.", show_default=False)],
+    bits: Annotated[int, typer.Option(help="Of an address: 8, 16, 24 or 32; so there are 2^BITS words.")] = 32,
+    as_json: Json = False,
+) -> None:
+    """Make an empty memory.
+
+    It takes disk space only for what is written, and 4.5 bytes a page of 256 words: 72 MiB for 2^32 words.
+    """
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.create(directory, bits), as_json, output.created)
+
+
+@memory.command()
+def write(
+    target: Target,
+    address: Where,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Words of 32 bits, decimal or hex.", show_default=False)
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Take little-endian words from a file, or from standard input (-).")
+    ] = None,
+    writer: Annotated[
+        str | None, typer.Option(help="Who writes, for the log and for rights. By default your login.")
+    ] = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Write words from an address on.
+
+    However many they are, they are one write, and on the disk when this ends.
+    """
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.write(target, address, words or [], file, writer, token), as_json, output.receipt)
+
+
+@memory.command()
+def read(
+    target: Target,
+    address: Where,
+    length: Annotated[str, typer.Argument(help="How many words.")] = "1",
+    format: Annotated[Format, typer.Option(help="raw is little-endian bytes.")] = Format.hex,
+    version: Annotated[str | None, typer.Option(help="Read a version that is kept, not what is there now.")] = None,
+    who: As = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Read words from an address on.
+
+    Lines like the one before are left out, and a * stands for them.
+    """
+    from cluster.memory import commands, output
+
+    def show(stretch: commands.Stretch) -> None:
+        if as_json:
+            print_outcome(commands.as_list(stretch), True, output.raw)
+        elif format is Format.raw:
+            output.raw(stretch)
+        else:
+            output.dump(stretch, format.value)
+
+    with _plain_errors():
+        commands.read(target, address, length, version, who, token, show)
+
+
+@memory.command()
+def find(
+    target: Target,
+    words: Annotated[list[str], typer.Argument(help="One word, or some in a row.", show_default=False)],
+    mask: Annotated[str, typer.Option(help="The bits that count.")] = "0xffffffff",
+    limit: Limit = 20,
+    version: Annotated[str | None, typer.Option(help="Search a version that is kept.")] = None,
+    who: As = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """List the addresses at which words occur.
+
+    Only pages that hold anything are searched: what was never written is not found.
+    """
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.find_words(target, words, mask, limit, who, version, token), as_json, output.found)
+
+
+@memory.command()
+def diff(
+    target: Target,
+    before: Annotated[str, typer.Argument(help="A version.", show_default=False)],
+    after: Annotated[str, typer.Argument(help="Another one, or now.")] = "now",
+    limit: Limit = 20,
+    who: As = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """List the words that differ between two versions."""
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.diff(target, before, after, limit, who, token), as_json, output.differences)
+
+
+@memory.command()
+def log(
+    target: Target,
+    limit: Limit = 20,
+    address: Annotated[str | None, typer.Option(help="Only writes that touched this word.")] = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """List the last writes, the newest first."""
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.log(target, limit, address, token), as_json, output.records)
+
+
+@memory.command()
+def why(target: Target, address: Where, who: As = None, token: Token = "", as_json: Json = False) -> None:
+    """Show which write set a word: when, who, and what else."""
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.why(target, address, who, token), as_json, output.reason)
+
+
+@memory.command()
+def snapshot(target: Target, name: Name, token: Token = "", as_json: Json = False) -> None:
+    """Keep the content of now as a version.
+
+    It is done at once, however large the memory is, and takes space only for what changes later.
+    """
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.operate(target, "keep", token, name=name), as_json, output.kept)
+
+
+@memory.command()
+def versions(target: Target, token: Token = "", as_json: Json = False) -> None:
+    """List the versions that are kept."""
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.versions(target, token), as_json, output.version_list)
+
+
+@memory.command()
+def restore(target: Target, name: Name, token: Token = "", as_json: Json = False) -> None:
+    """Make the content that of a version again.
+
+    This is a write like others: keep a version of now before, and it can be undone.
+    """
+    from cluster.memory import commands
+
+    _give(
+        lambda: commands.operate(target, "go_back", token, name=name),
+        as_json,
+        lambda outcome: print(f"the content is that of version {name} again, since write {outcome['sequence']}"),
+    )
+
+
+@memory.command()
+def drop(target: Target, name: Name, token: Token = "", as_json: Json = False) -> None:
+    """Keep a version no longer.
+
+    The space that only this version needs is freed.
+    """
+    from cluster.memory import commands
+
+    _give(
+        lambda: {"dropped": name, **commands.operate(target, "drop", token, name=name)},
+        as_json,
+        lambda _: print(f"version {name} is kept no longer"),
+    )
+
+
+@memory.command()
+def erase(
+    target: Target,
+    sequence: Annotated[str, typer.Argument(metavar="WRITE", help="Its number, see log.", show_default=False)],
+    receipt: Annotated[Path | None, typer.Option(help="Put the receipt into a file.")] = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Take out what a write wrote, for good.
+
+    It is taken out of the memory, its journal and all versions; where others have written since, their words stay, and
+    the log keeps who wrote where and when. The receipt, as JSON, is printed or put into a file; verify --erasure takes
+    it.
+    """
+    from cluster.memory import commands, output
+
+    _give(
+        lambda: commands.erase(target, sequence, receipt, token),
+        as_json,
+        lambda outcome: output.erased(outcome, receipt),
+    )
+
+
+@memory.command()
+def verify(
+    target: Target,
+    erasure: Annotated[
+        Path | None, typer.Option(help="Receipt of an erasure: see whether nothing of it is left.")
+    ] = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Check every page and record against its checksum.
+
+    The exit code is 1 where one is damaged, or with --erasure, where something is not erased.
+    """
+    from cluster.memory import commands, output
+
+    if not commands.is_sound(_give(lambda: commands.verify(target, erasure, token), as_json, output.checked)):
+        raise typer.Exit(1)
+
+
+@memory.command()
+def stat(target: Target, token: Token = "", as_json: Json = False) -> None:
+    """Show what a memory is and takes, and who has it open."""
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.stat(target, token), as_json, output.status)
+
+
+@memory.command()
+def grant(
+    target: Target,
+    first: Annotated[str, typer.Argument(help="The first address, decimal or hex.", show_default=False)],
+    stop: Annotated[str, typer.Argument(help="The address after the last.", show_default=False)],
+    owner: Annotated[
+        str | None, typer.Argument(help="Who alone may write there, and read.", show_default=False)
+    ] = None,
+    readers: Annotated[str, typer.Option(help="Who may read there, too: a,b.", show_default=False)] = "",
+    take_back: Annotated[bool, typer.Option("--take-back", help="Give the addresses to everyone again.")] = False,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Give addresses to someone, or take them back.
+
+    To everyone else but the readers the words there read as zero, and only the owner can write them. What is given to
+    nobody is everyone's. All that is granted is listed.
+    """
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.grant(target, first, stop, owner, readers, take_back, token), as_json, output.grants)
+
+
+@memory.command()
+def serve(
+    target: Directory,
+    address: Annotated[
+        str, typer.Option(help="To listen at: tcp://HOST:PORT (port 0 takes a free one) or ipc://FILE.")
+    ] = "tcp://127.0.0.1:7077",
+    tokens: Annotated[
+        Path | None, typer.Option(help="File of lines TOKEN NAME; without it everyone on this machine is admin.")
+    ] = None,
+    policy: Annotated[
+        Policy,
+        typer.Option(help="A write is on the disk before its answer (always; group: with others), or soon (os)."),
+    ] = Policy.group,
+    as_json: Json = False,
+) -> None:
+    """Serve a memory to other processes and machines.
+
+    Ctrl-C or SIGTERM ends it. Meanwhile commands that write into this directory go through the server by themselves.
+    """
+    from cluster.memory import output
+    from cluster.memory.serve import serve as serve_memory
+
+    with _plain_errors():
+        serve_memory(target, address, tokens, policy.value, lambda outcome: output.serving(outcome, as_json))
+
+
+@memory.command()
+def export(
+    target: Directory,
+    file: Annotated[Path, typer.Argument(help="Is written whole, or not at all.", show_default=False)],
+    version: Annotated[str | None, typer.Option(help="Take a version that is kept, not what is there now.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write all words into one file.
+
+    Words of everyone are in it; the log, the versions and the rights are not.
+    """
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.export(target, file, version), as_json, output.exported)
+
+
+@memory.command("import")
+def take_in(
+    target: Directory,
+    file: Annotated[Path, typer.Argument(help="That export made, or a checkpoint's memory.lw.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Make all words those of a file that export wrote.
+
+    A directory that does not exist is made. Else the content is replaced, as writes of their own: keep a version with
+    snapshot before, and this can be undone.
+    """
+    from cluster.memory import commands, output
+
+    _give(lambda: commands.take_in(target, file), as_json, output.imported)
+
+
+def _give(action: Callable[[], Any], as_json: bool, show: Callable[[Any], None]) -> Any:
+    with _plain_errors():
+        outcome = action()
+    print_outcome(outcome, as_json, show)
+    return outcome
+
+
+def _plain_errors() -> Any:
+    from cluster.memory.target import plain_errors
+
+    return plain_errors()

@@ -1,0 +1,63 @@
+"""Who has a memory in a directory open for writing, and where it is served."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from leworld.files import replace_file
+from leworld.store.layout import Layout
+
+
+def holder(layout: Layout) -> int | None:
+    """Number of the process that has a memory open for writing; None where none has."""
+    try:
+        with layout.lock.open("rb") as file:
+            pid = int(file.read(32) or b"0")
+            # The lock itself is asked only where it is likely to be held: who takes it at this moment would not get it.
+            return pid if pid > 0 and _is_running(pid) and _is_locked(file.fileno()) else None
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def served_file(root: Path) -> Path:
+    """The file that names the address at which a directory's memory is served."""
+    return root / "served"
+
+
+def served_address(root: Path) -> str | None:
+    """The address that a server left in a directory."""
+    try:
+        return served_file(root).read_text(encoding="utf-8").strip() or None
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def leave_address(root: Path, address: str) -> None:
+    """Say where a directory's memory is served."""
+    replace_file(served_file(root), [f"{address}\n".encode()])
+
+
+def take_address(root: Path) -> None:
+    """Say that it is no longer served."""
+    served_file(root).unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def _is_locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
