@@ -361,13 +361,15 @@ class DurableStore:
         Raises:
             StoreError: the disk refuses the checkpoint; nothing is lost then.
         """
-        with self._opened:
-            if self._checkpointing is not None:
-                self._checkpointing.join()
+        try:
             # Else it is for the next opening to mend it.
             if not self._journal.is_closed and not self._stopped and self._is_settled:
                 self.checkpoint()
                 self._mapped.close()
+        finally:
+            # A checkpoint that is being taken beside ends before.
+            with self._syncing:
+                self._opened.close()
 
     def follow(self, records: Sequence[Record], *, roll: bool) -> None:
         """Take over records of the memory that this one is a copy of; with ``roll`` they begin a segment.
@@ -437,7 +439,7 @@ class DurableStore:
         """Let go of the directory as it is, to be deleted."""
         with self._lock:
             self.stop("is copied anew")
-            if self._checkpointing is not None:
+            if self._checkpointing is not None and self._checkpointing.is_alive():
                 self._checkpointing.join()
             self._mapped.lease_until(0.0)
             self._held.release()
@@ -464,13 +466,15 @@ class DurableStore:
         self._stopped = reason
 
     def _check_running(self) -> None:
+        if self._journal.is_closed:
+            raise StoreError(f"{self.root}: is closed: open the memory again")
         if self._stopped:
             raise StoreError(f"{self.root}: {self._stopped}")
 
     @property
     def _is_settled(self) -> bool:
         """Whether all that is in the journal is visible: an exception may have come between."""
-        return self._mapped.sequence == self.sequence
+        return self._mapped.sequence == self.sequence and not self._journal.was_interrupted
 
     def _check_settled(self) -> None:
         if not self._is_settled:
@@ -598,7 +602,7 @@ class DurableStore:
     def _sync_words(self, upto: int) -> None:
         """Have all writes up to one in the words on the disk; they need not come to rest for that."""
         with self._syncing:
-            if upto <= self._checkpointed:
+            if upto <= self._checkpointed or self._journal.is_closed:
                 return
             try:
                 for path in (self.layout.words, self.layout.sums):

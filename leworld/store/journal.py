@@ -54,6 +54,7 @@ class Journal:
         self._lock = threading.Lock()
         self._unsynced = False
         self._failed: OSError | None = None
+        self._in_hand = False
         if not self.segments:
             self.segments.append(self._new_segment(checkpoint + 1))
         self._file = _open(self.last)
@@ -77,6 +78,11 @@ class Journal:
         """Whether ``close`` was called."""
         return self._file == _CLOSED
 
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether an exception came where it must be opened again."""
+        return self._in_hand
+
     def append(self, records: Sequence[Record], meanwhile: Callable[[], None] | None = None) -> None:
         """Write records, all of them or none, as durable as the policy says.
 
@@ -95,16 +101,18 @@ class Journal:
             begin, end = end, end + sum(len(part) for part in encoded)
             frames.append(Frame(begin, end, end))
             parts.extend(encoded)
+        self._in_hand = True
         self._write(b"".join(parts), meanwhile)
         for record, frame in zip(records, frames, strict=True):
             self.last.add(record, frame)
+        self._in_hand = False
 
     def roll(self) -> None:
         """Begin a new segment; nothing happens where the last one is still empty."""
         if not self.last.size:
             return
         self.sync()
-        self._grow_in(self._new_segment(self.sequence + 1))
+        self._grow_from(self.sequence + 1)
 
     def sync(self) -> None:
         """Return once all that was appended is on the disk."""
@@ -121,7 +129,7 @@ class Journal:
         """Go on after record ``sequence``: those up to it are lost, but not what they wrote."""
         assert sequence > self.sequence
         short = self.last
-        self._grow_in(self._new_segment(sequence + 1))
+        self._grow_from(sequence + 1)
         # What the lost ones changed is not known, so that it cannot tell of versions before them.
         short.last, short._before = sequence, None
 
@@ -140,18 +148,24 @@ class Journal:
         if self._thread.is_alive():
             self._thread.join()
         try:
-            if self._failed is None:
+            if self._failed is None and not self._in_hand:
                 self.sync()
         finally:
-            os.close(self._file)
-            self._file = _CLOSED
+            file, self._file = self._file, _CLOSED
+            os.close(file)
 
-    def _grow_in(self, segment: Segment) -> None:
+    def _grow_from(self, first: int) -> None:
+        self._in_hand = True
+        try:
+            segment = self._new_segment(first)
+        except StoreError:
+            self._in_hand = False
+            raise
         with self._lock:
-            file = _open(segment)
-            os.close(self._file)
-            self._file = file
+            file, self._file = self._file, _open(segment)
             self.segments.append(segment)
+            os.close(file)
+        self._in_hand = False
 
     def _new_segment(self, first: int) -> Segment:
         path = segment_path(self.directory, first)
@@ -181,15 +195,12 @@ class Journal:
     def _cut_off(self) -> None:
         """Have nothing in the file after the last record."""
         try:
-            if os.fstat(self._file).st_size != self.last.size:
-                os.ftruncate(self._file, self.last.size)
+            os.ftruncate(self._file, self.last.size)
         except OSError as error:
             self._failed = error
+        self._in_hand = False
 
     def _put(self, data: bytes) -> None:
-        # An interrupt may have come after the last write and before it was known.
-        self._cut_off()
-        self._check()
         try:
             rest = memoryview(data)
             while rest:
@@ -214,6 +225,8 @@ class Journal:
                 f"{self.directory}: the disk failed ({self._failed.strerror}), so nothing more is written:"
                 " mend it, and open the memory again"
             )
+        if self._in_hand:
+            raise StoreError(f"{self.directory}: was interrupted: close the memory and open it again")
 
     def _sync_often(self) -> None:
         while not self._stopped.wait(SYNC_EVERY_S):

@@ -73,7 +73,7 @@ class Versions:
         Raises:
             StoreError: the name is taken, or empty.
         """
-        if not version.name or version.name == "now":
+        if not isinstance(version.name, str) or version.name in ("", "now"):
             raise StoreError(f"a version cannot be called {version.name!r}: give another name")
         if any(known.name == version.name for known in self._list):
             raise StoreError(f"version {version.name!r} is kept already: give another name, or drop that one")

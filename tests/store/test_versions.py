@@ -106,9 +106,9 @@ def test_the_journal_is_as_long_as_versions_need_it(store):
     store.close()
 
 
-@pytest.mark.parametrize("name", ["", "now"])
+@pytest.mark.parametrize("name", ["", "now", 5])
 def test_bad_names_are_refused(store, name):
-    with pytest.raises(StoreError, match=f"a version cannot be called '{name}': give another name"):
+    with pytest.raises(StoreError, match=f"a version cannot be called {name!r}: give another name"):
         store.keep(name)
     assert store.versions == []
 
