@@ -60,7 +60,7 @@ class MappedMemory:
             read; "never".
     """
 
-    def __init__(self, root: Path, *, writable: bool = False, verify: str = "touch") -> None:
+    def __init__(self, root: str | Path, *, writable: bool = False, verify: str = "touch") -> None:
         """Map a memory.
 
         Raises:
@@ -69,8 +69,8 @@ class MappedMemory:
         """
         if verify not in VERIFY:
             raise ConfigError(f"verify {verify!r} is unknown: use one of {', '.join(VERIFY)}")
-        self.layout, self.verify, self._writable = Layout(root), verify, writable
-        self.address_bits = read_identity(root).address_bits
+        self.layout, self.verify, self._writable = Layout(Path(root)), verify, writable
+        self.address_bits = read_identity(self.layout.root).address_bits
         self.num_words = 1 << self.address_bits
         num_pages = self.num_words // PAGE_WORDS
         num_stripes = -(-num_pages // STRIPE_PAGES)

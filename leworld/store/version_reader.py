@@ -30,15 +30,15 @@ class VersionReader:
         sequence: of that write.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: str | Path, name: str) -> None:
         """Look at a version of a memory, which must be kept for as long as this is used.
 
         Raises:
             StoreError: there is no such memory or version.
         """
-        self._mapped = MappedMemory(root)
-        self._journal = Layout(root).journal
-        self.sequence = Versions(Layout(root)).find(name).sequence
+        self._mapped, layout = MappedMemory(root), Layout(Path(root))
+        self._journal = layout.journal
+        self.sequence = Versions(layout).find(name).sequence
         self._segments: list[Segment] = []
 
     @property
