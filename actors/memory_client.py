@@ -17,6 +17,9 @@ from leworld.memory.ranges import Ints
 from leworld.memory.store import as_blocks, check_blocks
 from leworld.store.versions import Difference
 
+CONNECT_S = 1.0
+"""A server that is there takes a question within this time, unless it is far behind."""
+
 
 @dataclass(frozen=True)
 class Pending:
@@ -24,9 +27,12 @@ class Pending:
 
     client: MemoryClient
     request: Request
+    failed: ActorError | None = None
 
     def answer(self) -> Answer:
         """Wait for it; see ``MemoryClient.ask``."""
+        if self.failed is not None:
+            raise self.failed
         answer = self.client.wait_for(self.request)
         raise_error(answer)
         return answer
@@ -116,7 +122,10 @@ class MemoryClient:
         """Ask, and wait later; nothing else may be asked meanwhile."""
         self._id += 1
         request = Request(op, self._id, self._token, arguments, words=words)
-        self._socket.send_multipart(pack_request(request))
+        try:
+            self._socket.send_multipart(pack_request(request))
+        except zmq.Again:
+            return Pending(self, request, self._silence(request))
         return Pending(self, request)
 
     def close(self) -> None:
@@ -162,9 +171,11 @@ class MemoryClient:
     def _connect(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
+        # Where nobody listens a question fails, and does not wait in a queue of this side.
+        socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        for option in (zmq.RCVTIMEO, zmq.SNDTIMEO):
-            socket.setsockopt(option, int(1000 * self._timeout_s))
+        socket.setsockopt(zmq.RCVTIMEO, int(1000 * self._timeout_s))
+        socket.setsockopt(zmq.SNDTIMEO, int(1000 * min(self._timeout_s, CONNECT_S)))
         socket.connect(self.address)
         return socket
 

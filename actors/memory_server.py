@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 import queue
 import threading
 import time
@@ -28,11 +29,12 @@ from actors.memory_wire import (
     pack_answer,
     unpack_request,
 )
-from leworld.errors import ConfigError, LeWorldError, NotPrimaryError, RightsError
+from leworld.errors import ConfigError, LeWorldError, NotPrimaryError, RightsError, StoreError
 from leworld.store.durable import DurableStore, Write
 from leworld.store.operations import OPERATIONS, Caller, text
 from leworld.store.rights import Guarded, load_rights
 
+LOG = logging.getLogger(__name__)
 PATIENCE_MS = 100
 MAX_GROUP = 1024
 PEERS = ("peer", "admin")
@@ -266,7 +268,13 @@ class MemoryServer:
     def _do(self, group: Sequence[_Waiting]) -> list[Answer]:
         """Answers in the order of the group; writes that follow each other go to the disk together."""
         with self._using:
-            return self._do_in_order(group)
+            try:
+                return self._do_in_order(group)
+            except Exception as error:
+                # Whatever it is, those who wait must hear of it, and others are to be served.
+                LOG.exception("a request failed")
+                failure = StoreError(f"the server failed with {type(error).__name__} ({error}): see its log")
+                return [error_answer(waiting.request.id, failure) for waiting in group]
 
     def _do_in_order(self, group: Sequence[_Waiting]) -> list[Answer]:
         answers: list[Answer] = []

@@ -27,6 +27,7 @@ from actors.memory_client import MemoryClient, Pending
 from actors.memory_server import MemoryServer, ServerConfig
 from actors.memory_wire import Answer, Request
 from leworld.errors import LeWorldError, NotPrimaryError, StoreError
+from leworld.memory import PAGE_WORDS
 from leworld.store.copying import Source, copy_begin, copy_pages
 from leworld.store.durable import StoreConfig, open_store
 from leworld.store.operations import number, text
@@ -127,11 +128,11 @@ class Replica:
         after = change(self.directory, self.config.shard, before, addresses=addresses, **parts)
         if after is None:
             raise StoreError(f"another copy of {self.config.shard} was faster to lead")
+        self._hang_up()
+        self._adopt(after.epoch)
         if before.primary not in ("", self.config.id):
             # The old leader may go on answering for as long as its lease lasts.
             time.sleep(self.config.lease_s)
-        self._hang_up()
-        self._adopt(after.epoch)
         self.store.lead(_Followers(self))
         self.server.forget_names()
         self._see_that_it_leads(time.monotonic(), after)
@@ -227,8 +228,9 @@ class Replica:
         return Answer(request.id, {"admitted": True, "epoch": self.epoch})
 
     def take_lead(self, request: Request) -> Answer:
-        """Lead, as the old leader is gone."""
-        self.lead()
+        """Lead, as the leader of an epoch is gone; nothing happens where another has taken over already."""
+        if self.state.epoch == number(request.arguments, "epoch", 0, 1 << 62):
+            self.lead()
         return Answer(request.id, {"epoch": self.epoch})
 
     # As a leader.
@@ -296,12 +298,11 @@ class Replica:
                 continue
 
     def _answers(self, state: ShardState) -> bool:
-        """Whether the leader does."""
-        if state.primary == self.config.id:
-            return False
+        """Whether the leader does, or is about to lead."""
+        address, config = state.addresses[state.primary], self.config
         try:
-            with self._link(state.addresses[state.primary]) as leader:
-                return bool(leader.ask("ping").content["leads"])
+            with MemoryClient(address, config.peer_token, config.lease_s / 2, address_bits=8) as leader:
+                return leader.ask("ping").content["epoch"] >= state.epoch
         except LeWorldError:
             return False
 
@@ -427,7 +428,7 @@ def elect(directory: Directory, shard: str, peer_token: str = "", timeout_s: flo
         raise ActorError(f"shard {shard}", "has no copy in sync that answers", "start one of its copies again")
     chosen = max(found)[1]
     with MemoryClient(state.addresses[chosen], peer_token, 30.0, address_bits=8) as copy:
-        copy.ask("take_lead")
+        copy.ask("take_lead", epoch=state.epoch)
     return state.addresses[chosen]
 
 
@@ -466,4 +467,4 @@ def _part(leader: MemoryClient, name: str, offset: int) -> bytes:
 def _pages(leader: MemoryClient, after: int) -> tuple[np.ndarray, np.ndarray]:
     answer = leader.ask("copy_pages", after=after)
     count = answer.content["num_pages"]
-    return answer.words[:count].astype(np.int64), answer.words[count:].reshape(count, -1)
+    return answer.words[:count].astype(np.int64), answer.words[count:].reshape(count, PAGE_WORDS)

@@ -1,0 +1,256 @@
+"""Copies of a shard: what was acknowledged survives the leader, and what is stale does not answer."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.directory import FileDirectory, ShardState, change
+from actors.memory_client import MemoryClient
+from actors.replica import Replica, ReplicaConfig, elect
+from actors.shard_client import ShardClient
+from leworld.errors import LeWorldError, NotPrimaryError, StoreError
+from leworld.store.durable import StoreConfig
+from leworld.store.mapped import MappedMemory
+
+BITS, NUM_WORDS = 16, 1 << 16
+STORE = StoreConfig(policy="os", segment_bytes=1 << 16)
+
+
+def config_of(name: str) -> ReplicaConfig:
+    return ReplicaConfig("s", name, BITS, STORE, lease_s=0.6, timeout_s=1.0)
+
+
+class Copies:
+    """Copies in this process, by name, and a client of whoever leads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.directory = root, FileDirectory(root / "directory")
+        self.running: dict[str, Replica] = {}
+        self.client = ShardClient(self.directory, "s", BITS, message_timeout_s=1.0)
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            self.running[name] = Replica(self.root / name, self.directory, config_of(name)).start()
+            self.running[name].wait_until_in_sync()
+
+    def stop(self, name: str) -> None:
+        self.running.pop(name).stop()
+
+    def content(self, name: str) -> np.ndarray:
+        return everything(self.running[name].store)
+
+    def write(self, address: int, value: int) -> None:
+        self.client.write([address], np.full((1, 8), value, np.uint32))
+
+
+def everything(memory) -> np.ndarray:
+    return memory.read(np.arange(0, NUM_WORDS, 256), np.full(NUM_WORDS // 256, 256)).words
+
+
+@pytest.fixture
+def copies(tmp_path) -> Iterator[Copies]:
+    found = Copies(tmp_path)
+    yield found
+    found.client.close()
+    for name in list(found.running):
+        found.stop(name)
+
+
+def test_a_write_is_with_every_copy_when_it_is_acknowledged(copies):
+    copies.start("a", "b", "c")
+    for address in range(0, 4000, 100):
+        copies.write(address, address + 1)
+    assert set(copies.directory.get("s").in_sync) == {"a", "b", "c"}
+    for name in ("b", "c"):
+        assert np.array_equal(copies.content(name), copies.content("a"))
+        assert copies.running[name].store.sequence == copies.running["a"].store.sequence == 40
+
+
+def test_a_copy_that_comes_late_holds_content_versions_and_history(copies):
+    copies.start("a")
+    for step in range(30):
+        copies.write(64 * step, step + 1)
+        if step == 9:
+            copies.client.ask("keep", name="ten")
+    erased = copies.client.ask("erase", sequence=3)
+    copies.start("b")
+    copies.write(9, 77)
+    copies.client.ask("keep", name="late")
+    copies.write(9, 78)
+    first, second = copies.running["a"].store, copies.running["b"].store
+    assert np.array_equal(everything(first), everything(second))
+    assert second.versions == first.versions
+    for name in ("ten", "late"):
+        assert np.array_equal(first.diff(name).address, second.diff(name).address)
+        assert np.array_equal(first.diff(name).before, second.diff(name).before)
+    assert [r.sequence for r in second.log(99)] == [r.sequence for r in first.log(99)]
+    assert second.why(9).sequence == first.why(9).sequence
+    assert erased["erased"] == 3
+
+
+def test_an_erasure_reaches_every_copy(copies):
+    copies.start("a", "b")
+    copies.client.write([100], np.full((1, 8), 0xDEADBEEF, np.uint32))
+    copies.client.ask("keep", name="with-it")
+    copies.write(100, 5)
+    copies.client.ask("erase", sequence=1)
+    for name in ("a", "b"):
+        found = [p for p in (copies.root / name).rglob("*") if p.is_file() and b"\xef\xbe\xad\xde" in p.read_bytes()]
+        assert found == [], name
+
+
+def test_another_copy_leads_when_the_leader_is_gone_and_nothing_is_lost(copies):
+    copies.start("a", "b", "c")
+    for address in range(0, 2000, 100):
+        copies.write(address, address + 1)
+    before = copies.content("a")
+    copies.stop("a")
+    copies.write(5000, 5)
+    state = copies.directory.get("s")
+    assert state.primary in ("b", "c")
+    assert state.epoch == 2
+    before[5000:5008] = 5
+    assert np.array_equal(everything(copies.client), before)
+    copies.start("a")
+    copies.write(6000, 6)
+    before[6000:6008] = 6
+    assert np.array_equal(copies.content("a"), before)
+
+
+def test_a_copy_that_does_not_answer_is_struck_off_before_anything_is_acknowledged_without_it(copies):
+    copies.start("a", "b")
+    copies.running["b"]._stopping.set()
+    copies.running["b"].server.stop()
+    copies.write(1, 1)
+    assert copies.directory.get("s").in_sync == ("a",)
+    with pytest.raises(StoreError, match="copy b of s is not in sync: it must not lead"):
+        copies.running["b"].lead()
+
+
+def test_a_leader_that_was_replaced_neither_answers_nor_acknowledges(copies):
+    copies.start("a", "b")
+    copies.write(1, 1)
+    old, reader = copies.running["a"], MappedMemory(copies.running["a"].root)
+    assert reader.read([1], [1]).words.tolist() == [1]
+    # The old leader sees nothing of the directory any more.
+    old._stopping.set()
+    old._heart.join()
+    with MemoryClient(old.server.address, address_bits=BITS) as direct:
+        assert direct.read([1], [1]).words.tolist() == [1]
+        copies.running["b"].lead()
+        with pytest.raises(NotPrimaryError, match="copy a of s does not lead"):
+            direct.read([1], [1])
+        with pytest.raises(NotPrimaryError, match="may be out of date"):
+            reader.read([1], [1])
+        with pytest.raises(LeWorldError):
+            direct.write([1], np.full((1, 8), 2, np.uint32))
+    assert copies.client.read([1], [1]).words.tolist() == [1]
+
+
+def test_a_leader_learns_from_its_followers_that_it_was_replaced(copies):
+    copies.start("a", "b")
+    copies.write(1, 1)
+    state = copies.directory.get("s")
+    with MemoryClient(copies.running["a"].server.address, address_bits=BITS) as direct:
+        assert change(copies.directory, "s", state, epoch=2, primary="b", in_sync=("b",)) is not None
+        copies.running["b"]._adopt(2)
+        with pytest.raises(LeWorldError):
+            direct.write([1], np.full((1, 8), 2, np.uint32))
+    assert not copies.running["a"].leads
+    assert copies.running["b"].store.sequence == 1
+
+
+def test_followers_refuse_records_of_an_epoch_that_is_over(copies):
+    copies.start("a", "b")
+    copies.write(1, 1)
+    follower = copies.running["b"]
+    with MemoryClient(follower.server.address, address_bits=BITS) as direct:
+        with pytest.raises(NotPrimaryError, match="does not lead"):
+            direct.read([1], [1])
+        with pytest.raises(NotPrimaryError, match="epoch 0 is over: copy b follows epoch 1"):
+            direct.ask("follow", epoch=0, roll=False, num_bytes=0)
+    assert follower.store.sequence == 1
+
+
+def test_a_write_that_is_sent_again_is_made_once_even_by_the_next_leader(copies):
+    copies.start("a", "b")
+    start, length, words = np.array([3]), np.array([2]), np.array([7, 7], np.uint32)
+    sent = {"start": start, "length": length, "words": words, "name": "one"}
+    with MemoryClient(copies.running["a"].server.address, address_bits=BITS) as direct:
+        first = direct.ask("write", **sent).content
+        assert direct.ask("write", **sent).content == first
+    copies.write(3, 8)
+    copies.stop("a")
+    copies.write(20, 1)
+    with MemoryClient(copies.running["b"].server.address, address_bits=BITS) as direct:
+        assert direct.ask("write", **sent).content == first
+    assert copies.client.read([3], [2]).words.tolist() == [8, 8]
+
+
+def test_without_a_copy_in_sync_one_line_says_so(tmp_path):
+    directory = FileDirectory(tmp_path)
+    directory.replace("s", ShardState(1, 1, "a", ("a",), {"a": "tcp://127.0.0.1:9"}))
+    with pytest.raises(LeWorldError, match="shard s has no copy in sync that answers: start one of its copies again"):
+        elect(directory, "s", timeout_s=0.2)
+    client = ShardClient(directory, "s", BITS, timeout_s=0.5, message_timeout_s=0.2)
+    with pytest.raises(LeWorldError, match=r"shard s did not answer in 0.5 s \(memory at tcp://127.0.0.1:9 did not"):
+        client.read([1], [1])
+
+
+def test_a_state_that_was_changed_meanwhile_is_not_replaced(tmp_path):
+    directory = FileDirectory(tmp_path)
+    before = directory.get("s")
+    assert change(directory, "s", before, epoch=1) is not None
+    assert change(directory, "s", before, epoch=2) is None
+    assert directory.get("s").epoch == 1
+
+
+def serve(root: str, name: str) -> None:
+    """A copy in a process of its own, until it is killed."""
+    replica = Replica(Path(root) / name, FileDirectory(Path(root) / "directory"), config_of(name)).start()
+    replica.wait_until_in_sync()
+    print("ready", flush=True)
+    signal.pause()
+
+
+def spawn(root: Path, name: str) -> subprocess.Popen[str]:
+    code = f"from tests.actors.test_replicas import serve; serve({str(root)!r}, {name!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_leaders_that_are_killed_lose_nothing_that_was_acknowledged(tmp_path):
+    random, model = np.random.default_rng(0), np.zeros(NUM_WORDS, np.uint32)
+    running = {name: spawn(tmp_path, name) for name in ("a", "b")}
+    directory = FileDirectory(tmp_path / "directory")
+    client = ShardClient(directory, "s", BITS, message_timeout_s=1.0)
+
+    def write(times: int) -> None:
+        for _ in range(times):
+            start, words = int(random.integers(0, NUM_WORDS - 64)), random.integers(0, 1 << 32, (1, 64), np.uint32)
+            client.write([start], words)
+            model[start : start + 64] = words
+
+    try:
+        for _ in range(2):
+            write(60)
+            leader = directory.get("s").primary
+            running[leader].kill()
+            running[leader].wait()
+            write(20)
+            assert directory.get("s").primary != leader
+            running[leader] = spawn(tmp_path, leader)
+            assert np.array_equal(everything(client), model)
+    finally:
+        client.close()
+        for process in running.values():
+            process.kill()
+            process.wait()
