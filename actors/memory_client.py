@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from actors.errors import ActorError
 from actors.memory_wire import MAX_MESSAGE_BYTES, MAX_RANGES, Answer, Request, pack_request, raise_error, unpack_answer
+from leworld.errors import LeWorldError
 from leworld.memory import Receipt, Words, check_ranges
 from leworld.memory.ranges import Ints
 from leworld.memory.store import as_blocks, check_blocks
@@ -60,7 +61,11 @@ class MemoryClient:
         self._lock = threading.Lock()
         self._id = 0
         self._socket = self._connect()
-        self.address_bits = address_bits or int(self.ask("stat").content["address_bits"])
+        try:
+            self.address_bits = address_bits or int(self.ask("stat").content["address_bits"])
+        except LeWorldError:
+            self.close()
+            raise
 
     def __enter__(self) -> MemoryClient:
         return self
@@ -130,8 +135,7 @@ class MemoryClient:
 
     def close(self) -> None:
         """Hang up."""
-        self._socket.close()
-        self._context.term()
+        self._context.destroy(linger=0)
 
     def _read(self, start: Ints, length: Ints) -> NDArray[np.uint32]:
         return self.ask("read", start=start, length=length).words

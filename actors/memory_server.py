@@ -100,19 +100,22 @@ class MemoryServer:
         self._named: dict[str, tuple[int, int]] | None = None
         if not self.config.tokens and not is_local(self.config.address):
             raise ConfigError(f"{self.config.address} is open to other machines: give tokens, or bind to 127.0.0.1")
+        self._rights = load_rights(store.layout, store.num_words)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.RCVHWM, 64)
         self._socket.setsockopt(zmq.LINGER, 1000)
-        self.address = _bind(self._socket, self.config.address)
+        try:
+            self.address = _bind(self._socket, self.config.address)
+        except ConfigError:
+            self._context.destroy(linger=0)
+            raise
         self._done = self._context.socket(zmq.PULL)
         self._done.bind("inproc://done")
-        self._rights = load_rights(store.layout, store.num_words)
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._waiting_bytes = 0
         self._peers_waiting: dict[bytes, int] = {}
-        self._behind: list[tuple[bytes, Request, str]] = []
         self._stopping = threading.Event()
         self._started, self._counts = time.time(), {"reads": 0, "writes": 0, "refused": 0}
         self._writer = threading.Thread(target=self._write_loop, name="memory-writer")
@@ -138,7 +141,9 @@ class MemoryServer:
     def stop(self) -> None:
         """Finish what was begun, and close; the store stays open."""
         self._stopping.set()
-        if self._loop.is_alive():
+        if self._loop.ident is None:
+            self._context.destroy(linger=0)
+        elif self._loop.is_alive():
             self._loop.join()
 
     def serve(self) -> None:
@@ -150,9 +155,8 @@ class MemoryServer:
         finally:
             self._waiting.put(None)
             self._writer.join()
-            self._socket.close()
-            self._done.close()
-            self._context.term()
+            # What was answered last is on its way for a second at most.
+            self._context.destroy()
 
     def _turn(self) -> None:
         poller = zmq.Poller()
