@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from actors.errors import ActorError
 from actors.memory_wire import MAX_MESSAGE_BYTES, MAX_RANGES, Answer, Request, pack_request, raise_error, unpack_answer
-from leworld.errors import LeWorldError
+from leworld.errors import ConfigError, LeWorldError
 from leworld.memory import Receipt, Words, check_ranges
 from leworld.memory.ranges import Ints
 from leworld.memory.store import as_blocks, check_blocks
@@ -54,17 +54,18 @@ class MemoryClient:
 
         Raises:
             ActorError: nobody answers in time.
+            ConfigError: it is no address.
             RightsError: the token is nobody's.
         """
         self.address, self._token, self._timeout_s = address, token, timeout_s
         self._context = zmq.Context()
         self._lock = threading.Lock()
         self._id = 0
-        self._socket = self._connect()
         try:
+            self._socket = self._connect()
             self.address_bits = address_bits or int(self.ask("stat").content["address_bits"])
         except LeWorldError:
-            self.close()
+            self._context.destroy(linger=0)
             raise
 
     def __enter__(self) -> MemoryClient:
@@ -180,7 +181,13 @@ class MemoryClient:
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         socket.setsockopt(zmq.RCVTIMEO, int(1000 * self._timeout_s))
         socket.setsockopt(zmq.SNDTIMEO, int(1000 * min(self._timeout_s, CONNECT_S)))
-        socket.connect(self.address)
+        try:
+            socket.connect(self.address)
+        except zmq.ZMQError:
+            socket.close()
+            raise ConfigError(
+                f"{self.address}: no address; give one like tcp://127.0.0.1:7077 or ipc:///tmp/memory"
+            ) from None
         return socket
 
 

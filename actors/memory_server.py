@@ -141,13 +141,13 @@ class MemoryServer:
     def stop(self) -> None:
         """Finish what was begun, and close; the store stays open."""
         self._stopping.set()
-        if self._loop.ident is None:
+        if self._loop.ident is None and self._writer.ident is None:
             self._context.destroy(linger=0)
         elif self._loop.is_alive():
             self._loop.join()
 
     def serve(self) -> None:
-        """Serve until ``stop``."""
+        """Serve until ``stop``, in the thread of whoever calls."""
         self._writer.start()
         try:
             while not self._stopping.is_set() or self._waiting_bytes:
