@@ -122,9 +122,11 @@ class Directory:
 
     def verify(self) -> dict[str, Any]:
         """The pages that are not what was written, and what is wrong with the journal and the ledger."""
-        damaged, problem, records = self._mapped.verify_all(), None, 0
+        damaged, sequence, problem, records = self._mapped.verify_all(), self.sequence, None, 0
         try:
-            records = sum(1 for _ in HistoryBeside(self.layout).newest_first())
+            records = sum(1 for record in HistoryBeside(self.layout).newest_first() if record.sequence <= sequence)
+            if records < sequence:
+                problem = f"{self.root}: {sequence - records} of {sequence} records are missing from journal and ledger"
         except DamageError as error:
             problem = str(error)
         checked = {"pages": len(self.written()), "records": records}

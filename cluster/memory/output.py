@@ -265,7 +265,7 @@ def _place(address: int, kind: str, address_bits: int) -> str:
 
 
 def _record_row(record: Outcome, bits: int) -> tuple[str, ...]:
-    words, where = (f"{record['num_words']:,}", _ranges(record, bits, 1)) if record["num_ranges"] else ("", "")
+    words, where = (f"{record['num_words']:,}", _ranges(record, bits, 2)) if record["num_ranges"] else ("", "")
     return str(record["sequence"]), moment(record["time_ns"]), record["writer"] or "-", _what(record), words, where
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import zmq
 from numpy.typing import NDArray
 
 from actors.errors import ActorError
@@ -105,8 +104,6 @@ def no_address(address: str) -> str:
 def _connected(address: str, token: str, timeout_s: float) -> MemoryClient:
     try:
         return MemoryClient(address, token, timeout_s)
-    except zmq.ZMQError:
-        raise ConfigError(no_address(address)) from None
     except ActorError as error:
         raise ActorError(
             f"memory at {address}", "does not answer", "start it with leworld memory serve, or check the address"

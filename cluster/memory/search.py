@@ -57,11 +57,11 @@ def _begins(pages: Ints, num_words: int, length: int) -> Iterator[tuple[int, int
 
 
 def _runs(pages: Ints, length: int) -> Iterator[tuple[int, int]]:
-    """Pages ``[low, high)`` in a row; such as a match could reach across are one run."""
+    """Pages ``[low, high)`` that are in a row, or so near that a match can touch two of them."""
     if not len(pages):
         return
-    gap = 1 + -(-(length - 1) // PAGE_WORDS)
-    ends = np.append(np.flatnonzero(np.diff(pages) > gap), len(pages) - 1)
+    # Where as many words lie between two pages as are looked for, nothing can touch both.
+    ends = np.append(np.flatnonzero((np.diff(pages) - 1) * PAGE_WORDS >= length), len(pages) - 1)
     low = 0
     for end in ends.tolist():
         yield int(pages[low]), int(pages[end]) + 1
