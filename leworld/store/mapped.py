@@ -97,9 +97,9 @@ class MappedMemory:
 
     @property
     def shown(self) -> int:
-        """Number of the last write that was wholly visible since the machine was started; 0 where it is not known."""
+        """Number of the last write that was wholly visible, as far as the disk tells; 0 where it does not."""
         begun, finished = int(self._head[0]), int(self._head[1])
-        return finished if self._of_this_boot() and finished <= begun and not int(self._head[4]) % 2 else 0
+        return finished if finished <= begun and not int(self._head[4]) % 2 else 0
 
     def read(self, start: ArrayLike, length: ArrayLike) -> Words:
         """Read R ranges; see ``Reader.read``. Each is as it was at one moment, if it is within a stripe.
