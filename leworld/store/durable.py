@@ -24,11 +24,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from leworld.errors import StoreError
 from leworld.files import sync
-from leworld.memory.protocol import Receipt, Snapshot, Words
+from leworld.memory.protocol import PAGE_WORDS, Receipt, Snapshot, Words
 from leworld.memory.ranges import Ints, pages_of
-from leworld.memory.store import as_blocks, check_blocks, check_pages, check_width
+from leworld.memory.store import as_blocks, check_pages, check_width
 from leworld.memory.words import checksum
 from leworld.store.erase import Erasure, Traces, copied_by, is_scrubbed, scrub_segments, trace
+from leworld.store.group import Group, join, make_group
+from leworld.store.group import Write as Write
 from leworld.store.history import History
 from leworld.store.journal import Journal
 from leworld.store.layout import Identity, Layout, WriterLock, make, read_identity, read_map, write_map
@@ -39,6 +41,8 @@ from leworld.store.versions import Difference, Version, Versions, changed_pages,
 
 CHUNK_PAGES = 1 << 14
 """Pages put back at a time: 16 MiB."""
+REPLAYED_RECORDS = 1024
+"""Made again at a time."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,6 @@ class StoreConfig:
     policy: str = "group"
     segment_bytes: int = 64 << 20
     verify: str = "touch"
-
-
-@dataclass(frozen=True)
-class Write:
-    """What is to be written: R blocks of words, by ``writer``; ``kind`` and ``note`` as of a ``Record``."""
-
-    start: ArrayLike
-    blocks: Words
-    writer: str = ""
-    note: str = ""
-    kind: str = "write"
 
 
 class Followers(Protocol):
@@ -127,6 +120,8 @@ class DurableStore:
             self._versions = Versions(self.layout)
             self.epoch = max(self.epoch, _epoch_of(self.layout))
             self._history = History(self.layout, self._journal)
+            self._noted = np.zeros(self.num_words // PAGE_WORDS, np.int64)
+            self._noted[list(self._journal.last.before)] = self._journal.last.first
             self._recover()
             self._opened = opened.pop_all()
 
@@ -190,12 +185,13 @@ class DurableStore:
             RangeError, DataError: one of them cannot be; none is made then.
             StoreError: the disk refuses; none is made then.
         """
-        checked = [(*check_blocks(write.start, write.blocks, self.num_words), write) for write in writes]
+        if not writes:
+            return []
+        group = make_group(writes, self.num_words)
         with self._lock:
-            for start, length, *_ in checked:
-                self._mapped.reserve(pages_of(start, length))
-            records = self._records(checked)
-            self._commit(records)
+            self._mapped.reserve(group.pages)
+            records = self._records(group)
+            self._commit(records, group)
         return [Receipt(r.sequence, r.start.copy(), r.length.copy(), r.crc32) for r in records]
 
     def keep(self, name: str) -> Version:
@@ -222,6 +218,7 @@ class DurableStore:
             self._check_running()
             self._versions.drop(name)
             self._send_versions()
+        with self._syncing:
             self._forget()
 
     def diff(self, before: str, after: str = "now") -> Difference:
@@ -397,6 +394,7 @@ class DurableStore:
         """Keep the versions that the memory keeps that this one is a copy of."""
         with self._lock:
             self._versions.set(versions)
+        with self._syncing:
             self._forget()
 
     def records_after(self, sequence: int, max_bytes: int) -> tuple[list[Record], list[int]]:
@@ -484,8 +482,8 @@ class DurableStore:
         if self.followers is not None:
             self.followers.send_versions(self.versions)
 
-    def _commit(self, records: Sequence[Record]) -> None:
-        """Put records into the journal and send them to the followers, then make them visible."""
+    def _commit(self, records: Sequence[Record], group: Group | None = None) -> None:
+        """Put records into the journal and send them to the followers, then make them visible, all at once."""
         self._check_running()
         self._check_settled()
         followers, roll = self.followers, not self._journal.last.size
@@ -499,47 +497,46 @@ class DurableStore:
                 # The records are in this journal, and nobody may build on them.
                 self.stop(str(error))
                 raise
-        for record in records:
-            self._mapped.apply(record.sequence, record.start, record.length, record.words)
+        self._took_note_of(records)
+        group = group or join(records)
+        self._mapped.apply(self.sequence, group.start, group.length, group.words, group.pages)
         if self._journal.last.size >= self.config.segment_bytes and not self._following:
             # The records are kept, whether a checkpoint can be begun or not.
             with suppress(StoreError):
                 self.checkpoint(wait=False)
 
-    def _records(self, checked: Sequence[tuple[Ints, Ints, NDArray[np.uint32], Write]]) -> list[Record]:
-        records, seen, sequence, now = [], set(), self.sequence, time.time_ns()
-        for start, length, words, write in checked:
-            sequence += 1
-            pages = self._new_pages(start, length, seen)
-            seen.update(pages.tolist())
-            records.append(
-                Record(
-                    sequence=sequence,
-                    time_ns=now,
-                    start=start,
-                    length=length,
-                    words=words,
-                    pages=pages,
-                    before=self._mapped.pages[pages],
-                    crc32=checksum(words),
-                    epoch=self.epoch,
-                    kind=write.kind,
-                    writer=write.writer,
-                    note=write.note,
-                )
+    def _records(self, group: Group) -> list[Record]:
+        """The records of a group; the first one carries what its pages held, where the segment does not tell yet."""
+        pages = group.pages[self._noted[group.pages] != self._journal.last.first]
+        # What is damaged must not be taken for what was there.
+        self._check_whole(pages)
+        now, none = time.time_ns(), np.zeros(0, np.int64)
+        return [
+            Record(
+                sequence=self.sequence + 1 + i,
+                time_ns=now,
+                start=start,
+                length=length,
+                words=words,
+                pages=none if i else pages,
+                before=self._mapped.pages[none if i else pages],
+                crc32=checksum(words),
+                epoch=self.epoch,
+                kind=write.kind,
+                writer=write.writer,
+                note=write.note,
             )
-        return records
+            for i, (start, length, words, write) in enumerate(group.parts())
+        ]
 
-    def _new_pages(self, start: Ints, length: Ints, seen: set[int]) -> Ints:
-        """The pages of ranges that no record of the last segment has changed, nor one in ``seen``; all verified."""
-        before = self._journal.last.before
-        pages = [page for page in pages_of(start, length).tolist() if page not in before and page not in seen]
-        found = np.array(pages, np.int64)
-        self._check_whole(found)
-        return found
+    def _took_note_of(self, records: Sequence[Record]) -> None:
+        """Remember which pages the last segment tells of."""
+        for record in records:
+            if len(record.pages):
+                self._noted[record.pages] = self._journal.last.first
 
     def _check_whole(self, pages: Ints) -> None:
-        """Raise DamageError where a page is not what was written: its content must not be taken for right."""
+        """Raise DamageError where a page is not what was written."""
         damaged = self._mapped.damaged(pages)
         if len(damaged):
             raise damage(self.root, damaged)
@@ -561,9 +558,10 @@ class DurableStore:
         start, length = traces.ranges()
         zeros = Words(np.zeros(length.sum(), np.uint32), np.concatenate([[0], np.cumsum(length)]))
         write = Write(start, zeros, self.writer, str(sequence), "erase")
-        (record,) = self._records([(start, length, zeros.words, write)])
+        group = make_group([write], self.num_words)
+        (record,) = self._records(group)
         record = replace(record, before=traces.clean(record.pages, record.before))
-        self._commit([record])
+        self._commit([record], group)
         return record
 
     def _finish_erasure(self, sequence: int) -> None:
@@ -612,9 +610,8 @@ class DurableStore:
                 self.stop(f"the disk failed ({error.strerror}), so nothing more is written: mend it, and open it again")
                 self._check_running()
             write_map(self.layout.checkpoint, {"sequence": upto})
-            with self._lock:
-                self._checkpointed = upto
-                self._forget()
+            self._checkpointed = upto
+            self._forget()
 
     def _begin_sync(self, upto: int) -> None:
         """The same, beside reads and writes; not while the last one goes on."""
@@ -628,12 +625,22 @@ class DurableStore:
             self._sync_words(upto)
 
     def _forget(self) -> None:
-        """Delete the segments that neither a crash nor a version would need; who wrote what is kept."""
-        oldest = self._versions.oldest()
-        needed = min(self._checkpointed, *self._pins.values(), *([] if oldest is None else [oldest]), self.sequence)
-        for segment in [s for s in self._journal.segments[:-1] if s.last <= needed]:
-            self._history.remember(segment)
-            self._journal.drop(segment)
+        """Delete the segments that neither a crash nor a version would need; who wrote what is kept.
+
+        Whoever calls holds ``_syncing``, and had it before ``_lock``.
+        """
+        with self._lock:
+            kept = [version.sequence for version in self._versions]
+            needed = min([self._checkpointed, self.sequence, *self._pins.values(), *kept])
+            gone = [segment for segment in self._journal.segments[:-1] if segment.last <= needed]
+        # On a full disk the rest is deleted another time.
+        with suppress(OSError):
+            for segment in gone:
+                # A closed segment does not change, so that nobody has to wait for this.
+                self._history.remember(segment)
+            with self._lock:
+                for segment in gone:
+                    self._journal.drop(segment)
 
     def _recover(self) -> None:
         """Make the words those of the journal's end."""
@@ -662,10 +669,21 @@ class DurableStore:
         self._finish()
 
     def _replay(self, segment: Segment) -> None:
+        """Put the pages of a segment back as they were before it, and make its writes again, many at a time."""
+        pages = changed_pages([segment])
+        self._mapped.pages[pages] = segment.read_before(pages)
+        some: list[Record] = []
         for record in self._history.records(segment):
-            if len(record.pages):
-                self._mapped.apply_pages(record.sequence, record.pages, record.before)
-            self._mapped.apply(record.sequence, record.start, record.length, record.words)
+            some.append(record)
+            if len(some) == REPLAYED_RECORDS:
+                self._redo(some)
+                some = []
+        self._redo(some)
+        self._mapped.sum_up(pages)
+
+    def _redo(self, records: Sequence[Record]) -> None:
+        group = join(records)
+        self._mapped.arena.scatter(group.start, group.length, group.words)
 
     def _finish(self) -> None:
         """Go on with what a crash cut off."""

@@ -13,7 +13,7 @@ import numpy as np
 from leworld.memory.ranges import Ints
 from leworld.store.journal import Journal
 from leworld.store.layout import Layout, refused
-from leworld.store.records import Record, decode_at, encode
+from leworld.store.records import Record, decode_at, to_header_only
 from leworld.store.segment import Segment, check_tail, scan
 
 _MARKS = ("restore", "restored", "erase", "erased")
@@ -85,8 +85,7 @@ class History:
         Raises:
             StoreError: the disk refuses; the ledger is as it was then.
         """
-        headers = [record.header_only() for record, _ in scan(segment.path, words=False)]
-        data = b"".join(part for record in headers if record.sequence > self._last for part in encode(record))
+        data = to_header_only(segment.path.read_bytes(), segment.first, self._last)
         try:
             with self._path.open("r+b", buffering=0) as file:
                 file.truncate(self._size)

@@ -45,8 +45,6 @@ STRIPE_WORDS = STRIPE_PAGES * PAGE_WORDS
 _HEAD_BYTES = 4096
 _TRIES = 1000
 _PAUSE_S = 0.001
-_BLOCK_BYTES = 4096
-_BLOCK_PAGES = _BLOCK_BYTES // (PAGE_WORDS * 4)
 _ZERO_SUM = zlib.crc32(bytes(PAGE_WORDS * 4))
 _NO_ZERO_SUM = 0xFFFFFFFF
 
@@ -83,7 +81,7 @@ class MappedMemory:
             raise StoreError(f"{root}: the machine was started anew since it was written: open it for writing once")
         self._ready = np.zeros(num_stripes, np.bool_)
         self._all_ready = verify == "never"
-        self._reserved = np.zeros(-(-num_pages // _BLOCK_PAGES), np.bool_)
+        self._reserved = np.zeros(num_stripes, np.bool_)
 
     @property
     def sequence(self) -> int:
@@ -140,24 +138,33 @@ class MappedMemory:
         Raises:
             StoreError: there is none.
         """
-        blocks = np.unique(pages // _BLOCK_PAGES)
-        new = blocks[~self._reserved[blocks]]
-        if not len(new):
+        stripes = pages // STRIPE_PAGES
+        if self._reserved[stripes].all():
             return
+        new = np.unique(stripes[~self._reserved[stripes]])
         file = os.open(self.layout.words, os.O_RDWR)
         try:
-            for block in new.tolist():
+            for stripe in new.tolist():
                 # Storing into a mapped page for which the disk has no room would end the process.
-                os.posix_fallocate(file, block * _BLOCK_BYTES, _BLOCK_BYTES)
+                os.posix_fallocate(file, stripe * STRIPE_WORDS * 4, min(STRIPE_WORDS, self.num_words) * 4)
         except OSError as error:
             raise refused(self.layout.words, error) from error
         finally:
             os.close(file)
         self._reserved[new] = True
 
-    def apply(self, sequence: int, start: Ints, length: Ints, words: NDArray[np.uint32]) -> None:
-        """Make a write that is in the journal visible, checksums too."""
-        pages = pages_of(start, length)
+    def apply(
+        self, sequence: int, start: Ints, length: Ints, words: NDArray[np.uint32], pages: Ints | None = None
+    ) -> None:
+        """Make writes up to ``sequence``, which are in the journal, visible at once, checksums too.
+
+        Args:
+            sequence: of the last one.
+            start, length: (R,) ranges, in the order of the writes.
+            words: (W,) of the ranges.
+            pages: that they lie in, where that is known.
+        """
+        pages = pages_of(start, length) if pages is None else pages
         self._begin(sequence, pages)
         self.arena.scatter(start, length, words)
         self.sums[pages] = page_sums(self.pages[pages])
@@ -169,6 +176,10 @@ class MappedMemory:
         self.pages[pages] = words
         self.sums[pages] = page_sums(words)
         self._head[1] = sequence
+
+    def sum_up(self, pages: Ints) -> None:
+        """Take the words of (P,) pages for right."""
+        self.sums[pages] = page_sums(self.pages[pages])
 
     def settle_at(self, sequence: int) -> None:
         """Say that all writes up to one are visible, and no other."""

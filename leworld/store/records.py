@@ -57,7 +57,8 @@ class Record:
         start, length: (R,) ranges.
         words: (W,) what was written; empty where only the header was kept.
         crc32: of the words as they were written; it stays where they are erased or not kept.
-        pages: (P,) those that this record was the first to change in its segment; ``before`` (P, 256) what they held.
+        pages: (P,) those that it, or one of the records that came together with it, was the first to change in its
+            segment; ``before`` (P, 256) what they held.
     """
 
     sequence: int
@@ -137,12 +138,35 @@ def decode_at(data: memoryview | bytes, offset: int, *, words: bool = True) -> t
     if zlib.crc32(data[offset + PREFIX_BYTES : body + body_bytes], zlib.crc32(data[offset : offset + 16])) != crc:
         return None
     frame = Frame(offset, body, body + body_bytes)
-    record = _parse(bytes(data[offset + PREFIX_BYTES : body]), data[body : frame.end])
-    return (record if words else record.header_only()), frame
+    return _parse(bytes(data[offset + PREFIX_BYTES : body]), data[body : frame.end], words), frame
 
 
-def _parse(raw: bytes, body: memoryview) -> Record:
-    """A record of a header and a body that are as they were written.
+def to_header_only(data: memoryview | bytes, first: int, after: int) -> bytes:
+    """The frames of whole records without their bodies, as far as they go on from each other.
+
+    Args:
+        data: frames, one after another.
+        first: number of the first record.
+        after: number of a record; those up to it are left out.
+    """
+    data, parts, offset, sequence = memoryview(data), [], 0, first
+    while len(data) - offset >= PREFIX_BYTES:
+        magic, header_bytes, body_bytes = _FRAME.unpack_from(data, offset)
+        end = offset + PREFIX_BYTES + header_bytes + body_bytes
+        (crc,) = _CRC.unpack_from(data, offset + _FRAME.size)
+        whole = data[offset + PREFIX_BYTES : end]
+        if magic != MAGIC or end > len(data) or zlib.crc32(whole, zlib.crc32(data[offset : offset + 16])) != crc:
+            break
+        if sequence > after:
+            header = bytes(whole[:header_bytes])
+            frame = _FRAME.pack(MAGIC, header_bytes, 0)
+            parts += [frame, _CRC.pack(zlib.crc32(header, zlib.crc32(frame))), header]
+        offset, sequence = end, sequence + 1
+    return b"".join(parts)
+
+
+def _parse(raw: bytes, body: memoryview, words: bool) -> Record:
+    """A record of a header and a body that are as they were written; the body may have been left out.
 
     Raises:
         StoreError: another program wrote them.
@@ -151,20 +175,19 @@ def _parse(raw: bytes, body: memoryview) -> Record:
     start, length, pages = (np.frombuffer(header[name], kind).astype(np.int64) for name, kind in _ARRAYS.items())
     if len(start) != len(length) or length.max(initial=0) > PAGE_WORDS:
         raise StoreError(f"record {header['sequence']} has ranges that cannot be: it is of another program")
-    num_words = int(length.sum()) if len(body) else 0
-    if len(body) != 4 * (num_words + len(pages) * PAGE_WORDS):
-        num_words = 0
-        if len(body) != 4 * len(pages) * PAGE_WORDS:
-            raise StoreError(f"record {header['sequence']} has words for other ranges: it is of another program")
-    words = np.frombuffer(body, "<u4")
+    num_words = int(length.sum())
+    if len(body) and len(body) != 4 * (num_words + len(pages) * PAGE_WORDS):
+        raise StoreError(f"record {header['sequence']} has words for other ranges: it is of another program")
+    there = words and len(body) > 0
+    held = np.frombuffer(body, "<u4") if there else _NO_WORDS
     return Record(
         sequence=header["sequence"],
         time_ns=header["time_ns"],
         start=start,
         length=length,
-        words=words[:num_words],
-        pages=pages,
-        before=words[num_words:].reshape(-1, PAGE_WORDS),
+        words=held[:num_words] if there else _NO_WORDS,
+        pages=pages if there else _NO_INTS,
+        before=held[num_words:].reshape(-1, PAGE_WORDS) if there else _NO_WORDS.reshape(0, PAGE_WORDS),
         crc32=header["crc32"],
         epoch=header["epoch"],
         kind=header["kind"],

@@ -51,6 +51,8 @@ class Segment:
     def add(self, record: Record, frame: Frame) -> None:
         """Take note of a record at the end of the file."""
         self.last, self.size = record.sequence, frame.end
+        if not len(record.pages):
+            return
         at = frame.end - len(record.pages) * PAGE_BYTES
         self.before.update(zip(record.pages.tolist(), range(at, frame.end, PAGE_BYTES), strict=True))
 

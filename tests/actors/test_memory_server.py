@@ -214,8 +214,9 @@ def test_whatever_strangers_send_the_next_one_is_served(server, client):
     socket.close()
     context.term()
     begin = time.monotonic()
-    client.write([1], np.ones((1, 1), np.uint32))
-    assert client.read([1], [1]).words.tolist() == [1]
+    # One of the strange writes may still come, but none that gets there by one bit.
+    client.write([6], np.ones((1, 1), np.uint32))
+    assert client.read([6], [1]).words.tolist() == [1]
     assert time.monotonic() - begin < 10
 
 

@@ -312,9 +312,9 @@ def test_room_is_taken_before_words_are_stored(root, monkeypatch):
     reader = MappedMemory(root, writable=True)
     taken, real = [], os.posix_fallocate
     monkeypatch.setattr(module.os, "posix_fallocate", lambda *given: (taken.append(given[1:]), real(*given)))
-    reader.reserve(np.array([0, 1, 9]))
-    reader.reserve(np.array([2, 9]))
-    assert taken == [(0, 4096), (8192, 4096)]
+    reader.reserve(np.array([0, 1, 33]))
+    reader.reserve(np.array([2, 33]))
+    assert taken == [(0, 16384), (32768, 16384)]
     monkeypatch.setattr(module.os, "posix_fallocate", full)
     with pytest.raises(StoreError, match="not written \\(No space left on device\\): make room"):
         reader.reserve(np.array([100]))
