@@ -305,7 +305,7 @@ def damage(root: Path, pages: Ints) -> DamageError:
 def page_sums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """(P,) checksums of (P, 256) words; 0 for a page of zeros, and only for that, as a file has where it is a hole."""
     raw = np.ascontiguousarray(words.astype("<u4", copy=False)).view(np.uint8)
-    sums = np.fromiter((zlib.crc32(page) ^ _ZERO_SUM for page in raw), np.uint32, len(raw))
+    sums = np.fromiter(map(zlib.crc32, raw), np.uint32, len(raw)) ^ np.uint32(_ZERO_SUM)
     zero = np.flatnonzero(sums == 0)
     sums[zero[raw[zero].any(1)]] = _NO_ZERO_SUM
     return sums
