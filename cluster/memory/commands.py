@@ -16,7 +16,7 @@ from cluster.files import to_json, write_text
 from cluster.memory import numbers
 from cluster.memory.beside import Directory
 from cluster.memory.search import CHUNK_WORDS, find
-from cluster.memory.target import local, login, make_empty, make_whole, reading, writing
+from cluster.memory.target import check_own, local, login, make_empty, make_whole, reading, writing
 from leworld.errors import ConfigError, RangeError, StoreError
 from leworld.memory import PAGE_WORDS, Snapshot, Words, load_snapshot, save_snapshot
 from leworld.store.durable import DurableStore
@@ -239,6 +239,7 @@ def _replace_content(root: Path, snapshot: Snapshot, file: Path) -> None:
             f"{file}: is of a memory of {snapshot.address_bits} address bits, and {root} has {bits};"
             " name a directory that does not exist, and one that fits is made"
         )
+    check_own(root)
     with DurableStore(root, writer=login()) as store:
         store.restore(snapshot)
 

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from actors.errors import ActorError
 from actors.memory_client import MemoryClient
-from leworld.errors import ConfigError
+from leworld.errors import ConfigError, RightsError
 from leworld.memory import PAGE_WORDS, Words
 from leworld.memory.ranges import Ints
 from leworld.store.versions import Difference
 
+LARGEST_LOG = 10_000
 CONNECT_S = 3.0
 """How long a server may take for its first answer."""
 ANSWER_S = 600.0
@@ -61,6 +62,8 @@ class Served:
 
     def log(self, limit: int, address: int | None) -> list[dict[str, Any]]:
         """The newest records, without their words."""
+        if limit > LARGEST_LOG:
+            raise ConfigError(f"limit {limit - 1}: a server lists at most {LARGEST_LOG - 1}; lower it")
         given: dict[str, Any] = {} if address is None else {"address": address}
         return self._client.ask("log", limit=limit, **given).content["records"]
 
@@ -104,6 +107,8 @@ def no_address(address: str) -> str:
 def _connected(address: str, token: str, timeout_s: float) -> MemoryClient:
     try:
         return MemoryClient(address, token, timeout_s)
+    except RightsError:
+        raise RightsError(f"{address}: the token is nobody's; give yours with --token, or in LEWORLD_TOKEN") from None
     except ActorError as error:
         raise ActorError(
             f"memory at {address}", "does not answer", "start it with leworld memory serve, or check the address"

@@ -11,7 +11,7 @@ from typing import Any
 from actors.memory_server import MemoryServer, ServerConfig
 from cluster.memory.holder import leave_address, take_address
 from cluster.memory.remote import no_address
-from cluster.memory.target import SCHEMES, local, login
+from cluster.memory.target import SCHEMES, check_own, local, login
 from leworld.errors import ConfigError, StoreError
 from leworld.store.durable import DurableStore, StoreConfig
 
@@ -37,14 +37,16 @@ def serve(target: str, address: str, tokens: Path | None, policy: str, show: Cal
         raise ConfigError(no_address(address))
     known = None if tokens is None else read_tokens(tokens)
     root = local(target)
+    check_own(root)
     with DurableStore(root, StoreConfig(policy=policy), writer=login()) as store:
         server = MemoryServer(store, ServerConfig(address, known))
         with _ended_by_signals(server.stop):
-            leave_address(root, server.address)
             try:
+                leave_address(root, server.address)
                 show({"path": str(root), "served_at": server.address, **store.stat()})
                 server.serve()
             finally:
+                server.stop()
                 take_address(root)
 
 

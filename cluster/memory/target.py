@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Writer:
     """A memory in a directory, open for writing."""
 
     def __init__(self, root: Path) -> None:
+        check_own(root)
         self._store = DurableStore(root, writer=login())
         self.address_bits, self.num_words = self._store.address_bits, self._store.num_words
 
@@ -80,8 +81,14 @@ def writing(target: str, token: str) -> Iterator[Writer | Served]:
     opened = _writer(place, token) if isinstance(place, Path) else Served(place, token)
     try:
         yield opened
-    finally:
+    except BaseException:
+        with suppress(LeWorldError):
+            opened.close()
+        raise
+    try:
         opened.close()
+    except StoreError as error:
+        say(f"{error}; what was done is kept")
 
 
 def locate(target: str) -> Path | str:
@@ -173,6 +180,16 @@ def _empty(root: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def check_own(root: Path) -> None:
+    """Raise StoreError where a memory is one of several copies: written by itself it would be like none of them."""
+    epoch = Layout(root).epoch
+    if epoch.exists():
+        raise StoreError(
+            f"{root}: is one of several copies of a memory; write through the one that leads,"
+            f" or delete {epoch} to make this one a memory of its own"
+        )
+
+
 def login() -> str:
     """The user's name."""
     try:
@@ -222,6 +239,7 @@ def _mend(root: Path) -> None:
     layout = Layout(root)
     if _was_closed(layout) or holder(layout) is not None:
         return
+    check_own(root)
     try:
         DurableStore(root, writer=login()).close()
     except DamageError:

@@ -17,8 +17,10 @@ from actors.memory_server import MemoryServer, ServerConfig
 from cluster.cli import main
 from cluster.memory.output import duration
 from cluster.memory.search import find
+from leworld.errors import StoreError
 from leworld.memory import load_snapshot
 from leworld.store.durable import DurableStore
+from leworld.store.layout import write_map
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = 256
@@ -485,6 +487,25 @@ def test_times_are_short():
     assert [duration(seconds) for seconds in (4.2, 65, 7500)] == ["4 s", "1 min", "2 h 5 min"]
 
 
+def test_one_of_several_copies_is_not_written_by_itself(shell, mem):
+    shell("write", mem, 0, 1)
+    write_map(Path("mem/epoch"), {"epoch": 3})
+    for command in (["write", mem, 0, 2], ["drop", mem, "a"], ["serve", mem]):
+        assert "is one of several copies" in shell.complaint(*command)
+    assert shell.json("read", mem, 0)["words"] == [1]
+
+
+def test_a_full_disk_at_the_end_does_not_hide_what_was_written(shell, mem, monkeypatch):
+    def refuse(*_, **__):
+        raise StoreError("mem/checkpoint: not written (No space left on device): make room on that disk")
+
+    with monkeypatch.context() as full:
+        full.setattr("leworld.store.durable.DurableStore.checkpoint", refuse)
+        assert shell("write", mem, 0, 1).startswith("write 1: 1 word")
+    assert shell.stderr.endswith("make room on that disk; what was done is kept\n")
+    assert shell.json("read", mem, 0)["words"] == [1]
+
+
 class TestBesideAWriter:
     """Another process has the memory open: here this one, as locks are of open files."""
 
@@ -582,6 +603,9 @@ class TestServing:
             assert shell("versions", serving.address) == shell("versions", mem)
             assert shell.json("find", serving.address, 5, 6)["addresses"] == [300]
             assert "ranges read" in shell("stat", serving.address)
+            assert "limit 10000: a server lists at most 9999" in shell.complaint(
+                "log", serving.address, "--limit", 10000
+            )
             assert f"served at {serving.address}" in shell("stat", mem)
             shell("erase", mem, 2, "--receipt", "r.json")
             assert shell("verify", serving.address, "--erasure", "r.json") == "write 2: nothing of it is left\n"
@@ -603,7 +627,7 @@ class TestServing:
         Path("tokens").write_text("# who\n\nt1 admin\nt2 bob\n")
         serving = Serving(mem, "--tokens", "tokens", address=f"ipc://{here}/socket")
         try:
-            assert "the token is nobody's" in shell.complaint("stat", serving.address)
+            assert "the token is nobody's; give yours with --token" in shell.complaint("stat", serving.address)
             shell("grant", mem, 0, 10, "bob", "--token", "t1")
             monkeypatch.setenv("LEWORLD_TOKEN", "t2")
             shell("write", mem, 5, 1)
