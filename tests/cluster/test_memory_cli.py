@@ -641,8 +641,11 @@ class TestServing:
 
     def test_a_killed_server_loses_nothing(self, shell, mem):
         serving = Serving(mem)
-        shell("write", mem, 0, 7)
-        assert serving.end(signal.SIGKILL) == -signal.SIGKILL
+        try:
+            shell("write", mem, 0, 7)
+        finally:
+            code = serving.end(signal.SIGKILL)
+        assert code == -signal.SIGKILL
         assert shell("read", mem, 0) == "0x0000  00000007\n"
         assert shell.stderr == "leworld: mem: was not closed; mended from its journal\n"
         shell("write", mem, 1, 8)
