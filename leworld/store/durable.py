@@ -434,13 +434,12 @@ class DurableStore:
         self.epoch = epoch
 
     def abandon(self) -> None:
-        """Let go of the directory as it is, to be deleted."""
-        with self._lock:
+        """Let go of the directory as it is, to be deleted or opened anew; nothing happens the second time."""
+        # A checkpoint that is being taken beside needs the lock to end.
+        with self._syncing, self._lock, suppress(StoreError):
             self.stop("is copied anew")
-            if self._checkpointing is not None and self._checkpointing.is_alive():
-                self._checkpointing.join()
             self._mapped.lease_until(0.0)
-            self._held.release()
+            self._opened.close()
 
     def lead(self, followers: Followers) -> None:
         """Take over from the memory that this one was a copy of."""
@@ -493,7 +492,7 @@ class DurableStore:
             self._journal.append(records, lambda: followers.send(records, roll=roll))
             try:
                 followers.wait()
-            except StoreError as error:
+            except Exception as error:
                 # The records are in this journal, and nobody may build on them.
                 self.stop(str(error))
                 raise
@@ -666,7 +665,11 @@ class DurableStore:
             mapped.end_lease()
         mapped.settle_at(journal.sequence)
         mapped.open()
-        self._finish()
+        last = self._history.last_mark()
+        for segment in journal.segments:
+            # What is appended from here on is not among them.
+            segment.records = None
+        self._finish(last)
 
     def _replay(self, segment: Segment) -> None:
         """Put the pages of a segment back as they were before it, and make its writes again, many at a time."""
@@ -685,9 +688,8 @@ class DurableStore:
         group = join(records)
         self._mapped.arena.scatter(group.start, group.length, group.words)
 
-    def _finish(self) -> None:
-        """Go on with what a crash cut off."""
-        last = self._history.last_mark()
+    def _finish(self, last: Record | None) -> None:
+        """Go on with what a crash cut off, as the last mark in the journal tells."""
         kept = {version.name for version in self._versions}
         if last is not None and last.kind == "restore" and last.note in kept:
             self._put_back(self._versions.find(last.note))

@@ -28,12 +28,12 @@ class History:
 
     def records(self, segment: Segment) -> Iterator[Record]:
         """The records of a segment, with their words."""
-        return (record for record, _ in scan(segment.path))
+        return (record for record, _ in scan(segment.path)) if segment.records is None else iter(segment.records)
 
     def newest_first(self) -> Iterator[Record]:
         """Every record, the newest first, without words."""
         for segment in reversed(self._journal.segments):
-            records = [record for record, _ in scan(segment.path, words=False)]
+            records = list(self._headers(segment))
             yield from reversed([record for record in records if record.sequence > self._last])
         yield from reversed(list(self._remembered()))
 
@@ -41,7 +41,12 @@ class History:
         """Every record, the oldest first, without words."""
         yield from self._remembered()
         for segment in self._journal.segments:
-            yield from (record for record, _ in scan(segment.path, words=False) if record.sequence > self._last)
+            yield from (record for record in self._headers(segment) if record.sequence > self._last)
+
+    def _headers(self, segment: Segment) -> Iterator[Record]:
+        if segment.records is not None:
+            return iter(segment.records)
+        return (record for record, _ in scan(segment.path, words=False))
 
     def last(self, limit: int, address: int | None = None) -> list[Record]:
         """The newest records, those that touched an address where one is given."""

@@ -172,7 +172,9 @@ def _parse(raw: bytes, body: memoryview, words: bool) -> Record:
         StoreError: another program wrote them.
     """
     header = _checked_header(raw)
-    start, length, pages = (np.frombuffer(header[name], kind).astype(np.int64) for name, kind in _ARRAYS.items())
+    start = np.frombuffer(header["start"], "<u4").astype(np.int64)
+    length = np.frombuffer(header["length"], "<u2").astype(np.int64)
+    pages = np.frombuffer(header["pages"], "<u4").astype(np.int64)
     if len(start) != len(length) or length.max(initial=0) > PAGE_WORDS:
         raise StoreError(f"record {header['sequence']} has ranges that cannot be: it is of another program")
     num_words = int(length.sum())

@@ -26,12 +26,14 @@ class Segment:
         path: of the file, whose name is the number of its first record.
         first: number of its first record; ``last`` of its last, ``first - 1`` while it has none.
         size: bytes of whole records.
+        records: those of the file, as long as they are needed by whoever opens the journal; else None.
     """
 
     path: Path
     first: int
     last: int
     size: int = 0
+    records: list[Record] | None = None
     _before: dict[int, int] | None = None
 
     @property
@@ -121,16 +123,18 @@ def check_tail(path: Path, data: bytes, offset: int) -> None:
         at = data.find(MAGIC, at + 1)
 
 
-def load_segment(path: Path) -> Segment:
-    """A segment as its file has it.
+def load_segment(path: Path, *, keep: bool = False) -> Segment:
+    """A segment as its file has it, with ``keep`` with its records.
 
     Raises:
         DamageError: see ``scan``.
     """
     first = int(path.stem)
-    segment = Segment(path, first, first - 1, _before={})
+    segment = Segment(path, first, first - 1, records=[] if keep else None, _before={})
     for record, frame in scan(path):
         segment.add(record, frame)
+        if segment.records is not None:
+            segment.records.append(record)
     return segment
 
 
@@ -147,7 +151,7 @@ def load_segments(directory: Path, checkpoint: int) -> list[Segment]:
         for path, end in zip(paths, following, strict=False)
         if end - 1 <= checkpoint
     ]
-    new = [load_segment(path) for path in paths[len(old) :]]
+    new = [load_segment(path, keep=True) for path in paths[len(old) :]]
     check_joined(directory, new, checkpoint + 1)
     if checkpoint and not new:
         raise missing(directory, checkpoint + 1)
