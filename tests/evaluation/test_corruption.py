@@ -114,7 +114,7 @@ def test_an_slm_that_nobody_believes_is_found_and_one_that_is_believed_is_not(wo
     def told(query, **options):
         step = predict(query, mask=torch.ones(6, 3), **options)
         wrong = ~(step.reads.start.unsqueeze(-1) == step.proposals.start).any(-1)
-        return replace(step, believed=1 - wrong.float())
+        return replace(step, first_believed=1 - wrong.float())
 
     system.predict = told
     system.wanted = lambda query, proposals: torch.ones(6, 3, dtype=torch.bool)
