@@ -36,6 +36,17 @@ class Caller:
         if self.who != ADMIN:
             raise RightsError(f"{self.who or 'nobody'} may not do this: only {ADMIN} may")
 
+    def must_read(self, store: DurableStore, address: int | None) -> None:
+        """Raise RightsError unless it may read an address, or is the one who keeps the memory."""
+        if self.who == ADMIN:
+            return
+        if address is None:
+            self.must_be_admin()
+        else:
+            place, one = np.array([address]), np.ones(1, np.int64)
+            if not load_rights(store.layout, store.num_words).may_read(self.who, place, one).all():
+                raise RightsError(f"address {address} is not {self.who or 'nobody'}'s to ask about: ask its owner")
+
 
 def stat(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Sizes, counts, and what the memory is."""
@@ -82,15 +93,18 @@ def diff(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
 
 
 def log(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
-    """The last ``limit`` records, those that touched ``address`` where one is given."""
+    """The last ``limit`` records, those that touched ``address`` where one is given: for whoever may read that."""
     address = number(arguments, "address", 0, store.num_words - 1) if "address" in arguments else None
+    caller.must_read(store, address)
     records = store.log(number(arguments, "limit", 0, _LARGEST_LOG, 20), address=address)
     return {"records": [describe(record) for record in records]}, _NOTHING
 
 
 def why(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
-    """The record that set the word at ``address`` last."""
-    record = store.why(number(arguments, "address", 0, store.num_words - 1))
+    """The record that set the word at ``address`` last, for whoever may read it."""
+    address = number(arguments, "address", 0, store.num_words - 1)
+    caller.must_read(store, address)
+    record = store.why(address)
     return {"record": None if record is None else describe(record)}, _NOTHING
 
 
@@ -104,6 +118,7 @@ def verify(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """The pages that are not what was written; with ``erasure``, whether it is done."""
     if "erasure" in arguments:
         return {"erased": store.is_erased(erasure_from_map(arguments["erasure"]))}, _NOTHING
+    caller.must_be_admin()
     return {"damaged": store.verify().tolist()}, _NOTHING
 
 

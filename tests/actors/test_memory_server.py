@@ -165,7 +165,13 @@ def test_tokens_say_who_may_what(store):
             assert ann.read([100], [4]).words.tolist() == [7, 7, 7, 7]
             with pytest.raises(RightsError, match=r"range 0 \(start 150, length 1\) is not bob's to write"):
                 bob.write([150], np.ones((1, 1), np.uint32))
-            for op in ("erase", "keep", "go_back", "drop", "diff", "grant"):
+            with pytest.raises(RightsError, match="address 150 is not bob's to ask about: ask its owner"):
+                bob.ask("why", address=150)
+            with pytest.raises(RightsError, match="address 150 is not bob's"):
+                bob.ask("log", address=150)
+            assert bob.ask("why", address=9).content == {"record": None}
+            assert ann.ask("why", address=100).content["record"]["writer"] == "ann"
+            for op in ("erase", "keep", "go_back", "drop", "diff", "grant", "log", "verify"):
                 with pytest.raises(RightsError, match="bob may not do this: only admin may"):
                     bob.ask(op)
         for token in ("", "boss ", "Boss"):
