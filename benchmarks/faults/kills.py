@@ -177,11 +177,11 @@ def kill_at_every_step(directory: Path, seed: int, every: int = 1) -> list[Count
     steps, line = outcome(run_script, copy_of(root, left), seed, report, None)
     assert not line, line
     # A step takes part in few kills of those who mend, as each step of these is another kill.
-    for step in range(1 + seed % every, steps + 1, every):
+    for number, step in enumerate(range(1 + seed % every, steps + 1, every)):
         report.unlink(missing_ok=True)
         outcome(run_script, copy_of(root, left), seed, report, step)
         allowed = allowed_after(Model.empty(), iter(script(seed)), report)
-        if step % (7 * every) == 1:
+        if number % 7 == 3:
             _kill_menders(left, again, allowed, mending, every, f"step {step} of {steps}")
         if step % 3 == 0:
             start_anew(left)

@@ -32,7 +32,7 @@ def test_killed_writers_lose_nothing(tmp_path):
 
 
 def test_a_kill_at_any_step_loses_nothing_and_a_going_back_is_finished(tmp_path):
-    assert_met(kill_at_every_step(tmp_path, seed=0, every=29), at_least=2)
+    assert_met(kill_at_every_step(tmp_path, seed=0, every=19), at_least=2)
 
 
 def test_a_damaged_end_of_the_journal_is_whole_or_absent(tmp_path):
