@@ -458,6 +458,11 @@ class DurableStore:
         with self._lock:
             self._pins.pop(name, None)
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it refuses all writes until it is opened again."""
+        return bool(self._stopped)
+
     def stop(self, reason: str) -> None:
         """Refuse all writes from now on."""
         self._stopped = reason
@@ -521,6 +526,7 @@ class DurableStore:
                 before=self._mapped.pages[none if i else pages],
                 crc32=checksum(words),
                 epoch=self.epoch,
+                group=self.sequence + 1,
                 kind=write.kind,
                 writer=write.writer,
                 note=write.note,

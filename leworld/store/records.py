@@ -36,8 +36,8 @@ _FRAME = struct.Struct("<4sIQ")
 _CRC = struct.Struct("<I")
 PREFIX_BYTES = _FRAME.size + _CRC.size
 _FIELDS = {
-    "sequence": int, "epoch": int, "time_ns": int, "kind": str, "writer": str, "note": str, "start": bytes,
-    "length": bytes, "pages": bytes, "crc32": int,
+    "sequence": int, "group": int, "epoch": int, "time_ns": int, "kind": str, "writer": str, "note": str,
+    "start": bytes, "length": bytes, "pages": bytes, "crc32": int,
 }  # fmt: skip
 _NO_WORDS = np.zeros(0, np.uint32)
 _NO_INTS = np.zeros(0, np.int64)
@@ -49,6 +49,7 @@ class Record:
 
     Attributes:
         sequence: its number, one more than that of the record before.
+        group: number of the first of the records that went to the disk together with it; 0 where it went alone.
         epoch: of the primary that wrote it.
         time_ns: since 1970.
         kind: "write"; "restore" and "restored", the begin and end of going back to version ``note``; "back", pages put
@@ -70,6 +71,7 @@ class Record:
     before: NDArray[np.uint32] = field(default_factory=lambda: _NO_WORDS.reshape(0, PAGE_WORDS))
     crc32: int = 0
     epoch: int = 0
+    group: int = 0
     kind: str = "write"
     writer: str = ""
     note: str = ""
@@ -97,6 +99,7 @@ def encode(record: Record) -> list[bytes | memoryview]:
     header: bytes = msgpack.Packer().pack(
         {
             "sequence": record.sequence,
+            "group": record.group or record.sequence,
             "epoch": record.epoch,
             "time_ns": record.time_ns,
             "kind": record.kind,
@@ -192,6 +195,7 @@ def _parse(raw: bytes, body: memoryview, words: bool) -> Record:
         before=held[num_words:].reshape(-1, PAGE_WORDS) if there else _NO_WORDS.reshape(0, PAGE_WORDS),
         crc32=header["crc32"],
         epoch=header["epoch"],
+        group=header["group"],
         kind=header["kind"],
         writer=header["writer"],
         note=header["note"],

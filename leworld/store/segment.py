@@ -89,7 +89,7 @@ def scan(path: Path, *, words: bool = True) -> Iterator[tuple[Record, Frame]]:
     while offset < len(data):
         found = decode_at(data, offset, words=words)
         if found is None:
-            check_tail(path, data, offset)
+            check_tail(path, data, offset, expected)
             return
         record, frame = found
         if record.sequence != expected:
@@ -114,11 +114,16 @@ def check_joined(directory: Path, segments: Sequence[Segment], due: int) -> None
         due = segment.last + 1
 
 
-def check_tail(path: Path, data: bytes, offset: int) -> None:
-    """Raise DamageError where a whole record follows after the place at which there is none."""
+def check_tail(path: Path, data: bytes, offset: int, due: int = 0) -> None:
+    """Raise DamageError where a whole record follows after the place at which there is none.
+
+    Not if it went to the disk together with record ``due``, which is missing there: a machine that failed may have
+    written any part of what nobody was told of.
+    """
     at = data.find(MAGIC, offset + 1)
     while at >= 0:
-        if decode_at(data, at, words=False) is not None:
+        found = decode_at(data, at, words=False)
+        if found is not None and (not due or found[0].group > due):
             raise DamageError(f"{path}: damaged at byte {offset}, before byte {at}; {_WAY_OUT}")
         at = data.find(MAGIC, at + 1)
 

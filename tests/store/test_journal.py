@@ -2,6 +2,7 @@ import errno
 import os
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -257,3 +258,30 @@ def test_policy_os_brings_records_to_the_disk_soon(tmp_path, monkeypatch):
     journal.append([record(1)])
     assert done.wait(10)
     journal.close()
+
+
+def test_a_group_of_which_a_machine_that_failed_wrote_only_later_parts_is_cut_off(tmp_path):
+    journal = Journal(tmp_path, "group", 0)
+    journal.append([record(1)])
+    begin = journal.last.size
+    journal.append([replace(record(sequence), group=2) for sequence in (2, 3, 4)])
+    path = journal.last.path
+    journal.close()
+    flip(path, begin + 30)
+    assert sequences(tmp_path) == [1]
+    again = Journal(tmp_path, "group", 0)
+    assert again.sequence == 1
+    again.append([record(2)])
+    again.close()
+    assert sequences(tmp_path) == [1, 2]
+
+
+def test_a_group_before_one_that_was_written_later_is_damaged_and_not_cut_off(tmp_path):
+    journal = Journal(tmp_path, "group", 0)
+    journal.append([replace(record(sequence), group=1) for sequence in (1, 2)])
+    journal.append([record(3)])
+    path = journal.last.path
+    journal.close()
+    flip(path, 30)
+    with pytest.raises(DamageError, match="damaged at byte 0"):
+        Journal(tmp_path, "group", 0)
