@@ -60,7 +60,11 @@ class Directory(Protocol):
     """Where the state of shards is."""
 
     def get(self, shard: str) -> ShardState:
-        """The state of now; one of version 0 where the shard is not known."""
+        """The state of now; one of version 0 where the shard is not known.
+
+        Raises:
+            LeWorldError: the directory cannot be reached; ``replace``, too.
+        """
         ...
 
     def replace(self, shard: str, state: ShardState) -> bool:
@@ -81,14 +85,24 @@ class FileDirectory:
             return ShardState.from_bytes((self._root / shard).read_bytes())
         except FileNotFoundError:
             return ShardState()
+        except OSError as error:
+            raise self._out_of_reach(error) from None
 
     def replace(self, shard: str, state: ShardState) -> bool:
         """See ``Directory``."""
-        with self._locked(shard):
-            if self.get(shard).version != state.version - 1:
-                return False
-            replace_file(self._root / shard, [state.to_bytes()])
-            return True
+        try:
+            with self._locked(shard):
+                if self.get(shard).version != state.version - 1:
+                    return False
+                replace_file(self._root / shard, [state.to_bytes()])
+                return True
+        except StoreError:
+            raise
+        except OSError as error:
+            raise self._out_of_reach(error) from None
+
+    def _out_of_reach(self, error: OSError) -> StoreError:
+        return StoreError(f"{self._root}: the directory of copies cannot be used ({error.strerror}): see to that disk")
 
     @contextmanager
     def _locked(self, shard: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ PEER = "peer"
 CATCH_UP_BYTES = 8 << 20
 SILENCES = 2
 """Times that a leader may not answer before another one is elected."""
+TAKE_LEAD_S = 5.0
+"""After that long another copy is asked to lead: the first one may have been lost just then."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Replica:
 
     def __init__(self, root: str | Path, directory: Directory, config: ReplicaConfig) -> None:
         self.root, self.directory, self.config = Path(root), directory, config
-        self.epoch, self.leads = 0, False
+        self.epoch, self.leads, self._taking = 0, False, False
         self._lease_until, self._stopping = 0.0, threading.Event()
         self._unfinished = self.root.with_name(self.root.name + ".joining")
         if self._unfinished.exists():
@@ -123,19 +126,26 @@ class Replica:
         before = self.state
         if before.in_sync and self.config.id not in before.in_sync:
             raise StoreError(f"copy {self.config.id} of {self.config.shard} is not in sync: it must not lead")
+        if self.store.is_stopped:
+            self._reopen()
         addresses = {**before.addresses, self.config.id: self.server.address}
         parts = {"epoch": before.epoch + 1, "primary": self.config.id, "in_sync": (self.config.id,)}
         after = change(self.directory, self.config.shard, before, addresses=addresses, **parts)
         if after is None:
             raise StoreError(f"another copy of {self.config.shard} was faster to lead")
-        self._hang_up()
-        self._adopt(after.epoch)
-        if before.primary not in ("", self.config.id):
-            # The old leader may go on answering for as long as its lease lasts.
-            time.sleep(self.config.lease_s)
-        self.store.lead(_Followers(self))
-        self.server.forget_names()
-        self._see_that_it_leads(time.monotonic(), after)
+        self._taking = True
+        try:
+            self._hang_up()
+            self._adopt(after.epoch)
+            if before.primary:
+                # The old leader may go on answering for as long as its lease lasts. That may not be the one of before,
+                # but an older one, if this copy or another one was ended while it waited here.
+                time.sleep(self.config.lease_s)
+            self.store.lead(_Followers(self))
+            self.server.forget_names()
+            self._see_that_it_leads(time.monotonic(), after)
+        finally:
+            self._taking = False
 
     def join(self) -> None:
         """Become a copy in sync of whoever leads.
@@ -149,9 +159,16 @@ class Replica:
             self._catch_up(leader)
 
     def _open(self) -> None:
-        self.store = open_store(self.root, self.config.address_bits, self.config.store)
-        self.store.lease_until(0.0)
+        # Nobody may read it beside this process before it leads, not even for a moment: with an epoch there is a lease.
+        self.store = open_store(self.root, self.config.address_bits, self.config.store, epoch=1)
         self.epoch = self.store.epoch
+
+    def _reopen(self) -> None:
+        """Open the store anew after a write that was cut off, which is made then, as it may be with other copies."""
+        with self.server.exchange():
+            self.store.abandon()
+            self._open()
+            self.server.store = self.store
 
     def _make_server(self) -> MemoryServer:
         operations = {
@@ -167,8 +184,9 @@ class Replica:
 
     def ping(self, request: Request) -> Answer:
         """Who this is, and how far it is."""
-        content = {"id": self.config.id, "epoch": self.epoch, "leads": self.leads, "sequence": self.store.sequence}
-        return Answer(request.id, content)
+        leads = self.leads and time.monotonic() < self._lease_until
+        content = {"id": self.config.id, "epoch": self.epoch, "leads": leads, "sequence": self.store.sequence}
+        return Answer(request.id, {**content, "leads_soon": leads or self._taking})
 
     def follow(self, request: Request) -> Answer:
         """Take over records of the leader's."""
@@ -190,7 +208,7 @@ class Replica:
         if name in self.state.in_sync:
             # What it has is about to go.
             self.strike_off([name])
-        return Answer(request.id, Source(self.store).begin(name))
+        return Answer(request.id, {**Source(self.store).begin(name), "epoch": self.epoch})
 
     def copy_part(self, request: Request) -> Answer:
         """Some bytes of a file."""
@@ -219,7 +237,11 @@ class Replica:
         if number(request.arguments, "sequence", 0, 1 << 62) != self.store.sequence:
             return Answer(request.id, {"admitted": False})
         link = self._link(address)
-        link.ask("follow", epoch=self.epoch, roll=False, num_bytes=0)
+        answer = link.ask("follow", epoch=self.epoch, roll=False, num_bytes=0)
+        if answer.content["sequence"] != self.store.sequence:
+            # The question was long on its way, and the copy has begun anew meanwhile.
+            link.close()
+            return Answer(request.id, {"admitted": False})
         self._replace(lambda state: {
             "in_sync": tuple(dict.fromkeys((*state.in_sync, name))), "addresses": {**state.addresses, name: address},
         })  # fmt: skip
@@ -258,13 +280,26 @@ class Replica:
                 return
 
     def _check_leads(self) -> None:
-        if not self.leads or time.monotonic() >= self._lease_until:
-            state = self.state
-            address = state.addresses.get(state.primary, "")
+        if not self.leads or time.monotonic() >= self._lease_until or self.store.is_stopped:
+            address = ""
+            with suppress(LeWorldError, OSError):
+                state = self.state
+                address = state.addresses.get(state.primary, "")
             raise NotPrimaryError(f"copy {self.config.id} of {self.config.shard} does not lead", address)
 
+    def check_still_leads(self) -> None:
+        """See in the directory whether this copy leads, if that is longer ago than a lease.
+
+        Raises:
+            NotPrimaryError: it does not.
+        """
+        if self.leads and time.monotonic() >= self._lease_until:
+            self._see_that_it_leads(time.monotonic(), self.state)
+        self._check_leads()
+
     def _see_that_it_leads(self, seen_at: float, state: ShardState) -> None:
-        if (state.primary, state.epoch) != (self.config.id, self.epoch):
+        # Who cannot write must not lead: another copy takes over, or this one when it has opened its store anew.
+        if (state.primary, state.epoch) != (self.config.id, self.epoch) or self.store.is_stopped:
             self._step_down()
             return
         self.leads = True
@@ -302,7 +337,9 @@ class Replica:
         address, config = state.addresses[state.primary], self.config
         try:
             with MemoryClient(address, config.peer_token, config.lease_s / 2, address_bits=8) as leader:
-                return leader.ask("ping").content["epoch"] >= state.epoch
+                answer = leader.ask("ping").content
+                # One that was started again knows its epoch, but does not lead.
+                return answer["epoch"] >= state.epoch and answer["leads_soon"]
         except LeWorldError:
             return False
 
@@ -330,8 +367,12 @@ class Replica:
             copy_begin(self.root, plan, lambda name, offset: _part(leader, name, offset))
             copy_pages(self.root, plan["sequence"], lambda after: _pages(leader, after))
             self._open()
+            # Else it would follow whoever led before.
+            self._adopt(plan["epoch"])
             self.store.follow_versions([Version(**row) for row in plan["versions"]])
             self.server.store = self.store
+            # Before the leader admits it: from then on, what is here counts, whether that answer arrives or not.
+            self._unfinished.unlink()
 
     def _catch_up(self, leader: MemoryClient) -> None:
         """Take over what came meanwhile, until the leader admits this copy."""
@@ -340,7 +381,6 @@ class Replica:
             asked = {"id": self.config.id, "address": self.server.address, "sequence": self.store.sequence}
             answer = leader.ask("admit", **asked).content
             if answer["admitted"]:
-                self._unfinished.unlink()
                 return
 
     def _take_over(self, leader: MemoryClient) -> None:
@@ -390,7 +430,7 @@ class _Followers:
         if lost:
             self._replica.strike_off(lost)
         # Even alone it must not acknowledge what a newer leader does not know.
-        self._replica._check_leads()
+        self._replica.check_still_leads()
 
     def send_versions(self, versions: Sequence[Version]) -> None:
         """See ``leworld.store.durable.Followers``."""
@@ -405,13 +445,14 @@ class _Followers:
 
 
 def elect(directory: Directory, shard: str, peer_token: str = "", timeout_s: float = 1.0) -> str:
-    """Have a copy in sync lead a shard whose leader does not answer: the one that is furthest.
+    """Have a copy in sync lead a shard whose leader does not answer: the one that is furthest, if it can.
 
     Returns:
         the address of the leader.
 
     Raises:
         ActorError: no copy that is in sync answers.
+        LeWorldError: none of them can lead.
     """
     state = directory.get(shard)
     found: list[tuple[int, str]] = []
@@ -426,10 +467,17 @@ def elect(directory: Directory, shard: str, peer_token: str = "", timeout_s: flo
         found.append((answer["sequence"], name))
     if not found:
         raise ActorError(f"shard {shard}", "has no copy in sync that answers", "start one of its copies again")
-    chosen = max(found)[1]
-    with MemoryClient(state.addresses[chosen], peer_token, 30.0, address_bits=8) as copy:
-        copy.ask("take_lead", epoch=state.epoch)
-    return state.addresses[chosen]
+    problem = LeWorldError()
+    for _, name in sorted(found, reverse=True):
+        try:
+            # Another one that is asked because this one is slow does nothing once this one leads.
+            with MemoryClient(state.addresses[name], peer_token, TAKE_LEAD_S, address_bits=8) as copy:
+                copy.ask("take_lead", epoch=state.epoch)
+        except LeWorldError as error:
+            problem = error
+        else:
+            return state.addresses[name]
+    raise problem
 
 
 def to_words(data: bytes) -> np.ndarray:

@@ -103,6 +103,8 @@ def copy_begin(root: Path, plan: dict[str, Any], fetch: Callable[[str, int], byt
 def copy_pages(root: Path, sequence: int, fetch: Callable[[int], tuple[Ints, NDArray[np.uint32]]]) -> None:
     """Put every page of the original into a copy; ``fetch`` gives the pages after one, see ``Source.pages``."""
     mapped, after = MappedMemory(root, writable=True), -1
+    # Nobody may read it beside the copy before it leads.
+    mapped.lease_until(0.0)
     while True:
         pages, words = fetch(after)
         if not len(pages):

@@ -190,7 +190,7 @@ class WriterLock:
         Raises:
             StoreError: another process holds it.
         """
-        self._file = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file: int | None = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -203,5 +203,8 @@ class WriterLock:
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let another process write."""
-        os.close(self._file)
+        """Let another process write; nothing happens where it was released before."""
+        if self._file is not None:
+            # Its number is another file's from here on.
+            file, self._file = self._file, None
+            os.close(file)
