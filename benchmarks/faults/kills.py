@@ -154,8 +154,8 @@ def run_script(root: Path, seed: int, report: Path, at: int | None) -> int:
     for operation in script(seed):
         operation.do(store)
         # A checkpoint beside ends here, so that the steps are the same every time.
-        if store._checkpointing is not None and store._checkpointing.ident is not None:
-            store._checkpointing.join()
+        if store._checkpoints.thread is not None and store._checkpoints.thread.ident is not None:
+            store._checkpoints.thread.join()
         write(file, b"a")
     return bomb.calls
 

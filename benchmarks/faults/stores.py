@@ -43,7 +43,7 @@ def copy_of(root: Path, to: Path) -> Path:
 
 def let_go(store: DurableStore) -> None:
     """Leave a memory as a process leaves it that is killed, without ending this one."""
-    with store._syncing:
+    with store._checkpoints.going_on:
         store._opened.close()
 
 

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leworld.errors import StoreError
-from leworld.files import sync
 from leworld.memory.protocol import PAGE_WORDS, Receipt, Snapshot, Words
 from leworld.memory.ranges import Ints, pages_of
 from leworld.memory.store import as_blocks, check_pages, check_width
 from leworld.memory.words import checksum
+from leworld.store.checkpoints import Checkpoints, checkpoint_of
 from leworld.store.erase import Erasure, Traces, copied_by, is_scrubbed, scrub_segments, trace
 from leworld.store.group import Group, join, make_group
 from leworld.store.group import Write as Write
@@ -36,13 +36,12 @@ from leworld.store.journal import Journal
 from leworld.store.layout import Identity, Layout, WriterLock, make, read_identity, read_map, write_map
 from leworld.store.mapped import MappedMemory, damage
 from leworld.store.records import Record
-from leworld.store.segment import Segment, missing
+from leworld.store.recovery import recover
+from leworld.store.segment import Segment
 from leworld.store.versions import Difference, Version, Versions, changed_pages, difference, pages_before
 
 CHUNK_PAGES = 1 << 14
 """Pages put back at a time: 16 MiB."""
-REPLAYED_RECORDS = 1024
-"""Made again at a time."""
 
 
 @dataclass(frozen=True)
@@ -104,25 +103,26 @@ class DurableStore:
         self.layout = Layout(self.root)
         self.address_bits = read_identity(self.root).address_bits
         self._lock = threading.RLock()
-        self._checkpointing: threading.Thread | None = None
         self.followers: Followers | None = None
-        self._pins: dict[str, int] = {}
         self._stopped = ""
         self._following = False
-        self._syncing = threading.Lock()
         self._held = WriterLock(self.layout)
         with ExitStack() as opened:
             opened.callback(self._held.release)
             self._mapped = MappedMemory(self.root, writable=True, verify=self.config.verify)
-            self._checkpointed = _checkpoint_of(self.layout)
-            self._journal = Journal(self.layout.journal, self.config.policy, self._checkpointed)
+            self._journal = Journal(self.layout.journal, self.config.policy, checkpoint_of(self.layout))
             opened.callback(self._journal.close)
             self._versions = Versions(self.layout)
             self.epoch = max(self.epoch, _epoch_of(self.layout))
             self._history = History(self.layout, self._journal)
             self._noted = np.zeros(self.num_words // PAGE_WORDS, np.int64)
             self._noted[list(self._journal.last.before)] = self._journal.last.first
-            self._recover()
+            self._checkpoints = Checkpoints(
+                self.layout, self._journal, self._history, self._versions, self._lock, self.stop
+            )
+            is_copy = self.epoch > 0
+            last = recover(self._mapped, self._journal, self._history, self._checkpoints, is_copy=is_copy)
+            self._finish(last)
             self._opened = opened.pop_all()
 
     @classmethod
@@ -218,8 +218,8 @@ class DurableStore:
             self._check_running()
             self._versions.drop(name)
             self._send_versions()
-        with self._syncing:
-            self._forget()
+        with self._checkpoints.going_on:
+            self._checkpoints.forget()
 
     def diff(self, before: str, after: str = "now") -> Difference:
         """The words that differ between two versions; "now" is the content of now.
@@ -318,7 +318,7 @@ class DurableStore:
                 "id": read_identity(self.root).id,
                 "address_bits": self.address_bits,
                 "sequence": self.sequence,
-                "checkpoint": self._checkpointed,
+                "checkpoint": self._checkpoints.upto,
                 "policy": self.config.policy,
                 "pages_written": len(self._mapped.written_pages()),
                 "words_bytes": self.layout.words.stat().st_blocks * 512,
@@ -338,19 +338,18 @@ class DurableStore:
         Args:
             wait: return when it is done; else it is done beside reads and writes.
         """
-        running = self._checkpointing
-        if running is not None and running.is_alive():
+        if self._checkpoints.is_running:
             if not wait:
                 return
-            running.join()
+            self._checkpoints.wait()
         with self._lock:
             self._check_settled()
             self._journal.roll()
             upto = self.sequence
         if wait:
-            self._sync_words(upto)
+            self._checkpoints.take(upto)
         else:
-            self._begin_sync(upto)
+            self._checkpoints.take_beside(upto)
 
     def close(self) -> None:
         """Take a checkpoint and let another process write; it can write even where the checkpoint fails.
@@ -365,7 +364,7 @@ class DurableStore:
                 self._mapped.close()
         finally:
             # A checkpoint that is being taken beside ends before.
-            with self._syncing:
+            with self._checkpoints.going_on:
                 self._opened.close()
 
     def follow(self, records: Sequence[Record], *, roll: bool) -> None:
@@ -383,7 +382,7 @@ class DurableStore:
             if roll:
                 # Its segments must be the leader's: a page's content of before is told once in each.
                 self._journal.roll()
-                self._begin_sync(self.sequence)
+                self._checkpoints.take_beside(self.sequence)
             for record in records:
                 self._mapped.reserve(pages_of(record.start, record.length))
                 if record.kind == "erased":
@@ -394,8 +393,8 @@ class DurableStore:
         """Keep the versions that the memory keeps that this one is a copy of."""
         with self._lock:
             self._versions.set(versions)
-        with self._syncing:
-            self._forget()
+        with self._checkpoints.going_on:
+            self._checkpoints.forget()
 
     def records_after(self, sequence: int, max_bytes: int) -> tuple[list[Record], list[int]]:
         """Records after one, up to about so many bytes, and the numbers of those that begin a segment.
@@ -436,7 +435,7 @@ class DurableStore:
     def abandon(self) -> None:
         """Let go of the directory as it is, to be deleted or opened anew; nothing happens the second time."""
         # A checkpoint that is being taken beside needs the lock to end.
-        with self._syncing, self._lock, suppress(StoreError):
+        with self._checkpoints.going_on, self._lock, suppress(StoreError):
             self.stop("is copied anew")
             self._mapped.lease_until(0.0)
             self._opened.close()
@@ -450,13 +449,13 @@ class DurableStore:
         """Keep all records from now on until ``unpin``; the number of the last one before."""
         with self._lock:
             self._journal.roll()
-            self._pins[name] = self.sequence
+            self._checkpoints.pins[name] = self.sequence
             return self.sequence
 
     def unpin(self, name: str) -> None:
         """End what ``pin`` began."""
         with self._lock:
-            self._pins.pop(name, None)
+            self._checkpoints.pins.pop(name, None)
 
     @property
     def is_stopped(self) -> bool:
@@ -602,98 +601,6 @@ class DurableStore:
         now = self._mapped.pages[pages]
         return pages_before(self._journal.since(sequence), pages, now)
 
-    def _sync_words(self, upto: int) -> None:
-        """Have all writes up to one in the words on the disk; they need not come to rest for that."""
-        with self._syncing:
-            if upto <= self._checkpointed or self._journal.is_closed:
-                return
-            try:
-                for path in (self.layout.words, self.layout.sums):
-                    sync(path)
-            except OSError as error:
-                # The system may have dropped what it could not write: no later success says that it is there.
-                self.stop(f"the disk failed ({error.strerror}), so nothing more is written: mend it, and open it again")
-                self._check_running()
-            write_map(self.layout.checkpoint, {"sequence": upto})
-            self._checkpointed = upto
-            self._forget()
-
-    def _begin_sync(self, upto: int) -> None:
-        """The same, beside reads and writes; not while the last one goes on."""
-        if self._checkpointing is None or not self._checkpointing.is_alive():
-            self._checkpointing = threading.Thread(target=self._sync_words_beside, args=(upto,), name="checkpoint")
-            self._checkpointing.start()
-
-    def _sync_words_beside(self, upto: int) -> None:
-        # What fails is tried again with the next segment, and at last by close.
-        with suppress(StoreError):
-            self._sync_words(upto)
-
-    def _forget(self) -> None:
-        """Delete the segments that neither a crash nor a version would need; who wrote what is kept.
-
-        Whoever calls holds ``_syncing``, and had it before ``_lock``.
-        """
-        with self._lock:
-            kept = [version.sequence for version in self._versions]
-            needed = min([self._checkpointed, self.sequence, *self._pins.values(), *kept])
-            gone = [segment for segment in self._journal.segments[:-1] if segment.last <= needed]
-        # On a full disk the rest is deleted another time.
-        with suppress(OSError):
-            for segment in gone:
-                # A closed segment does not change, so that nobody has to wait for this.
-                self._history.remember(segment)
-            with self._lock:
-                for segment in gone:
-                    self._journal.drop(segment)
-
-    def _recover(self) -> None:
-        """Make the words those of the journal's end."""
-        mapped, journal = self._mapped, self._journal
-        since = journal.since(self._checkpointed)
-        pages = changed_pages(since)
-        intact = mapped.is_whole and mapped.sequence >= journal.sequence and not len(mapped.damaged(pages))
-        if intact and mapped.sequence > journal.sequence:
-            # The words were made visible, so that they were acknowledged; the end of the journal was lost later.
-            journal.skip_to(mapped.sequence)
-            # The words are the only ones that know what was lost: the journal must not be needed for them any more.
-            self._sync_words(mapped.sequence)
-        if not intact:
-            if mapped.shown > journal.sequence:
-                raise missing(self.layout.journal, journal.sequence + 1)
-            mapped.begin_mending()
-            mapped.reserve(pages)
-            for segment in since:
-                self._replay(segment)
-        if self.epoch:
-            mapped.lease_until(0.0)
-        else:
-            mapped.end_lease()
-        mapped.settle_at(journal.sequence)
-        mapped.open()
-        last = self._history.last_mark()
-        for segment in journal.segments:
-            # What is appended from here on is not among them.
-            segment.records = None
-        self._finish(last)
-
-    def _replay(self, segment: Segment) -> None:
-        """Put the pages of a segment back as they were before it, and make its writes again, many at a time."""
-        pages = changed_pages([segment])
-        self._mapped.pages[pages] = segment.read_before(pages)
-        some: list[Record] = []
-        for record in self._history.records(segment):
-            some.append(record)
-            if len(some) == REPLAYED_RECORDS:
-                self._redo(some)
-                some = []
-        self._redo(some)
-        self._mapped.sum_up(pages)
-
-    def _redo(self, records: Sequence[Record]) -> None:
-        group = join(records)
-        self._mapped.arena.scatter(group.start, group.length, group.words)
-
     def _finish(self, last: Record | None) -> None:
         """Go on with what a crash cut off, as the last mark in the journal tells."""
         kept = {version.name for version in self._versions}
@@ -707,11 +614,6 @@ class DurableStore:
 def _epoch_of(layout: Layout) -> int:
     found = read_map(layout.epoch, {"epoch": int})
     return 0 if found is None else found["epoch"]
-
-
-def _checkpoint_of(layout: Layout) -> int:
-    found = read_map(layout.checkpoint, {"sequence": int})
-    return 0 if found is None else found["sequence"]
 
 
 def open_store(root: str | Path, address_bits: int, config: StoreConfig | None = None, **known) -> DurableStore:

@@ -10,7 +10,7 @@ import pytest
 
 from leworld.errors import CheckpointError, ConfigError, DamageError, DataError, RangeError, StoreError
 from leworld.memory import Memory, Words, WordStore
-from leworld.store import durable, layout
+from leworld.store import checkpoints, layout
 from leworld.store.durable import DurableStore, StoreConfig, Write, open_store
 from leworld.store.group import make_group
 from leworld.store.journal import POLICIES, Journal
@@ -131,7 +131,7 @@ class Wanderer:
         self.store = reopened(self.store, SMALL)
 
     def crash(self):
-        thread = self.store._checkpointing
+        thread = self.store._checkpoints.thread
         if thread is not None:
             thread.join()
         self.copies += 1
@@ -384,8 +384,8 @@ def test_snapshots_serve_no_damaged_word(store):
 
 def test_a_checkpoint_beside_does_not_stop_one_that_waits(store, monkeypatch):
     store.write([0], block(1))
-    going_on, sync = threading.Event(), durable.sync
-    monkeypatch.setattr(durable, "sync", lambda path: (going_on.wait(10), sync(path)))
+    going_on, sync = threading.Event(), checkpoints.sync
+    monkeypatch.setattr(checkpoints, "sync", lambda path: (going_on.wait(10), sync(path)))
     store.checkpoint(wait=False)
     store.write([5], block(2))
     waiting = threading.Thread(target=store.checkpoint, daemon=True)
@@ -401,7 +401,7 @@ def test_checkpoints_are_taken_beside_writes(tmp_path):
     with DurableStore.create(tmp_path / "m", 16, SMALL) as store:
         for step in range(300):
             store.write([step * 200], fill(step + 1, 100))
-        store._checkpointing.join()
+        store._checkpoints.thread.join()
         assert store.stat()["checkpoint"] > 0
         assert sorted((store.root / "journal").iterdir())[0].name > "00000000000000000001.log"
 
@@ -412,7 +412,7 @@ def test_a_checkpoint_that_cannot_be_taken_refuses_no_write(tmp_path, monkeypatc
             patched.setattr(layout, "replace_file", full)
             for step in range(100):
                 store.write([step * 200], fill(step + 1, 100))
-            store._checkpointing.join()
+            store._checkpoints.thread.join()
             assert store.stat()["checkpoint"] == 0
             with pytest.raises(StoreError, match="checkpoint: not written \\(No space left on device\\): make room"):
                 store.checkpoint()
@@ -454,7 +454,7 @@ def test_a_disk_that_fails_is_not_written_any_more(store, monkeypatch):
 def test_words_that_did_not_reach_the_disk_end_writing(store, monkeypatch):
     store.write([0], block(7))
     with monkeypatch.context() as patched:
-        patched.setattr(durable, "sync", full)
+        patched.setattr(checkpoints, "sync", full)
         with pytest.raises(StoreError, match="the disk failed \\(No space left on device\\)"):
             store.checkpoint()
     with pytest.raises(StoreError, match="the disk failed"):
