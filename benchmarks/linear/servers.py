@@ -1,0 +1,158 @@
+"""Those who keep the memory: each the main function of a process that is killed, paused and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.directory import Directory, FileDirectory, ShardState
+from actors.memory_server import MemoryServer
+from actors.replica import Replica, ReplicaConfig
+from leworld.errors import StoreError
+from leworld.memory.arena import Arena
+from leworld.memory.ranges import Ints, expand
+from leworld.store.durable import StoreConfig, open_store
+from leworld.store.mapped import MappedMemory
+
+from .clients import Seen, Work, work
+from .records import ADDRESS_BITS
+from .stage import TRY_AGAIN
+
+STORE = StoreConfig(policy="os", segment_bytes=1 << 18)
+"""Checkpoints are frequent. A process that is killed loses nothing with this policy, either."""
+DAWDLES = 0.03
+"""Share of writes that last long; ``LONGEST_S`` is the most they do."""
+LONGEST_S = 0.005
+LEASE_S = 0.5
+PEER_TIMEOUT_S = 0.6
+
+
+def dawdle(shared: NDArray[np.int64]) -> None:
+    """Have some writes of this process last long: it waits between half of the words and the others.
+
+    Else this happens only where a process is interrupted just there. ``shared[1]`` is 1 meanwhile.
+    """
+    random, scatter, begin = np.random.default_rng(), Arena.scatter, MappedMemory._begin
+    shared[1] = 0
+
+    def wait() -> None:
+        shared[1] = 1
+        time.sleep(random.uniform(0, LONGEST_S))
+        shared[1] = 0
+
+    def scatter_slowly(arena: Arena, start: Ints, length: Ints, words: NDArray[np.uint32]) -> None:
+        if random.random() >= DAWDLES:
+            scatter(arena, start, length, words)
+            return
+        addresses, half = expand(start, length)[0], int(random.integers(0, len(words) + 1))
+        arena.words[addresses[:half]] = words[:half]
+        wait()
+        arena.words[addresses[half:]] = words[half:]
+
+    def begin_slowly(mapped: MappedMemory, sequence: int, pages: Ints) -> None:
+        begin(mapped, sequence, pages)
+        if random.random() < DAWDLES / 4:
+            wait()
+
+    Arena.scatter, MappedMemory._begin = scatter_slowly, begin_slowly  # type: ignore[method-assign]
+
+
+def write_mapped(root: Path, tasks: Sequence[Work]) -> None:
+    """Open a memory, and have threads write it, and read it, in this process."""
+    dawdle(tasks[0].shared)
+    store = open_store(root, ADDRESS_BITS, STORE)
+    threads = [threading.Thread(target=work, args=(task, store)) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store.close()
+
+
+def serve_memory(root: Path, port: Path, shared: NDArray[np.int64]) -> None:
+    """Serve a memory."""
+    dawdle(shared)
+    server = MemoryServer(open_store(root, ADDRESS_BITS, STORE)).start()
+    put(port, port_of(server.address))
+    _for_ever()
+
+
+def serve_replica(
+    root: Path, name: str, port: Path, advertised: str, ways: Mapping[str, str], cut: Path, shared: NDArray[np.int64]
+) -> None:
+    """Serve a copy, which is ``advertised`` at an address that leads here; it sees no directory while ``cut`` exists.
+
+    Args:
+        root: of all copies.
+        name: of this one.
+        port: the file for its port.
+        advertised: its address.
+        ways: by the address of a copy, that of a link by which only this copy asks that one.
+        cut: see above.
+        shared: see ``dawdle``.
+    """
+    dawdle(shared)
+    directory = CutDirectory(FileDirectory(root / "directory"), ways, cut)
+    config = ReplicaConfig("s", name, ADDRESS_BITS, STORE, lease_s=LEASE_S, timeout_s=PEER_TIMEOUT_S)
+    replica = Replica(root / name, directory, config)
+    put(port, port_of(replica.server.address))
+    replica.server.address = advertised
+    try:
+        replica.start()
+    except OSError:
+        # Without a directory it cannot start: it is tried again.
+        os._exit(TRY_AGAIN)
+    _for_ever()
+
+
+class CutDirectory:
+    """A directory with other addresses, see ``Seen``, that cannot be reached while a file exists."""
+
+    def __init__(self, directory: Directory, ways: Mapping[str, str], cut: Path) -> None:
+        self._directory, self._ways, self._cut = directory, ways, cut
+
+    def get(self, shard: str) -> ShardState:
+        """See ``Directory``."""
+        self._check()
+        return Seen(self._directory, self._ways).get(shard)
+
+    def replace(self, shard: str, state: ShardState) -> bool:
+        """See ``Directory``."""
+        self._check()
+        back = {way: address for address, way in self._ways.items()}
+        addresses = {name: back.get(way, way) for name, way in state.addresses.items()}
+        return self._directory.replace(shard, replace(state, addresses=addresses))
+
+    def _check(self) -> None:
+        if self._cut.exists():
+            raise StoreError("the directory cannot be reached")
+
+
+def put(path: Path, text: str) -> None:
+    """Replace a small file; whoever reads it sees the old text or the new one."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+def port_of(address: str) -> str:
+    """The port of an address."""
+    return address.rsplit(":", 1)[1]
+
+
+def client(task: Work, connect: Callable[[np.random.Generator], object]) -> None:
+    """Connect, and work."""
+    work(task, connect(np.random.default_rng([task.seed, task.number, 1])))  # type: ignore[arg-type]
+
+
+def _for_ever() -> None:
+    while True:
+        signal.pause()
