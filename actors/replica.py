@@ -250,8 +250,9 @@ class Replica:
         return Answer(request.id, {"admitted": True, "epoch": self.epoch})
 
     def take_lead(self, request: Request) -> Answer:
-        """Lead, as the leader of an epoch is gone; nothing happens where another has taken over already."""
-        if self.state.epoch == number(request.arguments, "epoch", 0, 1 << 62):
+        """Lead, as the leader of an epoch is gone; nothing happens where one has taken over already, be it this one."""
+        epoch = number(request.arguments, "epoch", 0, 1 << 62)
+        if self.state.epoch == epoch and not (self.epoch == epoch and self._may_answer):
             self.lead()
         return Answer(request.id, {"epoch": self.epoch})
 
@@ -279,8 +280,12 @@ class Replica:
             if change(self.directory, self.config.shard, state, **parts(state)) is not None:
                 return
 
+    @property
+    def _may_answer(self) -> bool:
+        return self.leads and time.monotonic() < self._lease_until and not self.store.is_stopped
+
     def _check_leads(self) -> None:
-        if not self.leads or time.monotonic() >= self._lease_until or self.store.is_stopped:
+        if not self._may_answer:
             address = ""
             with suppress(LeWorldError, OSError):
                 state = self.state

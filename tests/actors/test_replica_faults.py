@@ -219,7 +219,7 @@ def test_a_copy_that_is_started_again_at_its_address_does_not_pass_for_a_leader(
     copies.stop("a")
     copies.make("a", address).start()
     assert copies.word(1) == 1
-    assert copies.directory.get("s").epoch == 2
+    assert copies.directory.get("s").primary == "b"
 
 
 def test_a_new_leader_that_was_ended_while_it_waited_waits_again(copies):
