@@ -162,7 +162,7 @@ def test_a_copy_keeps_what_it_has_though_it_never_heard_that_it_was_admitted(cop
         taken.append(admit(request).content["admitted"])
         raise StoreError("the answer is lost")
 
-    leader.server._peer_operations["admit"] = admit_and_be_lost  # type: ignore[assignment]
+    leader.server._hooks.operations["admit"] = admit_and_be_lost  # type: ignore[assignment]
     with pytest.raises(StoreError, match="the answer is lost"):
         copy.join()
     assert taken == [True]
