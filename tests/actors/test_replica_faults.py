@@ -223,6 +223,7 @@ def test_a_copy_that_is_started_again_at_its_address_does_not_pass_for_a_leader(
 
 
 def test_a_new_leader_that_was_ended_while_it_waited_waits_again(copies):
+    DurableStore.create(copies.root / "b", BITS).close()
     copies.directory.replace("s", ShardState(1, 2, "b", ("b",), {"b": "tcp://127.0.0.1:9"}))
     begin = time.monotonic()
     copies.make("b").start()
