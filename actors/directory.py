@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,6 +73,10 @@ class Directory(ABC):
     def store(self, name: str, version: int, raw: bytes) -> bool:
         """Put version ``version`` of an entry in place if the one before is there now; whether it was."""
 
+    @abstractmethod
+    def seed(self, name: str, raw: bytes) -> bool:
+        """Put an entry of any version in place where there is none; whether it was."""
+
     def get(self, shard: str) -> ShardState:
         """The state of now; one of version 0 where the shard is not known."""
         raw = self.load(shard)
@@ -100,9 +105,16 @@ class FileDirectory(Directory):
 
     def store(self, name: str, version: int, raw: bytes) -> bool:
         """See ``Directory``."""
+        return self._put(name, version - 1, raw)
+
+    def seed(self, name: str, raw: bytes) -> bool:
+        """See ``Directory``."""
+        return self._put(name, 0, raw)
+
+    def _put(self, name: str, version_before: int, raw: bytes) -> bool:
         try:
             with self._locked(name):
-                if version_of(self.load(name)) != version - 1:
+                if version_of(self.load(name)) != version_before:
                     return False
                 replace_file(self._root / name, [raw])
                 return True
@@ -122,6 +134,52 @@ class FileDirectory(Directory):
             yield
         finally:
             os.close(file)
+
+
+class MirroredDirectory(Directory):
+    """Another directory, all of whose entries that were seen are kept in a folder, too, before anyone acts on them.
+
+    Where all that the other one held is lost, it can be made again from the folders of all copies.
+    """
+
+    def __init__(self, directory: Directory, root: str | Path) -> None:
+        self._directory, self._root = directory, Path(root)
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._seen = {name: version_of(raw) for name, raw in self.entries().items()}
+
+    def load(self, name: str) -> bytes | None:
+        """See ``Directory``."""
+        raw = self._directory.load(name)
+        if raw is not None:
+            self._keep(name, version_of(raw), raw)
+        return raw
+
+    def store(self, name: str, version: int, raw: bytes) -> bool:
+        """See ``Directory``."""
+        done = self._directory.store(name, version, raw)
+        if done:
+            self._keep(name, version, raw)
+        return done
+
+    def seed(self, name: str, raw: bytes) -> bool:
+        """See ``Directory``."""
+        return self._directory.seed(name, raw)
+
+    def entries(self) -> dict[str, bytes]:
+        """What was seen last of each entry."""
+        return {path.name: path.read_bytes() for path in self._root.iterdir() if not path.name.startswith(".")}
+
+    def _keep(self, name: str, version: int, raw: bytes) -> None:
+        with self._lock:
+            if self._seen.get(name, 0) >= version:
+                return
+            try:
+                replace_file(self._root / name, [raw])
+            except OSError as error:
+                path = self._root / name
+                raise StoreError(f"{path}: not written ({error.strerror}): make room on that disk") from None
+            self._seen[name] = version
 
 
 def version_of(raw: bytes | None) -> int:

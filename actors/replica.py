@@ -104,8 +104,15 @@ class Replica:
         """Serve, follow whoever leads, or lead where nobody ever did."""
         self.server.start()
         state = self.state
-        if not state.in_sync or state.in_sync == (self.config.id,):
-            self.lead()
+        # Where the directory has lost what it knew, a copy cannot know whether it is the newest.
+        is_first = not state.in_sync and not self._was_copy
+        try:
+            if is_first or state.in_sync == (self.config.id,):
+                self.lead()
+        except StoreError:
+            # All begin at once, and another one was faster: this one follows it.
+            if not is_first or not self.state.in_sync:
+                raise
         self._heart.start()
         return self
 
@@ -117,7 +124,9 @@ class Replica:
         """
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            if self.leads or (self.config.id in self.state.in_sync and not self._unfinished.exists()):
+            state = self.state
+            follows = self.config.id in state.in_sync and not self._unfinished.exists()
+            if self.leads or (follows and self._answers(state)):
                 return
             time.sleep(0.02)
         raise ActorError(f"copy {self.config.id} of {self.config.shard}", "is not in sync yet", "see whether one leads")
@@ -184,6 +193,7 @@ class Replica:
         """
         name, in_sync = f"copy {self.config.id} of {self.config.shard}", self.state.in_sync
         was_here = Layout(self.root).identity.exists()
+        self._was_copy = Layout(self.root).epoch.exists()
         if self.config.id in in_sync and not was_here and not self._unfinished.exists():
             if len(in_sync) == 1:
                 raise StoreError(
@@ -378,6 +388,8 @@ class Replica:
             now = time.monotonic()
             try:
                 state = self.state
+                if not state.in_sync:
+                    continue
                 if self.leads:
                     self._see_that_it_leads(now, state)
                 elif self.config.id not in state.in_sync or self._unfinished.exists():

@@ -19,6 +19,7 @@ from actors.memory_wire import Answer
 from leworld.errors import NotPrimaryError
 from leworld.memory import Receipt, Words
 from leworld.memory.store import as_blocks, check_blocks
+from leworld.store.versions import Difference
 
 Result = TypeVar("Result")
 PAUSE_S = 0.05
@@ -90,6 +91,10 @@ class ShardClient:
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         """Another operation; it may be done twice where the leader changes meanwhile."""
         return self._again(lambda client: client.ask(op, **arguments)).content
+
+    def diff(self, before: str, after: str = "now") -> Difference:
+        """The words that differ between two versions."""
+        return self._again(lambda client: client.diff(before, after))
 
     def begin(self, op: str, **given: Any) -> ShardPending:
         """Ask, and wait later; nothing else may be asked meanwhile."""

@@ -107,13 +107,17 @@ class ShardedStore:
         return np.unique(np.concatenate(found))
 
     def snapshot(self) -> Snapshot:
-        """Copy every page that holds anything, page after page: what is written meanwhile may be in it or not."""
+        """Copy every page that holds anything, page after page: what is written meanwhile may be in it or not.
+
+        Its sequence is the largest of the shards'.
+        """
         pages = self.written_pages()
         starts = np.split(pages * PAGE_WORDS, range(PAGES_AT_ONCE, len(pages), PAGES_AT_ONCE))
         words = [self.read(start, np.full(len(start), PAGE_WORDS)).words for start in starts]
         found = np.concatenate(words).reshape(-1, PAGE_WORDS)
         keep = found.any(1)
-        return Snapshot(self.address_bits, self.map.version, pages[keep], found[keep])
+        sequence = max(self.shard(shard).ask("stat")["sequence"] for shard in self.map.all_shards)
+        return Snapshot(self.address_bits, sequence, pages[keep], found[keep])
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace the whole content by a snapshot's, as writes of their own; nobody else may write meanwhile."""
