@@ -1,7 +1,7 @@
 """Filling: a fork takes over from its parent, page by page, beside reads and writes, until it holds everything.
 
-A page that is about to be written is taken over first; the rest is by a thread, in pieces small enough that nobody waits
-for one. After a crash those pages count as held that were noted on the disk, and those that the journal tells of: what
+A page that is about to be written is taken over first; the rest is by a thread, in pieces small enough that nobody has
+to wait. After a crash those pages count as held that were noted on the disk, and those that the journal tells of: what
 the fork itself never wrote may be taken over once more.
 
 Shapes:
@@ -149,8 +149,7 @@ class Filler:
         return {} if link is None else {"fork": {**vars(link), "problem": problem}}
 
     def _find_held(self, inherited: Inherited, journal: Journal) -> None:
-        found = read_map(self._layout.filled, {"bits": bytes}) or {"bits": b""}
-        noted = np.unpackbits(np.frombuffer(found["bits"], np.uint8), count=len(inherited.held))
+        noted = _noted(self._layout, len(inherited.held))
         noted[changed_pages(journal.since(self._checkpoints.upto))] = 1
         if self._mapped.is_whole and self._mapped.sequence > journal.sequence:
             # The journal has lost its end, and so cannot tell of all that was written.
@@ -242,3 +241,13 @@ class Filler:
         parent = Layout(Path(link.parent))
         if forks_of(parent).get(link.version, self._layout.root.absolute()) != self._layout.root.absolute():
             note_fork(parent, link.version, self._layout.root)
+
+
+def _noted(layout: Layout, num_pages: int) -> NDArray[np.uint8]:
+    """(num_pages,) 1 for each page that is held on the disk."""
+    found = read_map(layout.filled, {"bits": bytes})
+    if found is None:
+        return np.zeros(num_pages, np.uint8)
+    if len(found["bits"]) != -(-num_pages // 8):
+        raise StoreError(f"{layout.filled}: is damaged or foreign; restore this memory from a replica or a snapshot")
+    return np.unpackbits(np.frombuffer(found["bits"], np.uint8), count=num_pages)

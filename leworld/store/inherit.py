@@ -1,7 +1,7 @@
 """What a fork does not hold yet: pages of its parent's version, read through to whoever reads the fork.
 
-``filling`` says of each page whether the fork holds it. The one process that writes the fork sets this, after the words,
-and before it writes others there; so who finds it unset before and after reading has what the fork held meanwhile.
+``filling`` says of each page whether the fork holds it. The process that writes the fork sets this after it has put the
+parent's words there, and before it writes others; so where it is unset after reading, nobody has written meanwhile.
 
 Shapes:
     R: ranges.  P: pages.

@@ -30,7 +30,8 @@ def forks_of(parent: Layout) -> dict[str, Path]:
     """Version to where the fork is, or was, that it is kept for; of all forks that were ever made and are noted."""
     if not parent.forks.is_dir():
         return {}
-    found = {path.name: read_map(path, {"path": str}) for path in sorted(parent.forks.iterdir()) if path.suffix != ".tmp"}
+    paths = [path for path in sorted(parent.forks.iterdir()) if path.suffix != ".tmp"]
+    found = {path.name: read_map(path, {"path": str}) for path in paths}
     return {version: Path(content["path"]) for version, content in found.items() if content is not None}
 
 

@@ -77,7 +77,7 @@ class Versions:
             raise StoreError(f"a version cannot be called {version.name!r}: give another name")
         if any(known.name == version.name for known in self._list):
             raise StoreError(f"version {version.name!r} is kept already: give another name, or drop that one")
-        self._save(sorted([*self._list, version], key=lambda known: known.sequence))
+        self._save([*self._list, version])
 
     def drop(self, name: str) -> None:
         """Keep one less.
