@@ -9,6 +9,7 @@ Shapes:
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -123,22 +124,19 @@ class Inherited:
         return np.concatenate([pages[:0], *(chunk[~self.fetch(chunk).any(1)] for chunk in chunks)])
 
     def _ask(self, question: Callable[[VersionPages], NDArray]) -> NDArray:
-        for _ in range(_TRIES - 1):
+        for attempt in itertools.count(1):
             try:
                 return question(self._opened())
+            except DamageError as error:
+                # Damage of records may be of a moment: the parent's writer replaces and deletes segments.
+                if error.pages or attempt == _TRIES:
+                    raise DamageError(unreadable(self._layout.root, self.link, error), error.pages) from None
             except OSError as error:
-                if isinstance(error, DamageError) and error.pages:
-                    raise
-                # The parent's writer replaces or deletes files of its journal now and then.
-                self._parent = None
-                time.sleep(_PAUSE_S)
-        try:
-            return question(self._opened())
-        except DamageError as error:
-            raise DamageError(unreadable(self._layout.root, self.link, error), error.pages) from None
-        except OSError as error:
-            reason = error.strerror or error
-            raise StoreError(unreadable(self._layout.root, self.link, reason)) from None
+                if attempt == _TRIES:
+                    reason = error.strerror or error
+                    raise StoreError(unreadable(self._layout.root, self.link, reason)) from None
+            self._parent = None
+            time.sleep(_PAUSE_S)
 
     def _opened(self) -> VersionPages:
         with self._lock:
