@@ -36,6 +36,8 @@ PIECE_PAGES = 128
 """Taken over at a time: 128 KiB."""
 PAUSE_S = 0.001
 """After each piece, for others to go on."""
+MARKED_PAGES = 1 << 18
+"""Looked at, or said to be held, at a time: nobody else runs meanwhile."""
 SAVE_PAGES = 1 << 18
 """After so many it is noted on the disk what is held: 256 MiB."""
 
@@ -128,7 +130,8 @@ class Filler:
             return None
         # Before they are looked at, as others come meanwhile.
         self._is_new = False
-        return np.packbits(inherited.held)
+        parts = range(0, len(inherited.held), MARKED_PAGES)
+        return np.concatenate([np.packbits(inherited.held[first : first + MARKED_PAGES]) for first in parts])
 
     def save_marks(self, marks: NDArray[np.uint8]) -> None:
         """Note on the disk what is held.
@@ -224,7 +227,8 @@ class Filler:
             link = replace(inherited.link, stage=FILLED)
             write_link(self._layout, link)
         # What was never written holds nothing, here and there.
-        inherited.held[:] = 1
+        for first in range(0, len(inherited.held), MARKED_PAGES):
+            inherited.held[first : first + MARKED_PAGES] = 1
         inherited.over[0] = 1
         self._mapped.inherited = None
         self._let_go(link)

@@ -9,7 +9,6 @@ Shapes:
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -96,7 +95,7 @@ class Inherited:
         mine = own()
         pages = self._ask(lambda parent: parent.written(first, stop))
         pages = pages[~held[pages - first]]
-        changed = np.intersect1d(pages, self._ask(lambda parent: parent.changed()))
+        changed = np.intersect1d(pages, self._ask(lambda parent: parent.changed(first, stop)))
         return np.union1d(mine[held[mine - first]], np.setdiff1d(pages, self._empty(changed)))
 
     def damaged(self, first: int, stop: int) -> list[int]:
@@ -124,7 +123,9 @@ class Inherited:
         return np.concatenate([pages[:0], *(chunk[~self.fetch(chunk).any(1)] for chunk in chunks)])
 
     def _ask(self, question: Callable[[VersionPages], NDArray]) -> NDArray:
-        for attempt in itertools.count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return question(self._opened())
             except DamageError as error:

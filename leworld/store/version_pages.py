@@ -23,7 +23,7 @@ from leworld.memory.ranges import Ints
 from leworld.store.layout import Layout, read_identity
 from leworld.store.records import Frame, decode_at
 from leworld.store.segment import Segment, check_joined, missing, segment_paths
-from leworld.store.versions import Versions, changed_pages, pages_before
+from leworld.store.versions import Versions, pages_before
 
 
 class Pages(Protocol):
@@ -59,12 +59,13 @@ class VersionPages:
             StoreError: there is no such version, or another memory is in the directory.
         """
         self._mapped, self._layout = mapped, Layout(root)
-        found = read_identity(root).id
-        if found != identity:
-            raise StoreError(f"memory {found} is there, not {identity}")
+        found = read_identity(root)
+        if found.id != identity:
+            raise StoreError(f"memory {found.id} is there, not {identity}")
         self._file = _number(self._layout.identity)
         self.sequence = Versions(self._layout).find(version).sequence
         self._segments: list[Segment] = []
+        self._changed = np.zeros((1 << found.address_bits) // PAGE_WORDS, np.bool_)
         self._lock = threading.Lock()
 
     def read(self, pages: Ints) -> NDArray[np.uint32]:
@@ -74,18 +75,19 @@ class VersionPages:
             DamageError: a page or a record is not what was written.
             OSError: the journal is gone, or another memory is there now.
         """
-        now = self._mapped.read(pages * PAGE_WORDS, np.full(len(pages), PAGE_WORDS)).words
-        return pages_before(self._since(), pages, now.reshape(-1, PAGE_WORDS))
+        now = self._mapped.read(pages * PAGE_WORDS, np.full(len(pages), PAGE_WORDS)).words.reshape(-1, PAGE_WORDS)
+        segments, changed = self._since(), self._changed[pages]
+        now[changed] = pages_before(segments, pages[changed], now[changed])
+        return now
 
     def written(self, first: int, stop: int) -> Ints:
         """Pages in ``[first, stop)`` that may have held anything, ascending."""
-        now = self._mapped.written_pages(first, stop)
-        changed = self.changed()
-        return np.union1d(now, changed[(changed >= first) & (changed < stop)])
+        return np.union1d(self._mapped.written_pages(first, stop), self.changed(first, stop))
 
-    def changed(self) -> Ints:
-        """Pages that changed since, ascending."""
-        return changed_pages(self._since())
+    def changed(self, first: int, stop: int) -> Ints:
+        """Pages in ``[first, stop)`` that changed since, ascending."""
+        self._since()
+        return first + np.flatnonzero(self._changed[first:stop])
 
     def _since(self) -> list[Segment]:
         """The segments since the version, with the records that may be visible now."""
@@ -104,7 +106,7 @@ class VersionPages:
         paths = [path for path in segment_paths(self._layout.journal) if int(path.stem) > self.sequence]
         found = [known.get(path) or _empty(path) for path in paths]
         for segment in found:
-            _grow(segment, upto)
+            self._grow(segment, upto)
         if not found:
             raise missing(self._layout.journal, self.sequence + 1)
         check_joined(self._layout.journal, found, self.sequence + 1)
@@ -112,25 +114,25 @@ class VersionPages:
             raise missing(self._layout.journal, found[-1].last + 1)
         return found
 
+    def _grow(self, segment: Segment, upto: int) -> None:
+        """Take note of records that were appended to a segment, up to one."""
+        if segment.last >= upto or segment.path.stat().st_size <= segment.size:
+            return
+        with segment.path.open("rb") as file:
+            file.seek(segment.size)
+            data, offset, base = file.read(), 0, segment.size
+        while segment.last < upto and (found := decode_at(data, offset)) is not None:
+            record, frame = found
+            if record.sequence != segment.last + 1:
+                return
+            segment.add(record, Frame(base + frame.offset, base + frame.body, base + frame.end))
+            self._changed[record.pages] = True
+            offset = frame.end
+
 
 def _empty(path: Path) -> Segment:
     first = int(path.stem)
     return Segment(path, first, first - 1, _before={})
-
-
-def _grow(segment: Segment, upto: int) -> None:
-    """Take note of records that were appended to a segment, up to one."""
-    if segment.last >= upto or segment.path.stat().st_size <= segment.size:
-        return
-    with segment.path.open("rb") as file:
-        file.seek(segment.size)
-        data, offset, base = file.read(), 0, segment.size
-    while segment.last < upto and (found := decode_at(data, offset)) is not None:
-        record, frame = found
-        if record.sequence != segment.last + 1:
-            return
-        segment.add(record, Frame(base + frame.offset, base + frame.body, base + frame.end))
-        offset = frame.end
 
 
 def _number(path: Path) -> tuple[int, int]:
