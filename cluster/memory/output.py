@@ -159,8 +159,8 @@ def forked(outcome: Outcome) -> None:
 
 def whole(outcome: Outcome) -> None:
     """A fork that holds everything."""
-    kept = "" if outcome["let_go"] else f", which keeps version {outcome['version']} until it is opened again or closed"
-    print(f"{outcome['path']}: holds everything, and needs nothing of {outcome['parent']}{kept}")
+    kept = f"; {outcome['parent']} keeps version {outcome['version']} until it is closed, or opened again"
+    print(f"{outcome['path']}: holds everything itself{'' if outcome['let_go'] else kept}")
 
 
 def version_list(outcome: Outcome) -> None:
