@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from leworld.errors import LeWorldError, StoreError
 from leworld.store.durable import DurableStore
 from leworld.store.fork import check_free
 from leworld.store.fork import fork as make_fork
-from leworld.store.layout import Layout
+from leworld.store.layout import Layout, read_identity
 from leworld.store.link import FILLING, FREE, Link, read_link, relink, write_link
 from leworld.store.pins import forks_of
 
@@ -91,11 +92,18 @@ def _fill(root: Path) -> None:
 
 
 def _ask_to_let_go(root: Path, link: Link, token: str) -> Link:
-    """Have whoever has the parent open keep the version no longer, if that can be."""
-    with suppress(LeWorldError), writing(link.parent, token) as memory:
+    """Have whoever has the parent open keep the version no longer, if that can be; the link as it is then."""
+    with suppress(LeWorldError):
+        # Another memory may be there now.
+        if read_identity(Path(link.parent)).id == link.parent_id:
+            _drop(link, token)
+            link = replace(link, stage=FREE)
+            write_link(Layout(root), link)
+    return link
+
+
+def _drop(link: Link, token: str) -> None:
+    with writing(link.parent, token) as memory:
         known = [version["name"] for version in memory.ask("versions")["versions"]]
         if link.version in known:
             memory.ask("drop", name=link.version)
-        link = Link(link.parent, link.parent_id, link.version, FREE)
-        write_link(Layout(root), link)
-    return link

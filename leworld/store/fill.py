@@ -24,10 +24,10 @@ from leworld.memory.ranges import Ints
 from leworld.store.checkpoints import Checkpoints
 from leworld.store.inherit import Inherited
 from leworld.store.journal import Journal
-from leworld.store.layout import Layout, read_map, write_map
+from leworld.store.layout import Layout, read_identity, read_map, write_map
 from leworld.store.link import FILLED, Link, read_link, write_link
 from leworld.store.mapped import MappedMemory, page_sums
-from leworld.store.pins import forks_of, let_go, note_fork
+from leworld.store.pins import let_go, note_fork, place_of
 from leworld.store.versions import changed_pages
 
 SCAN_PAGES = 1 << 14
@@ -93,6 +93,8 @@ class Filler:
         self._hurry.clear()
         if self.problem is not None:
             raise self.problem
+        if self._mapped.inherited is not None:
+            raise StoreError(f"{self._layout.root}: is closed: open the memory again")
 
     def close(self) -> None:
         """Take over no more; what is held is noted on the disk if that is possible."""
@@ -158,6 +160,8 @@ class Filler:
             # The journal has lost its end, and so cannot tell of all that was written.
             noted |= inherited.held
         inherited.held[:] = noted
+        # The next checkpoint must note those that so far only the journal tells of.
+        self._is_new = True
         inherited.over[0] = 0
 
     def _try(self) -> None:
@@ -243,7 +247,8 @@ class Filler:
 
     def _tell_parent(self, link: Link) -> None:
         parent = Layout(Path(link.parent))
-        if forks_of(parent).get(link.version, self._layout.root.absolute()) != self._layout.root.absolute():
+        is_there = read_identity(parent.root).id == link.parent_id
+        if is_there and place_of(parent, link.version) != self._layout.root.absolute():
             note_fork(parent, link.version, self._layout.root)
 
 

@@ -6,14 +6,19 @@ of where the fork is: whether it needs the version, only the fork knows.
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from leworld.errors import StoreError
+from leworld.files import sync
 from leworld.store.layout import Layout, WriterLock, read_identity, read_map, write_map
 from leworld.store.link import FILLED, FILLING, FREE, Link, read_link, write_link
 from leworld.store.versions import Versions
+
+
+_NAME = re.compile("fork-[0-9a-f]+")
 
 
 def note_fork(parent: Layout, version: str, child: Path) -> None:
@@ -22,7 +27,9 @@ def note_fork(parent: Layout, version: str, child: Path) -> None:
     Raises:
         StoreError: the disk refuses.
     """
-    parent.forks.mkdir(exist_ok=True)
+    if not parent.forks.is_dir():
+        parent.forks.mkdir(exist_ok=True)
+        sync(parent.root)
     write_map(parent.forks / version, {"path": str(child.absolute())})
 
 
@@ -30,14 +37,21 @@ def forks_of(parent: Layout) -> dict[str, Path]:
     """Version to where the fork is, or was, that it is kept for; of all forks that were ever made and are noted."""
     if not parent.forks.is_dir():
         return {}
-    paths = [path for path in sorted(parent.forks.iterdir()) if path.suffix != ".tmp"]
-    found = {path.name: read_map(path, {"path": str}) for path in paths}
-    return {version: Path(content["path"]) for version, content in found.items() if content is not None}
+    versions = [path.name for path in sorted(parent.forks.iterdir()) if path.suffix != ".tmp"]
+    found = {version: place_of(parent, version) for version in versions}
+    return {version: place for version, place in found.items() if place is not None}
+
+
+def place_of(parent: Layout, version: str) -> Path | None:
+    """Where the fork is, or was, that a version is kept for; None where it is kept for none."""
+    # The names of other versions may be anything.
+    found = read_map(parent.forks / version, {"path": str}) if _NAME.fullmatch(version) else None
+    return None if found is None else Path(found["path"])
 
 
 def check_unneeded(parent: Layout, version: str) -> None:
     """Raise StoreError where a fork needs a version of its parent."""
-    child = forks_of(parent).get(version)
+    child = place_of(parent, version)
     if child is not None and _stage(child, version) == FILLING:
         raise StoreError(
             f"version {version!r} is needed by its fork {child}, which does not hold everything yet;"

@@ -215,6 +215,12 @@ class TestFilling:
         noted = read_map(child / "filled", {"bits": bytes})["bits"]
         assert np.flatnonzero(np.unpackbits(np.frombuffer(noted, np.uint8))).tolist() == [0, 3, 6, 9]
 
+    def test_a_fork_that_is_closed_is_filled_no_more(self, parent, child, idle):
+        with DurableStore(child) as fork:
+            pass
+        with pytest.raises(StoreError, match="child: is closed"):
+            fork.fill()
+
     @pytest.mark.parametrize("seed", range(4))
     def test_random_writes_to_both_sides(self, parent, child, slow, seed):
         random, models = np.random.default_rng(seed), {"parent": content(parent), "child": content(parent)}
@@ -388,6 +394,15 @@ class TestCrashes:
         with DurableStore(after) as again:
             assert again.read([0, 1], [1, 1]).words.tolist() == [70, 1]
 
+    def test_what_the_journal_tells_to_be_held_stays_so_after_a_checkpoint(self, parent, child, idle, tmp_path):
+        with DurableStore(child) as fork:
+            fork.write([0], block(70))
+            after = crashed(fork, tmp_path / "crashed")
+        start_anew(after)
+        for _ in range(3):
+            with DurableStore(after) as again:
+                assert again.read([0, 1], [1, 1]).words.tolist() == [70, 1]
+
     def test_a_fork_that_was_never_put_in_place(self, parent, tmp_path, monkeypatch):
         def fail(*_):
             raise OSError(28, "No space left on device")
@@ -525,6 +540,12 @@ class TestVersionsThatForksNeed:
         child.rename(tmp_path / "moved")
         DurableStore(tmp_path / "moved").close()
         with pytest.raises(StoreError, match=r"is needed by its fork .*moved"):
+            parent.drop(parent.versions[0].name)
+
+    def test_a_note_that_is_lost_is_made_again(self, parent, child, idle):
+        (parent.layout.forks / parent.versions[0].name).unlink()
+        DurableStore(child).close()
+        with pytest.raises(StoreError, match=r"is needed by its fork .*child"):
             parent.drop(parent.versions[0].name)
 
     def test_other_versions_come_and_go(self, parent, child):
