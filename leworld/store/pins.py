@@ -17,7 +17,6 @@ from leworld.store.layout import Layout, WriterLock, read_identity, read_map, wr
 from leworld.store.link import FILLED, FILLING, FREE, Link, read_link, write_link
 from leworld.store.versions import Versions
 
-
 _NAME = re.compile("fork-[0-9a-f]+")
 
 
