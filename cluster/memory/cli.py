@@ -192,6 +192,39 @@ def snapshot(target: Target, name: Name, token: Token = "", as_json: Json = Fals
 
 
 @memory.command()
+def fork(
+    target: Directory,
+    copy: Annotated[Path, typer.Argument(help="Where: empty, or not there yet.", show_default=False)],
+    version: Annotated[str, typer.Option(help="Begin as a version that is kept, not as what is there now.")] = "now",
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Make another memory that begins with this content.
+
+    It is done at once, however large the memory is. From then on each is written by itself. The fork takes over the
+    words while it is open for writing; until it holds all of them (fill) it needs this memory where it is.
+    """
+    from cluster.memory import forks, output
+
+    give(lambda: forks.fork(target, copy, version, token), as_json, output.forked)
+
+
+@memory.command()
+def fill(
+    target: Directory,
+    parent: Annotated[
+        Path | None, typer.Option(help="Where the memory that it is a fork of is now.", show_default=False)
+    ] = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Have a fork hold everything, so that it needs the memory no more that it was made from."""
+    from cluster.memory import forks, output
+
+    give(lambda: forks.fill(target, parent, token), as_json, output.whole)
+
+
+@memory.command()
 def versions(target: Target, token: Token = "", as_json: Json = False) -> None:
     """List the versions that are kept."""
     from cluster.memory import commands, output

@@ -92,6 +92,9 @@ class Clustered:
         names = set.intersection(*({version["name"] for version in kept} for kept in found))
         return [version for version in found[0] if version["name"] in names]
 
+    def link(self) -> None:
+        """Of what it is a fork: of nothing, as copies cannot be."""
+
     def stat(self) -> dict[str, Any]:
         """The map, and what each shard is and takes, and where its copies run."""
         return {**self._store.stat(), "name": self.memory.config.name, "nodes": self.memory.nodes()}

@@ -16,6 +16,7 @@ from cluster.files import to_json, write_text
 from cluster.memory import numbers
 from cluster.memory.beside import Directory
 from cluster.memory.clustered import SCHEME, Clustered, clustered
+from cluster.memory.forks import tell_of_forks
 from cluster.memory.search import CHUNK_WORDS, find
 from cluster.memory.target import check_own, local, login, make_empty, make_whole, reading, writing
 from leworld.errors import ConfigError, RangeError, StoreError
@@ -135,7 +136,9 @@ def why(target: str, address: str, who: str | None, token: str) -> Outcome:
         (word,) = memory.read(where, 1).tolist()
         records = memory.log(1, where)
         record = records[0] if records else None
-        return {"address": where, "word": word, "record": record, "address_bits": memory.address_bits}
+        link = None if records else memory.link()
+        origin = {} if link is None else {"fork_of": link.parent}
+        return {"address": where, "word": word, "record": record, "address_bits": memory.address_bits, **origin}
 
 
 def stat(target: str, token: str) -> Outcome:
@@ -180,6 +183,7 @@ def erase(target: str, sequence: str, receipt: Path | None, token: str) -> Outco
     outcome = operate(target, "erase", token, sequence=number)
     if receipt is not None:
         _keep_receipt(receipt, outcome)
+    tell_of_forks(target)
     return outcome
 
 

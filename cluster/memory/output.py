@@ -110,7 +110,10 @@ def reason(outcome: Outcome) -> None:
     record, bits = outcome["record"], outcome["address_bits"]
     print(f"word at {place(outcome['address'], bits)}: {outcome['word']:08x} ({outcome['word']})")
     if record is None:
-        print("never written")
+        parent = outcome.get("fork_of")
+        print(
+            "never written" if parent is None else f"not written here; this is a fork of {parent}, which may know more"
+        )
         return
     columns(
         [
@@ -138,6 +141,10 @@ def status(outcome: Outcome) -> None:
         ("on disk", _on_disk(outcome)),
         ("versions", ", ".join(outcome["versions"]) or "none"),
     ]
+    if "fork" in outcome:
+        rows.append(("fork", _fork(outcome["fork"])))
+    if outcome.get("forks"):
+        rows.append(("forks", ", ".join(outcome["forks"])))
     if "grants" in outcome:
         rows.append(("granted", plural(len(outcome["grants"]), "stretch").replace("stretchs", "stretches")))
         pid = outcome["writer_pid"]
@@ -149,6 +156,17 @@ def status(outcome: Outcome) -> None:
         )
         rows.append(("since then", f"{asked}, {plural(outcome['refused'], 'request')} refused"))
     columns(rows)
+
+
+def forked(outcome: Outcome) -> None:
+    """A memory that was made from another one."""
+    print(f"{outcome['path']}: a fork of {outcome['target']} as it {outcome['when']}, id {outcome['id']}")
+
+
+def whole(outcome: Outcome) -> None:
+    """A fork that holds everything."""
+    kept = f"; {outcome['parent']} keeps version {outcome['version']} until it is closed, or opened again"
+    print(f"{outcome['path']}: holds everything itself{'' if outcome['let_go'] else kept}")
 
 
 def version_list(outcome: Outcome) -> None:
@@ -315,6 +333,12 @@ def _on_disk(outcome: Outcome) -> str:
     ledger = f"ledger {size(outcome['ledger_bytes'])}"
     other = [f"checksums {size(outcome['sums_bytes'])}"] if "sums_bytes" in outcome else []
     return ", ".join([f"words {size(outcome['words_bytes'])}", *other, journal, ledger])
+
+
+def _fork(link: Outcome) -> str:
+    what = "does not hold everything yet" if link["stage"] == "filling" else "holds everything"
+    problem = f" ({link['problem']})" if link.get("problem") else ""
+    return f"of {link['parent']}, {what}{problem}"
 
 
 def _served(outcome: Outcome) -> str:

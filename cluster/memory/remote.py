@@ -12,6 +12,7 @@ from actors.memory_client import MemoryClient
 from leworld.errors import ConfigError, RightsError
 from leworld.memory import PAGE_WORDS, Words
 from leworld.memory.ranges import Ints
+from leworld.store.link import Link
 from leworld.store.versions import Difference
 
 LARGEST_LOG = 10_000
@@ -74,6 +75,11 @@ class Served:
     def stat(self) -> dict[str, Any]:
         """What the memory is, and what the server has done."""
         return {**self.ask("stat"), "address": self.address}
+
+    def link(self) -> Link | None:
+        """Where the memory is a fork, to what it was made from."""
+        found = self.ask("stat").get("fork")
+        return None if found is None else Link(*(found[name] for name in ("parent", "parent_id", "version", "stage")))
 
     def verify(self) -> dict[str, Any]:
         """The pages that are not what was written."""

@@ -29,12 +29,16 @@ from leworld.memory.store import as_blocks, check_pages, check_width
 from leworld.memory.words import checksum
 from leworld.store.checkpoints import Checkpoints, checkpoint_of
 from leworld.store.erase import Erasure, Traces, copied_by, is_scrubbed, scrub_segments, trace
+from leworld.store.fill import Filler
+from leworld.store.fork import fork
 from leworld.store.group import Group, join, make_group
 from leworld.store.group import Write as Write
 from leworld.store.history import History
 from leworld.store.journal import Journal
 from leworld.store.layout import Identity, Layout, WriterLock, make, read_identity, read_map, write_map
+from leworld.store.link import read_link
 from leworld.store.mapped import MappedMemory, damage
+from leworld.store.pins import check_unneeded, drop_ended
 from leworld.store.records import Record
 from leworld.store.recovery import recover
 from leworld.store.segment import Segment
@@ -113,6 +117,7 @@ class DurableStore:
             self._journal = Journal(self.layout.journal, self.config.policy, checkpoint_of(self.layout))
             opened.callback(self._journal.close)
             self._versions = Versions(self.layout)
+            drop_ended(self.layout, self._versions)
             self.epoch = max(self.epoch, _epoch_of(self.layout))
             self._history = History(self.layout, self._journal)
             self._noted = np.zeros(self.num_words // PAGE_WORDS, np.int64)
@@ -120,9 +125,11 @@ class DurableStore:
             self._checkpoints = Checkpoints(
                 self.layout, self._journal, self._history, self._versions, self._lock, self.stop
             )
+            self._filler = Filler(self._mapped, self._journal, self._checkpoints)
             is_copy = self.epoch > 0
             last = recover(self._mapped, self._journal, self._history, self._checkpoints, is_copy=is_copy)
             self._finish(last)
+            self._filler.start()
             self._opened = opened.pop_all()
 
     @classmethod
@@ -189,21 +196,26 @@ class DurableStore:
             return []
         group = make_group(writes, self.num_words)
         with self._lock:
+            self._filler.take(group.pages)
             self._mapped.reserve(group.pages)
             records = self._records(group)
             self._commit(records, group)
         return [Receipt(r.sequence, r.start.copy(), r.length.copy(), r.crc32) for r in records]
 
-    def keep(self, name: str) -> Version:
+    def keep(self, name: str, of: str = "now") -> Version:
         """Keep the content of now as a version: at once, whatever the size of the memory, and nobody waits.
 
+        Args:
+            name: of the version.
+            of: another version that is kept, to keep that one under a second name.
+
         Raises:
-            StoreError: the name is taken.
+            StoreError: the name is taken, or there is no such other version.
         """
         with self._lock:
             self._check_running()
             self._journal.roll()
-            version = Version(name, self.sequence, time.time_ns())
+            version = Version(name, self._sequence_of(of), time.time_ns())
             self._versions.add(version)
             self._send_versions()
             return version
@@ -212,14 +224,32 @@ class DurableStore:
         """Keep a version no longer.
 
         Raises:
-            StoreError: there is none of this name.
+            StoreError: there is none of this name, or a fork needs it.
         """
         with self._lock:
             self._check_running()
+            check_unneeded(self.layout, name)
             self._versions.drop(name)
             self._send_versions()
         with self._checkpoints.going_on:
             self._checkpoints.forget()
+
+    def fork(self, root: str | Path, version: str = "now") -> Identity:
+        """Make another memory with the content of now or of a version: at once, whatever the size, see ``fork.fork``.
+
+        Raises:
+            StoreError: there is something in the directory, no such version, or this is one of several copies.
+        """
+        return fork(self.root, Path(root), self, version)
+
+    def fill(self) -> None:
+        """Of a fork, return when it holds everything itself, so that it does not need its parent any more.
+
+        Raises:
+            DamageError: pages of the parent are damaged; all others are held then.
+            StoreError: the parent cannot be read, or the disk refuses.
+        """
+        self._filler.finish()
 
     def diff(self, before: str, after: str = "now") -> Difference:
         """The words that differ between two versions; "now" is the content of now.
@@ -259,7 +289,7 @@ class DurableStore:
             StoreError: there is no such write, or the disk refuses.
         """
         with self._lock:
-            record, traces = trace(sequence, self._history.oldest_first())
+            record, traces = trace(sequence, self._history.oldest_first(), read_link(self.layout))
             erasing = self._append_erasure(sequence, traces)
             self._finish_erasure(sequence)
             return Erasure(
@@ -289,7 +319,8 @@ class DurableStore:
         with self._lock:
             pages = self._mapped.written_pages()
             self._check_whole(pages)
-            return Snapshot(self.address_bits, self.sequence, pages, self._mapped.pages[pages])
+            words = self._mapped.read(pages * PAGE_WORDS, np.full(len(pages), PAGE_WORDS)).words
+            return Snapshot(self.address_bits, self.sequence, pages, words.reshape(-1, PAGE_WORDS))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace the whole content by a snapshot's, as writes of their own; see ``Memory.restore``."""
@@ -326,6 +357,7 @@ class DurableStore:
                 "journal_segments": len(segments),
                 "ledger_bytes": self.layout.ledger.stat().st_size,
                 "versions": [version.name for version in self._versions],
+                **self._filler.stat(),
             }
 
     def verify(self) -> Ints:
@@ -357,9 +389,11 @@ class DurableStore:
         Raises:
             StoreError: the disk refuses the checkpoint; nothing is lost then.
         """
+        self._filler.close()
         try:
             # Else it is for the next opening to mend it.
             if not self._journal.is_closed and not self._stopped and self._is_settled:
+                drop_ended(self.layout, self._versions)
                 self.checkpoint()
                 self._mapped.close()
         finally:
@@ -450,6 +484,7 @@ class DurableStore:
 
     def abandon(self) -> None:
         """Let go of the directory as it is, to be deleted or opened anew; nothing happens the second time."""
+        self._filler.close()
         # A checkpoint that is being taken beside needs the lock to end.
         with self._checkpoints.going_on, self._lock, suppress(StoreError):
             self.stop("is copied anew")

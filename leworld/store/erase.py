@@ -21,6 +21,7 @@ from leworld.errors import StoreError
 from leworld.files import replace_file
 from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints, expand
+from leworld.store.link import Link
 from leworld.store.records import Record, encode
 from leworld.store.segment import Segment, scan
 
@@ -110,12 +111,13 @@ class Traces:
         return out
 
 
-def trace(sequence: int, records: Iterable[Record]) -> tuple[Record, Traces]:
+def trace(sequence: int, records: Iterable[Record], link: Link | None = None) -> tuple[Record, Traces]:
     """The record of a write, and where its words are after all later ones.
 
     Args:
         sequence: of the write.
         records: all of a memory's, oldest first, with or without words.
+        link: where the memory is a fork, to its parent.
 
     Raises:
         StoreError: there is no such write.
@@ -123,7 +125,10 @@ def trace(sequence: int, records: Iterable[Record]) -> tuple[Record, Traces]:
     records = list(records)
     found = [record for record in records if record.sequence == sequence]
     if not found or found[0].kind not in ("write", "back"):
-        raise StoreError(f"write {sequence} is not known: leworld memory log lists those that are")
+        raise StoreError(
+            f"write {sequence} is not known: leworld memory log lists those that are"
+            + ("" if link is None else f"; those of {link.parent}, from which this is a fork, are not: write over them")
+        )
     traces = Traces(found[0], copied_by(records))
     for record in records:
         if record.sequence > sequence:

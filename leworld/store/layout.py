@@ -13,6 +13,10 @@ state           see ``leworld.store.mapped``; of no use after the machine was st
 journal/        see ``leworld.store.journal``
 ledger          journal records without words: who wrote where and when, before the oldest segment
 lock            locked by the process that writes
+fork            msgpack: of a fork, what it was made from, see ``leworld.store.link``
+filling         of a fork that takes pages over: a byte a page, 1 where it holds it, then 1 where it holds all
+filled          msgpack: the same as bits, as far as it is on the disk
+forks/          of each fork of this memory, named after the version that is kept for it, where it is
 """
 
 from __future__ import annotations
@@ -95,6 +99,26 @@ class Layout:
     def lock(self) -> Path:
         """The writer's."""
         return self.root / "lock"
+
+    @property
+    def fork(self) -> Path:
+        """What a fork was made from; absent where the memory is none."""
+        return self.root / "fork"
+
+    @property
+    def filling(self) -> Path:
+        """The pages that a fork holds, for all processes; of no use after the machine was started anew."""
+        return self.root / "filling"
+
+    @property
+    def filled(self) -> Path:
+        """The pages that a fork holds on the disk."""
+        return self.root / "filled"
+
+    @property
+    def forks(self) -> Path:
+        """The directory that says where the forks of this memory are."""
+        return self.root / "forks"
 
 
 @dataclass(frozen=True)
