@@ -17,7 +17,8 @@ import ray
 from actors.calls import gather
 from actors.directory import Directory, ShardState, version_of
 from actors.memory_copy import MemoryConfig
-from actors.memory_keeper import RAY_NAMESPACE, MemoryKeeper, actor_name
+from actors.memory_keeper import RAY_NAMESPACE, MemoryKeeper, actor_name, lifetime
+from actors.processes import ProcessStat
 from actors.ray_directory import RayDirectory
 from actors.reshard import Moved, first_map, reshard
 from actors.shard_map import ENTRY, load_map, shard_name
@@ -26,10 +27,19 @@ from leworld.errors import ConfigError, StoreError
 
 LAUNCH = "launch"
 START_S = 60.0
+ANSWER_S = 5.0
 
 
 class ClusterMemory:
-    """A memory of the cluster that this process is connected to, by its name."""
+    """A memory of the cluster that this process is connected to, by its name.
+
+    Attributes:
+        directory: where it is known.
+        config: as it was launched.
+        keeper: the actor that keeps it, once it was asked.
+    """
+
+    keeper: Any = None
 
     def __init__(self, name: str) -> None:
         """Find a memory.
@@ -73,7 +83,7 @@ class ClusterMemory:
     def start(self, shards: Sequence[int], timeout_s: float = START_S) -> None:
         """Start the copies of shards, and wait until all are in sync."""
         self._ask_keeper("keep", shards)
-        actors = {shard: [self._actor(shard, copy) for copy in range(self.config.copies)] for shard in shards}
+        actors = {shard: self._copies(shard) for shard in shards}
         found = [self._gather(shard, copies, "known", timeout_s) for shard, copies in actors.items()]
         for shard, known in zip(actors, found, strict=True):
             restore_entry(self.directory, shard_name(shard), known)
@@ -120,6 +130,15 @@ class ClusterMemory:
         """Name of each copy's actor to the node that it is on."""
         return self._ask_keeper("nodes")
 
+    def processes(self) -> list[ProcessStat]:
+        """Every copy's process and its peak memory."""
+        shards = load_map(self.directory).all_shards
+        asked = [self._gather(shard, self._copies(shard), "process", ANSWER_S) for shard in shards]
+        return [stat for found in asked for stat in found]
+
+    def _copies(self, shard: int) -> list[Any]:
+        return [self._actor(shard, copy) for copy in range(self.config.copies)]
+
     def _check_map(self) -> None:
         found = load_map(self.directory)
         if found.is_moving:
@@ -140,8 +159,9 @@ class ClusterMemory:
         name = keeper_name(self.config.name)
         make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(MemoryKeeper)
         keeper = make.options(
-            name=name, namespace=RAY_NAMESPACE, lifetime="detached", get_if_exists=True, max_concurrency=4
+            name=name, namespace=RAY_NAMESPACE, lifetime=lifetime(self.config), get_if_exists=True, max_concurrency=4
         ).remote(self.config, self._tokens, range(self.config.shards))
+        self.keeper = keeper
         return gather([getattr(keeper, method).remote(*arguments)], [name], START_S)[0]
 
     def _gather(self, shard: int, copies: Sequence[Any], method: str, timeout_s: float, *arguments: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class MemoryConfig:
         policy: of the journal, see ``StoreConfig``.
         lease_s: see ``ReplicaConfig``.
         together: copies may be on one node, which then takes all of them with it.
+        ends_with_run: it ends with the process that launched it, and leaves no files.
     """
 
     name: str
@@ -42,6 +44,7 @@ class MemoryConfig:
     policy: str = "group"
     lease_s: float = 2.0
     together: bool = False
+    ends_with_run: bool = False
 
 
 class MemoryCopy:
@@ -58,7 +61,8 @@ class MemoryCopy:
         """
         import ray
 
-        self.name = f"copy {copy} of memory {config.name}, shard {shard}"
+        self.name = f"memory shard {shard}" + (f", copy {copy}" if copy else "")
+        self._config = config
         folder = _folder(config)
         root = folder / f"{shard_name(shard)}-copy-{copy}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +94,8 @@ class MemoryCopy:
     def stop(self) -> None:
         """Close its files; its process is of no use then."""
         self._replica.stop()
+        if self._config.ends_with_run:
+            shutil.rmtree(_folder(self._config), ignore_errors=True)
 
     def node(self) -> str:
         """Id of the node that it is on."""

@@ -44,6 +44,8 @@ class MemoryKeeper:
         """
         self._config, self._tokens, self._shards = config, tokens, tuple(shards)
         self._nodes: dict[Place, str] = {}
+        # One that nobody holds a handle of would end.
+        self._actors: dict[Place, Any] = {}
         self._lock, self._ending = threading.RLock(), threading.Event()
         threading.Thread(target=self._watch, name="memory-keeper", daemon=True).start()
 
@@ -115,9 +117,9 @@ class MemoryKeeper:
 
     def _start(self, place: Place) -> None:
         make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(MemoryCopy)
-        make.options(
-            name=actor_name(self._config, *place), namespace=RAY_NAMESPACE, lifetime="detached", get_if_exists=True,
-            scheduling_strategy=_only(self._nodes[place]), max_concurrency=4,
+        self._actors[place] = make.options(
+            name=actor_name(self._config, *place), namespace=RAY_NAMESPACE, lifetime=lifetime(self._config),
+            get_if_exists=True, scheduling_strategy=_only(self._nodes[place]), max_concurrency=4,
         ).remote(self._config, *place, self._tokens)  # fmt: skip
 
 
@@ -154,6 +156,11 @@ def choose_node(
 def actor_name(config: MemoryConfig, shard: int, copy: int) -> str:
     """Of a copy's actor."""
     return f"{config.name}/{shard_name(shard)}/copy-{copy}"
+
+
+def lifetime(config: MemoryConfig) -> str | None:
+    """Of its actors, as Ray takes it."""
+    return None if config.ends_with_run else "detached"
 
 
 def is_up(name: str) -> bool:

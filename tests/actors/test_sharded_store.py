@@ -4,7 +4,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,57 +11,20 @@ import pytest
 
 from actors.directory import FileDirectory
 from actors.errors import ActorError
-from actors.replica import Replica, ReplicaConfig
-from actors.reshard import first_map, reshard
+from actors.reshard import reshard
 from actors.scrubber import Scrubber
 from actors.shard_map import ENTRY, ShardMap, change_map, load_map, shard_name
 from actors.sharded_store import ShardedStore
 from leworld.errors import ConfigError, MovedError, StoreError
 from leworld.memory import WordStore
-from leworld.store.durable import StoreConfig
-
-BITS = 16
-CONFIG = ReplicaConfig("", "", BITS, StoreConfig(policy="os"), lease_s=0.5, timeout_s=1.0)
-
-
-class Shards:
-    """Shards of a memory, a copy or more each."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.directory = root, FileDirectory(root / "directory")
-        self.running: dict[tuple[int, str], Replica] = {}
-        self.clients: list[ShardedStore] = []
-
-    def start(self, *shards: int, copy: str = "a") -> None:
-        for shard in shards:
-            name = shard_name(shard)
-            config = replace(CONFIG, shard=name, id=copy, number=shard)
-            self.running[shard, copy] = Replica(self.root / f"{name}-{copy}", self.directory, config).start()
-        for shard in shards:
-            self.running[shard, copy].wait_until_in_sync()
-
-    def make(self, *shards: int) -> ShardedStore:
-        self.start(*shards)
-        made = first_map(BITS, shards)
-        assert self.directory.store(ENTRY, 1, made.to_bytes())
-        return self.client()
-
-    def client(self, timeout_s: float = 20.0) -> ShardedStore:
-        self.clients.append(ShardedStore(self.directory, timeout_s=timeout_s, message_timeout_s=1.0))
-        return self.clients[-1]
-
-    def stop(self, shard: int, copy: str = "a") -> None:
-        self.running.pop((shard, copy)).stop()
+from tests.actors.shards import BITS, Shards
 
 
 @pytest.fixture
 def shards(tmp_path) -> Iterator[Shards]:
     found = Shards(tmp_path)
     yield found
-    for client in found.clients:
-        client.close()
-    for shard, copy in list(found.running):
-        found.stop(shard, copy)
+    found.close()
 
 
 def some_ranges(random: np.random.Generator, count: int, bits: int = BITS) -> tuple[np.ndarray, np.ndarray]:
