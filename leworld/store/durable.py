@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leworld.errors import StoreError
+from leworld.files import remove_leftovers
 from leworld.memory.protocol import PAGE_WORDS, Receipt, Snapshot, Words
 from leworld.memory.ranges import Ints, pages_of
 from leworld.memory.store import as_blocks, check_pages, check_width
@@ -109,6 +110,8 @@ class DurableStore:
         self._held = WriterLock(self.layout)
         with ExitStack() as opened:
             opened.callback(self._held.release)
+            for directory in (self.root, self.layout.journal):
+                remove_leftovers(directory)
             self._mapped = MappedMemory(self.root, writable=True, verify=self.config.verify)
             self._journal = Journal(self.layout.journal, self.config.policy, checkpoint_of(self.layout))
             opened.callback(self._journal.close)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from leworld.errors import DamageError
 from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints
-from leworld.store.records import MAGIC, Frame, Record, decode_at
+from leworld.store.records import Frame, Record, decode_at
+from leworld.store.tail import whole_records
 
 PAGE_BYTES = PAGE_WORDS * 4
 SUFFIX = ".log"
@@ -120,12 +121,9 @@ def check_tail(path: Path, data: bytes, offset: int, due: int = 0) -> None:
     Not if it went to the disk together with record ``due``, which is missing there: a machine that failed may have
     written any part of what nobody was told of.
     """
-    at = data.find(MAGIC, offset + 1)
-    while at >= 0:
-        found = decode_at(data, at, words=False)
-        if found is not None and (not due or found[0].group > due):
-            raise DamageError(f"{path}: damaged at byte {offset}, before byte {at}; {_WAY_OUT}")
-        at = data.find(MAGIC, at + 1)
+    for record, frame in whole_records(data, offset):
+        if not due or record.group > due:
+            raise DamageError(f"{path}: damaged at byte {offset}, before byte {frame.offset}; {_WAY_OUT}")
 
 
 def load_segment(path: Path, *, keep: bool = False) -> Segment:
