@@ -17,6 +17,7 @@ from leworld.store.tail import whole_records
 
 PAGE_BYTES = PAGE_WORDS * 4
 SUFFIX = ".log"
+_ASIDE = ".damaged"
 
 
 @dataclass
@@ -79,6 +80,16 @@ def segment_paths(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(f"*{SUFFIX}") if path.stem.isdigit())
 
 
+def set_aside(path: Path) -> Path:
+    """Where a damaged segment lies that is needed only for who wrote what; nobody but a person looks into it."""
+    return path.with_name(f"{path.name}{_ASIDE}")
+
+
+def set_aside_segments(directory: Path) -> list[Path]:
+    """The damaged segments of a journal that are needed only for who wrote what."""
+    return sorted(directory.glob(f"*{SUFFIX}{_ASIDE}"))
+
+
 def scan(path: Path, *, words: bool = True) -> Iterator[tuple[Record, Frame]]:
     """The whole and undamaged records of a segment, up to where there is no more.
 
@@ -99,7 +110,10 @@ def scan(path: Path, *, words: bool = True) -> Iterator[tuple[Record, Frame]]:
         expected, offset = expected + 1, frame.end
 
 
-_WAY_OUT = "restore this memory from a replica or a snapshot"
+_WAY_OUT = (
+    "make a new memory with leworld memory import NEW FILE; FILE is what leworld memory export writes of this one,"
+    " if it was closed, or an older snapshot"
+)
 
 
 def missing(directory: Path, sequence: int) -> DamageError:
