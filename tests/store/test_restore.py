@@ -42,6 +42,14 @@ def damage_page(root, page):
     flip(root / "words", page * PAGE_BYTES + 9, 3)
 
 
+def copied(store, to):
+    """What a killed process leaves; anew where a checkpoint beside replaced a file meanwhile."""
+    while True:
+        with suppress(shutil.Error):
+            return crashed(store, to)
+        shutil.rmtree(to)
+
+
 class TestCrashes:
     @pytest.mark.parametrize("policy", ["group", "os"])
     @pytest.mark.parametrize("anew", [False, True])
@@ -54,14 +62,7 @@ class TestCrashes:
         before, after = content(store), words_of(snapshot)
 
         def copy():
-            to = tmp_path / f"copy-{len(copies)}"
-            while True:
-                # A checkpoint that is taken beside replaces a file.
-                with suppress(shutil.Error):
-                    crashed(store, to)
-                    break
-                shutil.rmtree(to)
-            copies.append(to)
+            copies.append(copied(store, tmp_path / f"copy-{len(copies)}"))
 
         def stepping(function, steps_before):
             def step(*given, **known):
@@ -113,10 +114,10 @@ class TestCrashes:
             patched.setattr(store, "_commit", failing)
             with pytest.raises(StoreError, match="no room"):
                 store.restore(snapshot_of(1))
-        half = crashed(store, tmp_path / "half")
+        half = copied(store, tmp_path / "half")
         store.write([60_000], block(3))
         now = content(store)
-        written = crashed(store, tmp_path / "written")
+        written = copied(store, tmp_path / "written")
         with DurableStore(half) as again:
             np.testing.assert_array_equal(content(again), words_of(snapshot_of(1)))
         with DurableStore(written) as again:
