@@ -333,10 +333,12 @@ def _facts(bench: Bench) -> Outcome:
 
 def _as_map(row: Row, found: dict[str, Sample]) -> Outcome:
     sample = found[row.name]
+    ratios = sample.against(found[row.beside]) if row.beside else None
     return {
         "name": row.name, "unit": row.unit or None,
         "rate": sample.rate if row.unit else None, "rates": sample.rates if row.unit else None,
         "bytes_per_s": sample.rate * row.unit_bytes if row.unit else None,
         "p50_s": sample.at(50), "p99_s": sample.at(99), "batches": len(sample.times),
-        "beside": row.beside or None, "ratio": sample.against(found[row.beside]) if row.beside else None,
+        "beside": row.beside or None, "ratio": None if ratios is None else float(np.median(ratios)),
+        "ratio_quartiles": None if ratios is None else np.percentile(ratios, [25, 75]).tolist(),
     }  # fmt: skip

@@ -36,7 +36,10 @@ def _cells(row: Outcome) -> tuple[str, ...]:
     rate, throughput = "", ""
     if row["unit"]:
         rate, throughput = f"{_short(row['rate'])} {row['unit'].removesuffix('/s')}", f"{_bytes(row['bytes_per_s'])}/s"
-    beside = f"{row['ratio']:.3g} x {row['beside']}" if row["beside"] else ""
+    beside = ""
+    if row["beside"]:
+        low, high = row["ratio_quartiles"]
+        beside = f"{row['ratio']:.2g} [{low:.2g}, {high:.2g}] x {row['beside']}"
     return row["name"], rate, throughput, _time(row["p50_s"]), _time(row["p99_s"]), beside
 
 
@@ -44,7 +47,9 @@ def _notes(outcome: Outcome) -> list[str]:
     settings, names = outcome["settings"], " ".join(row["name"] for row in outcome["rows"])
     lines = [
         f"Times are of a batch: {settings['batch']:,} ranges, {settings['wire_ranges']} over the wire,"
-        f" {settings['blocks']} blocks. Rates are the middle of rounds in which all rows took turns.",
+        f" {settings['blocks']} blocks.",
+        "Rates and ratios are those of the middle round; all rows took turns in each. Ratios with their quartiles: where"
+        " these are far apart, the machine is busy.",
     ]
     if "numpy" in names:
         lines.append(

@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-ROUNDS = 5
+ROUNDS, MOST_ROUNDS = 5, 15
+TURN_S = 0.2
+"""The shorter the turns, the more alike is what disturbs them; but some need a while."""
 
 
 @dataclass
@@ -32,9 +35,9 @@ class Sample:
         """Units a second, in the middle turn."""
         return float(np.median(self.rates))
 
-    def against(self, other: Sample) -> float:
-        """How many times the rate of another one, in the middle round."""
-        return float(np.median(np.array(self.rates) / np.array(other.rates)))
+    def against(self, other: Sample) -> NDArray[np.float64]:
+        """How many times the rate of another one, in each round."""
+        return np.array(self.rates) / np.array(other.rates)
 
 
 Turn = Callable[[float], Sample]
@@ -70,17 +73,22 @@ def timed_turn(batch: Callable[[], float]) -> Turn:
     return turn
 
 
+def num_rounds(seconds: float) -> int:
+    """Into how many turns so many seconds are cut."""
+    return max(ROUNDS, min(MOST_ROUNDS, int(seconds / TURN_S)))
+
+
 def interleave(turns: Mapping[str, Turn], seconds: float, say: Callable[[str], None]) -> dict[str, Sample]:
     """What rivals do in ``seconds`` each, cut into rounds in which each has a turn, in an order of its own.
 
     A first round, which is short, is not counted.
     """
     names, found = list(turns), {name: Sample() for name in turns}
-    order = np.random.default_rng(0)
-    for number in range(ROUNDS + 1):
-        say(f"round {number} of {ROUNDS}" if number else "warming up")
+    order, rounds = np.random.default_rng(0), num_rounds(seconds)
+    for number in range(rounds + 1):
+        say(f"round {number} of {rounds}" if number else "warming up")
         for place in order.permutation(len(names)).tolist():
-            sample = turns[names[place]](seconds / ROUNDS / (1 if number else 4))
+            sample = turns[names[place]](seconds / rounds / (1 if number else 4))
             if number:
                 found[names[place]].rates += sample.rates
                 found[names[place]].times += sample.times

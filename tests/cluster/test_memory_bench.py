@@ -11,7 +11,7 @@ import pytest
 from actors.memory_server import MemoryServer, ServerConfig
 from cluster.memory import bench
 from cluster.memory.bench_rows import BLOCKS, Blocks, Plan
-from cluster.memory.bench_turns import ROUNDS, Sample, interleave, turn_of
+from cluster.memory.bench_turns import ROUNDS, Sample, interleave, num_rounds, turn_of
 from leworld.store.durable import DurableStore
 from tests.cluster.test_memory_cli import Shell, leworld, tree
 
@@ -55,6 +55,7 @@ def check(outcome):
             assert row["bytes_per_s"] == row["rate"] * 4 * outcome["settings"]["range_words"]
         if row["beside"]:
             assert row["ratio"] == np.median(np.divide(row["rates"], known[row["beside"]]["rates"]))
+            assert row["ratio_quartiles"][0] <= row["ratio"] <= row["ratio_quartiles"][1]
 
 
 def test_every_row_of_a_memory_that_is_made_and_gone(shell, here):
@@ -201,11 +202,12 @@ def test_blocks_are_inside(num_words, length):
 def test_turns_are_interleaved_and_ratios_are_of_the_same_round():
     calls = []
     turns = {name: lambda seconds, name=name: calls.append((name, seconds)) or Sample([1.0], [0.5]) for name in "ab"}
-    found = interleave(turns, 10.0, lambda _: None)
-    assert [seconds for _, seconds in calls] == [0.5] * 2 + [2.0] * 2 * ROUNDS
+    found = interleave(turns, 1.0, lambda _: None)
+    assert [seconds for _, seconds in calls] == [0.05] * 2 + [0.2] * 2 * ROUNDS
     assert all({first[0], second[0]} == {"a", "b"} for first, second in zip(calls[::2], calls[1::2], strict=True))
     assert found["a"] == Sample([1.0] * ROUNDS, [0.5] * ROUNDS)
-    assert Sample([1, 20, 3]).against(Sample([1, 10, 1])) == 2
+    assert Sample([1, 20, 3]).against(Sample([1, 10, 1])).tolist() == [1, 2, 3]
+    assert [num_rounds(seconds) for seconds in (0.1, 2, 3, 60)] == [5, 10, 15, 15]
     assert len(turn_of(lambda: 7)(0.0).times) == 1
 
 
