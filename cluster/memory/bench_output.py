@@ -48,8 +48,8 @@ def _notes(outcome: Outcome) -> list[str]:
     lines = [
         f"Times are of a batch: {settings['batch']:,} ranges, {settings['wire_ranges']} over the wire,"
         f" {settings['blocks']} blocks.",
-        "Rates and ratios are those of the middle round; all rows took turns in each. With ratios stand their quartiles:"
-        " where these are far apart, the machine is busy.",
+        "Rates and ratios are those of the middle round; all rows took turns in each. With ratios stand their"
+        " quartiles: where these are far apart, the machine is busy.",
     ]
     if "numpy" in names:
         lines.append(
