@@ -117,17 +117,21 @@ class MemoryClient:
             LeWorldError: the one that the server answers with.
         """
         with self._lock:
-            self._id += 1
-            given = {k: v for k, v in {"start": start, "length": length, "words": words}.items() if v is not None}
-            request = Request(op, self._id, self._token, arguments, **given)
-            answer = self._exchange(request)
+            answer = self._exchange(self._request(op, start, length, words, arguments))
         raise_error(answer)
         return answer
 
-    def begin(self, op: str, words: NDArray[np.uint32], **arguments: Any) -> Pending:
+    def begin(
+        self,
+        op: str,
+        *,
+        start: Ints | None = None,
+        length: Ints | None = None,
+        words: NDArray[np.uint32] | None = None,
+        **arguments: Any,
+    ) -> Pending:
         """Ask, and wait later; nothing else may be asked meanwhile."""
-        self._id += 1
-        request = Request(op, self._id, self._token, arguments, words=words)
+        request = self._request(op, start, length, words, arguments)
         try:
             self._socket.send_multipart(pack_request(request))
         except zmq.Again:
@@ -140,6 +144,13 @@ class MemoryClient:
 
     def _read(self, start: Ints, length: Ints) -> NDArray[np.uint32]:
         return self.ask("read", start=start, length=length).words
+
+    def _request(
+        self, op: str, start: Ints | None, length: Ints | None, words: NDArray[np.uint32] | None, arguments: Any
+    ) -> Request:
+        self._id += 1
+        given = {k: v for k, v in {"start": start, "length": length, "words": words}.items() if v is not None}
+        return Request(op, self._id, self._token, arguments, **given)
 
     def _exchange(self, request: Request) -> Answer:
         try:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cluster.files import to_json, write_text
 from cluster.memory import numbers
 from cluster.memory.beside import Directory
+from cluster.memory.clustered import SCHEME, Clustered, clustered
 from cluster.memory.search import CHUNK_WORDS, find
 from cluster.memory.target import check_own, local, login, make_empty, make_whole, reading, writing
 from leworld.errors import ConfigError, RangeError, StoreError
@@ -202,8 +203,9 @@ def grant(target: str, first: str, stop: str, owner: str | None, readers: str, t
 def export(target: str, file: Path, version: str | None) -> Outcome:
     """Write all of a memory into one file, what is granted to someone too."""
     check_writable(file)
-    with reading(str(local(target)), "", None, version) as memory:
-        assert isinstance(memory, Directory)
+    place = target if target.startswith(SCHEME) else str(local(target))
+    with reading(place, "", None, version) as memory:
+        assert isinstance(memory, Directory | Clustered)
         snapshot = memory.snapshot()
     save_snapshot(snapshot, file)
     return {
@@ -215,6 +217,10 @@ def export(target: str, file: Path, version: str | None) -> Outcome:
 def take_in(target: str, file: Path) -> Outcome:
     """Make the content of a memory that of a file; the memory is made where there is no directory."""
     snapshot, root = load_snapshot(file), Path(target)
+    if target.startswith(SCHEME):
+        with clustered(target) as memory:
+            memory.restore(snapshot)
+        return {"path": target, "file": str(file), "pages": len(snapshot.pages), "made": False}
     is_new = "://" not in target and not root.exists()
     if is_new:
         root.absolute().parent.mkdir(parents=True, exist_ok=True)

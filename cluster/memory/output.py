@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -124,6 +125,11 @@ def reason(outcome: Outcome) -> None:
 
 def status(outcome: Outcome) -> None:
     """What a memory is and what it takes."""
+    if "shards" in outcome:
+        from cluster.memory.cluster_commands import show
+
+        show(outcome)
+        return
     count, bits = outcome["pages_written"], outcome["address_bits"]
     rows = [
         ("memory", f"{outcome.get('path', outcome['target'])}, id {outcome['id']}"),
@@ -272,7 +278,8 @@ def _record_row(record: Outcome, bits: int) -> tuple[str, ...]:
 def _what(record: Outcome) -> str:
     kind, note = record["kind"], record["note"]
     if kind == "write":
-        return "write" + (f" ({note})" if note else "")
+        # A name that a client gave its write, so that it is made once, says nothing to people.
+        return "write" + (f" ({note})" if note and not re.fullmatch(r"[0-9a-f]{12}:\d+", note) else "")
     return f"{kind} {_NOTES.get(kind, '{}').format(note)}"
 
 

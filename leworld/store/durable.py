@@ -438,6 +438,22 @@ class DurableStore:
         """Pages that hold anything, ascending."""
         return self._mapped.written_pages()
 
+    def whole_pages(self, pages: Ints) -> tuple[Ints, NDArray[np.uint32]]:
+        """Those of pages that are not damaged, and their (P, 256) words."""
+        with self._lock:
+            whole = np.setdiff1d(pages, self._mapped.damaged(pages))
+            return whole, self._mapped.pages[whole]
+
+    def damaged(self, pages: Ints) -> Ints:
+        """Those of (P,) pages that are not what was written."""
+        with self._lock:
+            return self._mapped.damaged(pages)
+
+    def mend(self, pages: Ints, words: NDArray[np.uint32]) -> Ints:
+        """Put damaged pages right with what another copy has there, whole; those that are right now."""
+        with self._lock:
+            return self._mapped.mend(pages, words)
+
     def closed_segments(self) -> list[Path]:
         """Files of the journal that only an erasure still changes, oldest first."""
         with self._lock:

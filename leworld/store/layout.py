@@ -189,7 +189,7 @@ NEW_MEMORY = "make a new memory of a snapshot: leworld memory import NEW FILE, w
 def way_out(root: Path) -> str:
     """What helps against damaged pages."""
     if Layout(root).epoch.exists():
-        return "end this copy, delete its directory, and start it again: it is copied from the one that leads"
+        return "another copy mends it soon; if none can, end this one, delete its directory, and start it again"
     return (
         "put a snapshot in place of all with leworld memory import DIRECTORY FILE, or go back to a version of before"
         " the page changed with leworld memory restore DIRECTORY NAME"

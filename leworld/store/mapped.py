@@ -205,6 +205,17 @@ class MappedMemory:
         """Those of (P,) pages whose words are not what their checksums say."""
         return pages[page_sums(self.pages[pages]) != self.sums[pages]]
 
+    def mend(self, pages: Ints, words: NDArray[np.uint32]) -> Ints:
+        """Put the (P, 256) words that another copy has, whole, into (P,) damaged pages; those that are right now.
+
+        They are right if they are what the page's checksum says, or if they are what is here: then that is damaged.
+        """
+        sums = page_sums(words)
+        is_right = (sums == self.sums[pages]) | (words == self.pages[pages]).all(1)
+        self.pages[pages[is_right]] = words[is_right]
+        self.sums[pages[is_right]] = sums[is_right]
+        return pages[is_right]
+
     def written_pages(self) -> Ints:
         """Pages that are not all zeros, ascending."""
         return np.flatnonzero(self.sums)
