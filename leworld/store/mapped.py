@@ -38,7 +38,7 @@ from leworld.memory.arena import Arena, map_file
 from leworld.memory.protocol import PAGE_WORDS, Words
 from leworld.memory.ranges import Ints, check_ranges, expand, pages_of
 from leworld.store.inherit import Inherited, inherited_by
-from leworld.store.layout import Layout, read_identity, refused
+from leworld.store.layout import Layout, read_identity, refused, way_out
 
 VERIFY = ("touch", "always", "never")
 STRIPE_PAGES = 16
@@ -357,10 +357,7 @@ def make_mappable(layout: Layout, address_bits: int) -> None:
 def damage(root: Path, pages: Ints) -> DamageError:
     """What is said of damaged pages."""
     names = ", ".join(str(page) for page in pages[:4]) + (", ..." if len(pages) > 4 else "")
-    return DamageError(
-        f"{root}: page {names}: not what was written; restore this memory from a replica or a snapshot",
-        tuple(pages.tolist()),
-    )
+    return DamageError(f"{root}: page {names}: not what was written; {way_out(root)}", tuple(pages.tolist()))
 
 
 def page_sums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
