@@ -8,7 +8,6 @@ Source: as vLLM and SGLang do beside Ray; the pattern is https://zguide.zeromq.o
 from __future__ import annotations
 
 import hmac
-import os
 import tempfile
 import threading
 import time
@@ -24,6 +23,7 @@ import zmq
 from actors.calls import RESUME, Answers
 from actors.errors import ActorError
 from actors.plane_wire import decode, encode
+from actors.processes import machine_id
 from leworld.errors import DataError, LeWorldError
 
 PATIENCE_MS = 100
@@ -34,16 +34,16 @@ MAX_BYTES = 1 << 31
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where an actor answers: ``here`` on the machine ``boot``, ``far`` from others."""
+    """Where an actor answers: ``here`` on ``machine``, ``far`` from others."""
 
-    boot: str
+    machine: str
     here: str
     far: str
 
     @property
     def address(self) -> str:
         """From this process."""
-        return self.here if self.boot == boot_id() else self.far
+        return self.here if self.machine == machine_id() else self.far
 
 
 class PlaneServer:
@@ -73,7 +73,7 @@ class PlaneServer:
         self._socket.bind(here)
         self._socket.bind(f"tcp://{host}:{port or '*'}")
         far = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\x00")
-        self.endpoint = Endpoint(boot_id(), here, far)
+        self.endpoint = Endpoint(machine_id(), here, far)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="plane", daemon=True)
         self._thread.start()
@@ -201,12 +201,6 @@ class _Link:
 
     def give_up(self, number: bytes) -> None:
         self._answers.pop(number, None)
-
-
-def boot_id() -> str:
-    """Of this machine and the time since it was started, and of the file system that it sees."""
-    text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{text}:{os.stat(tempfile.gettempdir()).st_dev}:{os.stat(tempfile.gettempdir()).st_ino}"
 
 
 def _close(links: Sequence[_Link]) -> None:

@@ -132,7 +132,7 @@ def test_each_is_asked_what_is_meant_for_it_and_answers_come_in_any_order(server
 
 
 def test_over_tcp_it_is_the_same(servers):
-    far = [replace(server.endpoint, boot="of another machine") for server in servers]
+    far = [replace(server.endpoint, machine="of another") for server in servers]
     assert far[0].address.startswith("tcp://")
     assert servers[0].endpoint.address.startswith("ipc://")
     other = PlanePeers(far, ["first", "second"], "s3cret", 10.0)
