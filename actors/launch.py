@@ -28,7 +28,10 @@ START_PATIENCE = 4.0
 
 @dataclass(frozen=True)
 class Handles:
-    """A system's actors; any process of the cluster that gets this can connect to them."""
+    """A system's actors; any process of the cluster that gets this can connect to them.
+
+    ``config`` and ``world``, which is a reference, are for SLM actors that were started anew.
+    """
 
     memory_name: str
     memory_keeper: Any
