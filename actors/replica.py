@@ -91,7 +91,11 @@ class Replica:
         self._open_whole()
         self._followers = FollowerLinks(self)
         self._holdings = Holdings(directory, config.number, lambda: self.store)
-        self.server = self._make_server()
+        try:
+            self.server = self._make_server()
+        except LeWorldError:
+            self.store.close()
+            raise
         self._scrubber = Scrubber(lambda: self.store, self._pages_elsewhere)
         self._heart = threading.Thread(target=self._beat, name="replica-heart", daemon=True)
 
@@ -103,7 +107,7 @@ class Replica:
     def start(self) -> Replica:
         """Serve, follow whoever leads, or lead where nobody ever did."""
         self.server.start()
-        state = self.state
+        state = self._announce(self.state)
         # Where the directory has lost what it knew, a copy cannot know whether it is the newest.
         is_first = not state.in_sync and not self._was_copy
         try:
@@ -134,7 +138,8 @@ class Replica:
     def stop(self) -> None:
         """End, without telling anybody."""
         self._stopping.set()
-        self._heart.join()
+        if self._heart.ident is not None:
+            self._heart.join()
         self.server.stop()
         self._followers.hang_up()
         self.store.close()
@@ -387,7 +392,7 @@ class Replica:
         while not self._stopping.wait(self.config.lease_s / 4):
             now = time.monotonic()
             try:
-                state = self.state
+                state = self._announce(self.state)
                 if not state.in_sync:
                     continue
                 if self.leads:
@@ -405,6 +410,18 @@ class Replica:
             except (LeWorldError, OSError):
                 # Neither directory nor leader can be reached: a lease runs out by itself, and the next beat comes.
                 continue
+
+    def _announce(self, state: ShardState) -> ShardState:
+        """Say in the directory where this copy is now, if it was elsewhere before; the state of now.
+
+        Else nobody could ask one that was started again to lead.
+        """
+        name, address = self.config.id, self.server.address
+        if state.addresses.get(name, address) == address:
+            return state
+        after = change(self.directory, self.config.shard, state, addresses={**state.addresses, name: address})
+        # Where someone else was first, the next beat tries again.
+        return state if after is None else after
 
     def _mend(self, pages: Sequence[int]) -> None:
         """Put damaged pages right from a follower that has them whole.

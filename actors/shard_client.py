@@ -36,7 +36,8 @@ class ShardPending:
 
     def answer(self) -> Answer:
         """Wait for it; it is asked again where there is none, so that a write needs a name."""
-        if self.pending is not None:
+        # It went with its connection where one that was asked before it was not answered.
+        if self.pending is not None and self.client.is_connected_by(self.pending.client):
             try:
                 return self.pending.answer()
             except (NotPrimaryError, ActorError):
@@ -111,6 +112,10 @@ class ShardClient:
             ActorError: nobody did in time.
         """
         return self._again(lambda client: client.ask(op, **given))
+
+    def is_connected_by(self, client: MemoryClient) -> bool:
+        """Whether a connection is still the one that is used."""
+        return self._client is client
 
     def close(self) -> None:
         """Hang up."""

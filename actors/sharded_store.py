@@ -103,8 +103,12 @@ class ShardedStore:
 
     def written_pages(self) -> Ints:
         """Pages that hold anything, ascending."""
-        found = [self._pages_of(shard) for shard in self.map.all_shards]
-        return np.unique(np.concatenate(found))
+        while True:
+            self._look_up()
+            found = [self._pages_of(shard) for shard in self.map.all_shards]
+            # Else some may have gone from a shard that was still to be asked to one that was asked already.
+            if load_map(self.directory).version == self.map.version:
+                return np.unique(np.concatenate(found))
 
     def snapshot(self) -> Snapshot:
         """Copy every page that holds anything, page after page: what is written meanwhile may be in it or not.
@@ -129,7 +133,7 @@ class ShardedStore:
 
     def stat(self) -> dict[str, Any]:
         """The map, and what each shard says of itself, which copy leads it and which are in sync."""
-        self.map = load_map(self.directory)
+        self._look_up()
         shards = {}
         for shard in self.map.all_shards:
             state = self.directory.get(shard_name(shard))
@@ -156,6 +160,12 @@ class ShardedStore:
             client.close()
         self._shards.clear()
 
+    def _look_up(self) -> None:
+        """See the map of now, and hang up where nothing is any more."""
+        self.map = load_map(self.directory)
+        for shard in self._shards.keys() - set(self.map.all_shards):
+            self._shards.pop(shard).close()
+
     def _exchange(self, op: str, fragments: Fragments, given: Ask, took: Took) -> None:
         """Ask every shard about the fragments that it holds, and again about those that moved meanwhile.
 
@@ -173,7 +183,7 @@ class ShardedStore:
                     "end the move with: leworld memory reshard",
                 )  # fmt: skip
             time.sleep(PAUSE_S)
-            self.map = load_map(self.directory)
+            self._look_up()
             fragments = _owned_by(self.map, _joined([part for part, _ in moved]))
 
     def _ask_all(self, op: str, fragments: Fragments, given: Ask, took: Took) -> list[tuple[Fragments, str]]:
