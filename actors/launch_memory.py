@@ -95,6 +95,9 @@ class ClusterMemory:
         for shard in wanted:
             copies = [seen for place, seen in known.items() if place[0] == shard]
             restore_entry(self.directory, shard_name(shard), copies, accept_loss=accept_loss)
+            if not self.directory.get(shard_name(shard)).in_sync:
+                # Nothing was ever in it, or nothing since its copies were retired.
+                ask_actors({0: copy_name(self.config.name, (shard, 0))}, "begin", START_S)
         # Not that of before: the shards that were started last may know a newer one.
         self.directory.seed(ENTRY, self._newest_map(known).to_bytes())
         self._wait_until_in_sync(wanted, timeout_s)

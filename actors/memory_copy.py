@@ -90,6 +90,10 @@ class MemoryCopy:
         assert self._entries is not None
         return replica.config.id, replica.server.address, self._entries.entries()
 
+    def begin(self) -> None:
+        """See ``Replica.begin``: a new copy cannot know whether others have what it has not."""
+        self._open_replica().begin()
+
     def wait_until_in_sync(self, timeout_s: float) -> None:
         """See ``Replica.wait_until_in_sync``, and ``known``."""
         self._open_replica().wait_until_in_sync(timeout_s)
@@ -151,6 +155,7 @@ class MemoryCopy:
         self._entries = MirroredDirectory(
             RayDirectory(config.name), self._root.with_name(f"{self._root.name}.directory")
         )
+        server = ServerConfig(f"tcp://{ray.util.get_node_ip_address()}:0", tokens)
         (peer_token,) = (token for token, who in tokens.items() if who == "peer")
         replica = Replica(
             self._root,
@@ -158,7 +163,7 @@ class MemoryCopy:
             ReplicaConfig(
                 shard=shard_name(self._shard), id=_id_of(self._root, self._copy), address_bits=config.address_bits,
                 store=StoreConfig(policy=config.policy), peer_token=peer_token, number=self._shard,
-                lease_s=config.lease_s, server=ServerConfig(f"tcp://{ray.util.get_node_ip_address()}:0", tokens),
+                begins=False, lease_s=config.lease_s, server=server,
             ),
         )  # fmt: skip
         try:

@@ -62,6 +62,7 @@ class ReplicaConfig:
         store: how it is kept.
         server: how it is served; its tokens must know a "peer", and ``peer_token`` is that one's.
         number: of the shard in the map, where the memory has several.
+        begins: leads by itself where nobody ever did; else when ``begin`` is called.
         lease_s: how long a leader may answer since it last saw that it leads.
         timeout_s: of a message to another copy, after which that one is struck off.
     """
@@ -73,6 +74,7 @@ class ReplicaConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     peer_token: str = ""
     number: int = 0
+    begins: bool = True
     lease_s: float = 2.0
     timeout_s: float = 3.0
 
@@ -109,7 +111,7 @@ class Replica:
         self.server.start()
         state = self._announce(self.state)
         # Where the directory has lost what it knew, a copy cannot know whether it is the newest.
-        is_first = not state.in_sync and not self._was_copy
+        is_first = self.config.begins and not state.in_sync and not self._was_copy
         try:
             if is_first or state.in_sync == (self.config.id,):
                 self.lead()
@@ -119,6 +121,15 @@ class Replica:
                 raise
         self._heart.start()
         return self
+
+    def begin(self) -> None:
+        """Lead, if nobody does, nor is in sync; whoever calls knows that this is no loss."""
+        try:
+            if not self.state.in_sync:
+                self.lead()
+        except StoreError:
+            if not self.state.in_sync:
+                raise
 
     def wait_until_in_sync(self, timeout_s: float = 60.0) -> None:
         """Return when this copy leads, or follows in sync.
@@ -130,7 +141,8 @@ class Replica:
         while time.monotonic() < end:
             state = self.state
             follows = self.config.id in state.in_sync and not self._unfinished.exists()
-            if self.leads or (follows and self._answers(state)):
+            # Whoever answers may just have taken the lead, in an epoch in which this copy is to join yet.
+            if self.leads or (follows and self._answers(state) and self.state.epoch == state.epoch):
                 return
             time.sleep(0.02)
         raise ActorError(f"copy {self.config.id} of {self.config.shard}", "is not in sync yet", "see whether one leads")
