@@ -75,7 +75,7 @@ class Run:
             self._measure(shared)
             self._inject()
             shared[clients.STOP] = 1
-            self.wrong += clients.wait_for(processes, 60.0)
+            self.wrong += clients.wait_for(processes, self.root, 150.0)
             return self._figures()
         finally:
             for process in processes:
@@ -215,7 +215,7 @@ class Run:
         rows = load(self.root / "histories")
         history, _ = history_of(rows)
         found = check(history)
-        told = json.loads((self.root / "probe.json").read_text())
+        told = self._told()
         probed = np.memmap(self.root / "probe.rows", np.int64, "r", shape=(clients.PROBES, 3))[: told["count"]]
         things = [json.loads(path.read_text()) for path in self.root.glob("*.things")]
         self.wrong += [f"key {each.key}: {each.reason}" for each in found] + told["wrong"]
@@ -232,6 +232,11 @@ class Run:
             "things": things, "errors": _errors(self.root / "histories"),
         }  # fmt: skip
 
+    def _told(self) -> dict[str, Any]:
+        """What the client that measures says at its end."""
+        path = self.root / "probe.json"
+        return json.loads(path.read_text()) if path.exists() else {"count": 0, "wrong": []}
+
     def _lost_words(self) -> int:
         """Words that were acknowledged at first, or to the one that measured, and are not there now."""
         from actors.launch_memory import ClusterMemory
@@ -241,10 +246,11 @@ class Run:
         for part in np.split(pages, range(PART, len(pages), PART)):
             found = store.read(part * 256, np.full(len(part), 256)).words.reshape(-1, 256)
             lost += int((found != clients.words_of(part)).sum())
-        own, held = np.load(self.root / "probe-held.npy")
+        path = self.root / "probe-held.npy"
+        own, held = np.load(path) if path.exists() else np.zeros((2, 0), np.int64)
         own, held = own[held > 0], held[held > 0]
         found = store.read(own * 256, np.full(len(own), 256)).words.reshape(-1, 256)
-        expected = np.stack([clients.block(int(value), 256) for value in held])
+        expected = np.array([clients.block(int(value), 256) for value in held]).reshape(-1, 256)
         store.close()
         return lost + int((found != expected).sum())
 

@@ -6,9 +6,11 @@ Shapes:
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -74,6 +76,7 @@ def run(role: str, number: int, root: Path, address: str, name: str, rate: float
     """
     import ray
 
+    faulthandler.register(signal.SIGUSR1, (root / f"{number}.stacks").open("w"))
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     (root / f"{number}.here").touch()
     while not (root / "go").exists():
@@ -115,8 +118,8 @@ def probe(memory: Any, shared: Ints, root: Path, seed: int) -> None:
         count += 1
         if not shared[FULL_SPEED]:
             time.sleep(PROBE_S)
-    (root / "probe.json").write_text(json.dumps({"count": count, "wrong": wrong}), encoding="utf-8")
     np.save(root / "probe-held.npy", np.stack([own, held]))
+    (root / "probe.json").write_text(json.dumps({"count": count, "wrong": wrong}), encoding="utf-8")
 
 
 def _open_things() -> dict[str, int]:
@@ -125,12 +128,17 @@ def _open_things() -> dict[str, int]:
             "python threads": threading.active_count()}  # fmt: skip
 
 
-def wait_for(processes: Sequence[BaseProcess], seconds: float) -> list[str]:
-    """Wait for their end; who did not end, or ended badly."""
+def wait_for(processes: Sequence[BaseProcess], root: Path, seconds: float) -> list[str]:
+    """Wait for their end; who did not end, and where it is, or ended badly."""
     end, wrong = time.monotonic() + seconds, []
-    for process in processes:
+    for number, process in enumerate(processes):
         process.join(max(0.0, end - time.monotonic()))
-        if process.exitcode != 0:
-            wrong.append(f"{process.name} ended with {process.exitcode}")
+        if process.exitcode is None and process.pid is not None:
+            os.kill(process.pid, signal.SIGUSR1)
+            time.sleep(1)
+            stacks = (root / f"{number}.stacks").read_text(encoding="utf-8")
+            wrong.append(f"{process.name} did not end; it is here:\n{stacks}")
             process.kill()
+        elif process.exitcode:
+            wrong.append(f"{process.name} ended with {process.exitcode}")
     return wrong

@@ -125,6 +125,7 @@ def test_shards_are_added_and_taken_away(launched, shell):
 
 def test_what_several_shards_cannot_do_is_refused(launched, shell):
     assert "cannot be traced to their write" in shell("erase", TARGET, 1, code=2)
+    assert "everyone who reaches the cluster is admin" in shell("grant", TARGET, 0, 8, "bob", code=2)
     assert "leave out --writer" in shell("write", TARGET, 0, 1, "--writer", "bob", code=2)
     assert "leave out --as and --version" in shell("read", TARGET, 0, "--as", "bob", code=2)
     assert "leave out --as and --version" in shell("read", TARGET, 0, "--version", "monday", code=2)
@@ -166,14 +167,20 @@ def test_it_is_stopped_and_launched_again_with_its_files(launched, shell):
     assert ClusterMemory(NAME).config.shards == 2
 
 
-@pytest.mark.parametrize(("address", "said"), [("127.0.0.1:9", "cannot be reached"), ("nonsense", "is not host:port")])
-def test_without_a_cluster_it_takes_seconds_and_a_line(address, said, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "address", "said"),
+    [
+        (["read", "ray:notes", "0"], "127.0.0.1:9", "cannot be reached"),
+        (["launch", "notes"], "127.0.0.1:9", "cannot be reached"),
+        (["stop", "notes"], "nonsense", "is not host:port"),
+    ],
+)
+def test_without_a_cluster_it_takes_seconds_and_a_line(command, address, said):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_ADDRESS": address}
-    for command in (["read", "ray:notes", "0"], ["launch", "notes", "--folder", str(tmp_path)], ["stop", "notes"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "cluster", "memory", *command], capture_output=True, text=True, env=environment,
-            timeout=60, check=False,
-        )  # fmt: skip
-        assert done.returncode == 2, done.stderr
-        assert said in done.stderr
-        assert done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster", "memory", *command], capture_output=True, text=True, env=environment,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
