@@ -6,6 +6,7 @@ A keeper has them run; what leads, and what is in sync, is in the directory.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -26,6 +27,8 @@ from leworld.errors import ConfigError, StoreError
 
 LAUNCH = "launch"
 START_S = 60.0
+GRACE_S = 3.0
+"""That shards which hold nothing any more still answer: longer than clients wait for one message."""
 START_OF_A_COPY_S = 5.0
 """More for each copy: they start one after another on a machine that has few processors."""
 
@@ -128,6 +131,8 @@ class ClusterMemory:
             store.close()
         self._change(replace(self.config, shards=shards))
         self._ask_keeper("keep", range(shards))
+        # Whoever asks them still is told where the words are, and whether a write was made.
+        time.sleep(GRACE_S if set(before.all_shards) - set(range(shards)) else 0.0)
         self._retire()
         return moved
 

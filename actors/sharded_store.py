@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from actors.errors import ActorError
 from actors.memory_wire import MAX_RANGES, Answer
 from actors.shard_client import PAUSE_S, ShardClient
 from actors.shard_map import ShardMap, load_map, shard_name
-from leworld.errors import ConfigError, MovedError
+from leworld.errors import ConfigError, LeWorldError, MovedError
 from leworld.memory import Receipt, Snapshot, Words, check_ranges
 from leworld.memory.partition import Fragments
 from leworld.memory.protocol import PAGE_WORDS
@@ -105,7 +106,11 @@ class ShardedStore:
         """Pages that hold anything, ascending."""
         while True:
             self._look_up()
-            found = [self._pages_of(shard) for shard in self.map.all_shards]
+            try:
+                found = [self._pages_of(shard) for shard in self.map.all_shards]
+            except MovedError:
+                # A shard that was is no more.
+                continue
             # Else some may have gone from a shard that was still to be asked to one that was asked already.
             if load_map(self.directory).version == self.map.version:
                 return np.unique(np.concatenate(found))
@@ -151,6 +156,7 @@ class ShardedStore:
             self._shards[shard] = ShardClient(
                 self.directory, shard_name(shard), self.address_bits, token=self._token, timeout_s=self._timeout_s,
                 message_timeout_s=self._message_timeout_s,
+                is_there=lambda: self._is_there(shard),
             )  # fmt: skip
         return self._shards[shard]
 
@@ -165,6 +171,12 @@ class ShardedStore:
         self.map = load_map(self.directory)
         for shard in self._shards.keys() - set(self.map.all_shards):
             self._shards.pop(shard).close()
+
+    def _is_there(self, shard: int) -> bool:
+        """Whether a shard, if it ever was in the map, still is."""
+        with suppress(LeWorldError):
+            return shard not in self.map.all_shards or shard in load_map(self.directory).all_shards
+        return True
 
     def _exchange(self, op: str, fragments: Fragments, given: Ask, took: Took) -> None:
         """Ask every shard about the fragments that it holds, and again about those that moved meanwhile.
