@@ -18,7 +18,8 @@ from actors.directory import Directory, ShardState, change, version_of
 from actors.errors import ActorError
 from actors.memory_actors import RAY_NAMESPACE, Place, ask_actors, copies_of, copy_name, end_actors, is_up, keeper_name
 from actors.memory_copy import MemoryConfig
-from actors.memory_keeper import MemoryKeeper
+from actors.memory_keeper import MemoryKeeper, lifetime
+from actors.processes import ProcessStat
 from actors.ray_directory import RayDirectory
 from actors.reshard import Moved, first_map, reshard
 from actors.shard_map import ENTRY, ShardMap, load_map, shard_name
@@ -27,6 +28,7 @@ from leworld.errors import ConfigError, StoreError
 
 LAUNCH = "launch"
 START_S = 60.0
+ANSWER_S = 5.0
 GRACE_S = 3.0
 """That shards which hold nothing any more still answer: longer than clients wait for one message."""
 START_OF_A_COPY_S = 5.0
@@ -34,7 +36,15 @@ START_OF_A_COPY_S = 5.0
 
 
 class ClusterMemory:
-    """A memory of the cluster that this process is connected to, by its name."""
+    """A memory of the cluster that this process is connected to, by its name.
+
+    Attributes:
+        directory: where it is known.
+        config: as it was launched.
+        keeper: the actor that keeps it, if it was made here.
+    """
+
+    keeper: Any = None
 
     def __init__(self, name: str) -> None:
         """Find a memory.
@@ -105,9 +115,15 @@ class ClusterMemory:
         self.directory.seed(ENTRY, self._newest_map(known).to_bytes())
         self._wait_until_in_sync(wanted, timeout_s)
 
-    def client(self, timeout_s: float = 30.0) -> ShardedStore:
-        """A client that may do everything."""
-        return ShardedStore(self.directory, token=self._token("admin"), timeout_s=timeout_s)
+    def client(self, timeout_s: float = 30.0, *, mapped: bool | None = None) -> ShardedStore:
+        """A client that may do everything.
+
+        Args:
+            timeout_s: of a call.
+            mapped: see ``ShardedStore``; by default so for a run's memory, of which nothing is granted to anyone.
+        """
+        mapped = self.config.ends_with_run if mapped is None else mapped
+        return ShardedStore(self.directory, token=self._token("admin"), timeout_s=timeout_s, mapped=mapped)
 
     def reshard(self, shards: int, progress: Callable[[float], None] = lambda _: None) -> Moved:
         """Have the words with another number of shards, while they are read and written.
@@ -147,6 +163,11 @@ class ClusterMemory:
     def nodes(self) -> dict[str, str]:
         """Name of each copy's actor to the node that it is on."""
         return self._ask_keeper("nodes")
+
+    def processes(self) -> list[ProcessStat]:
+        """Every copy's process and its peak memory."""
+        found = ask_actors(self._names(set(load_map(self.directory).all_shards)), "process", ANSWER_S)
+        return [found[place] for place in sorted(found)]
 
     def _known(self, shards: set[int], timeout_s: float | None) -> dict[Place, Any]:
         """Have copies run; of each its id, its address and what it saw of the directory."""
@@ -201,9 +222,11 @@ class ClusterMemory:
         name = keeper_name(self.config.name)
         if not is_up(name):
             make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(MemoryKeeper)
-            make.options(
-                name=name, namespace=RAY_NAMESPACE, lifetime="detached", get_if_exists=True, max_concurrency=4
-            ).remote(self.config, self._tokens)
+            # Where the memory ends with the run, it is this handle that keeps it alive.
+            self.keeper = make.options(
+                name=name, namespace=RAY_NAMESPACE, lifetime=lifetime(self.config), get_if_exists=True,
+                max_concurrency=4,
+            ).remote(self.config, self._tokens)  # fmt: skip
         return ask_actors({0: name}, method, START_S, *arguments)[0]
 
     def _retire(self) -> None:

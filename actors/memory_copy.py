@@ -7,6 +7,7 @@ import secrets
 import shutil
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class MemoryConfig:
         policy: of the journal, see ``StoreConfig``.
         lease_s: see ``ReplicaConfig``.
         together: copies may be on one node, which then takes all of them with it.
+        ends_with_run: it ends with the process that launched it, and leaves no files.
     """
 
     name: str
@@ -52,6 +54,7 @@ class MemoryConfig:
     policy: str = "group"
     lease_s: float = 2.0
     together: bool = False
+    ends_with_run: bool = False
 
 
 class MemoryCopy:
@@ -70,7 +73,7 @@ class MemoryCopy:
             copy: which of it.
             tokens: token to who brings it.
         """
-        self.name = f"copy {copy} of memory {config.name}, shard {shard}"
+        self.name = f"memory shard {shard}" + (f", copy {copy}" if copy else "")
         self._config, self._shard, self._copy, self._tokens = config, shard, copy, tokens
         self._root = _folder(config) / f"{shard_name(shard)}-copy-{copy}"
         self._entries: MirroredDirectory | None = None
@@ -104,6 +107,8 @@ class MemoryCopy:
         self._opening.join()
         if self._replica is not None:
             self._replica.stop()
+        if self._config.ends_with_run:
+            self._delete_files()
 
     def retire(self) -> None:
         """Stop, and delete its files: nothing is in them, as by the map its shard holds no words any more.
@@ -114,9 +119,15 @@ class MemoryCopy:
         # After the end, so that nobody can have put anything here in between.
         if self._shard in load_map(RayDirectory(self._config.name)).all_shards:
             return
+        self._delete_files()
+
+    def _delete_files(self) -> None:
         for path in self._root.parent.glob(f"{self._root.name}.*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(self._root, ignore_errors=True)
+        # Where others of this memory are on this node, it is theirs.
+        with suppress(OSError):
+            self._root.parent.rmdir()
 
     def process(self) -> ProcessStat:
         """Its process and that one's peak memory."""

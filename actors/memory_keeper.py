@@ -45,6 +45,8 @@ class MemoryKeeper:
         self._directory = RayDirectory(config.name)
         self._asked: tuple[int, ...] = ()
         self._stopped, self._problem = False, ""
+        # One that nobody holds a handle of would end, if it ends with the run.
+        self._actors: dict[Place, Any] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._watch, name="memory-keeper", daemon=True).start()
 
@@ -140,9 +142,9 @@ class MemoryKeeper:
 
     def _start(self, place: Place, node: str) -> None:
         make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(MemoryCopy)
-        make.options(
-            name=copy_name(self._config.name, place), namespace=RAY_NAMESPACE, lifetime="detached", get_if_exists=True,
-            scheduling_strategy=_only(node), max_concurrency=4,
+        self._actors[place] = make.options(
+            name=copy_name(self._config.name, place), namespace=RAY_NAMESPACE, lifetime=lifetime(self._config),
+            get_if_exists=True, scheduling_strategy=_only(node), max_concurrency=4,
         ).remote(self._config, *place, self._tokens)  # fmt: skip
 
 
@@ -174,6 +176,11 @@ def choose_node(
     awaited = {node for (shard, copy), node in files.items() if shard == place[0] and copy != place[1]}
     load = Counter(nodes.values())
     return min(free, key=lambda node: (node in others, node in awaited, load[node], node))
+
+
+def lifetime(config: MemoryConfig) -> str | None:
+    """Of its actors, as Ray takes it."""
+    return None if config.ends_with_run else "detached"
 
 
 def alive_nodes() -> list[str]:

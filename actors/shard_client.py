@@ -16,7 +16,7 @@ from actors.directory import Directory
 from actors.errors import ActorError, UnreachableError
 from actors.memory_client import MemoryClient, Pending
 from actors.memory_wire import Answer
-from leworld.errors import MovedError, NotPrimaryError
+from leworld.errors import MovedError, NotPrimaryError, StoreError
 from leworld.memory import Receipt, Words
 from leworld.memory.store import as_blocks, check_blocks
 from leworld.store.versions import Difference
@@ -158,7 +158,10 @@ class ShardClient:
 
     def _connected(self) -> MemoryClient:
         if self._client is None:
-            state = self.directory.get(self.shard)
+            try:
+                state = self.directory.get(self.shard)
+            except StoreError as error:
+                raise UnreachableError(f"shard {self.shard}", f"cannot be looked for ({error})", "try again") from None
             address = state.addresses.get(state.primary)
             if address is None:
                 raise UnreachableError(f"shard {self.shard}", "has nobody who leads it", "start one of its copies")

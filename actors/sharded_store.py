@@ -20,10 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from actors.directory import Directory
 from actors.errors import ActorError
+from actors.mapped_shards import MappedShards
 from actors.memory_wire import MAX_RANGES, Answer
 from actors.shard_client import PAUSE_S, ShardClient
 from actors.shard_map import ShardMap, load_map, shard_name
-from leworld.errors import ConfigError, LeWorldError, MovedError
+from leworld.errors import ConfigError, LeWorldError, MovedError, StoreError
 from leworld.memory import Receipt, Snapshot, Words, check_ranges
 from leworld.memory.partition import Fragments
 from leworld.memory.protocol import PAGE_WORDS
@@ -45,8 +46,9 @@ class ShardedStore:
     """
 
     def __init__(
-        self, directory: Directory, *, token: str = "", timeout_s: float = 30.0, message_timeout_s: float = 3.0
-    ) -> None:
+        self, directory: Directory, *, token: str = "", timeout_s: float = 30.0, message_timeout_s: float = 3.0,
+        mapped: bool = False,
+    ) -> None:  # fmt: skip
         """Look at the map; shards are connected to when they are needed.
 
         Args:
@@ -54,6 +56,7 @@ class ShardedStore:
             token: for the servers.
             timeout_s: of a call, with all that is tried again.
             message_timeout_s: of one message.
+            mapped: read the files of shards that are on this machine, whatever is granted to whom.
 
         Raises:
             ConfigError: the directory knows no such memory.
@@ -64,6 +67,7 @@ class ShardedStore:
         self.address_bits = self.map.address_bits
         self._token, self._timeout_s, self._message_timeout_s = token, timeout_s, message_timeout_s
         self._shards: dict[int, ShardClient] = {}
+        self._files = MappedShards(lambda shard: self.shard(shard).ask("whereabouts")) if mapped else None
         self._name, self._count = secrets.token_hex(6), 0
 
     def read(self, start: ArrayLike, length: ArrayLike) -> Words:
@@ -73,7 +77,7 @@ class ShardedStore:
         words = np.zeros(offsets[-1], np.uint32)
         self._exchange(
             "read",
-            self.map.fragments(start, length),
+            self._read_mapped(self.map.fragments(start, length), words),
             lambda part: {"start": part.start, "length": part.length},
             lambda part, answer: part.scatter(words, answer.words),
         )
@@ -165,6 +169,22 @@ class ShardedStore:
         for client in self._shards.values():
             client.close()
         self._shards.clear()
+        if self._files is not None:
+            self._files.forget()
+
+    def _read_mapped(self, fragments: Fragments, words: NDArray[np.uint32]) -> Fragments:
+        """Read what is on this machine; the fragments for which shards have to be asked."""
+        if self._files is None:
+            return fragments
+        left = [_slice(fragments, slice(0))]
+        for shard in np.unique(fragments.shard).tolist():
+            part = fragments.of(shard)
+            found = self._files.read(part, self.map.version)
+            if found is None:
+                left.append(part)
+            else:
+                part.scatter(words, found)
+        return _joined(left)
 
     def _look_up(self) -> None:
         """See the map of now, and hang up where nothing is any more."""
@@ -195,7 +215,9 @@ class ShardedStore:
                     "end the move with: leworld memory reshard",
                 )  # fmt: skip
             time.sleep(PAUSE_S)
-            self._look_up()
+            # Where the directory does not answer the old one leads here again.
+            with suppress(StoreError):
+                self._look_up()
             fragments = _owned_by(self.map, _joined([part for part, _ in moved]))
 
     def _ask_all(self, op: str, fragments: Fragments, given: Ask, took: Took) -> list[tuple[Fragments, str]]:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,9 +200,14 @@ class Run:
     def _wait_until_moving(self, process: subprocess.Popen[str]) -> None:
         from actors.ray_directory import RayDirectory
         from actors.shard_map import load_map
+        from leworld.errors import LeWorldError
 
         directory = RayDirectory(NAME)
-        while process.poll() is None and not load_map(directory).is_moving:
+        while process.poll() is None:
+            # A busy head may not answer in time.
+            with suppress(LeWorldError):
+                if load_map(directory).is_moving:
+                    return
             time.sleep(0.02)
 
     @property
@@ -229,13 +235,13 @@ class Run:
             "wrong_answers": len(self.wrong), "wrong": self.wrong[:20], "lost_words": lost,
             "faults": [_waited(fault, spans) for fault in self.faults],
             "moves": self.moves, "speed": {name: _speed(probed, *span) for name, span in self.windows.items()},
-            "things": things, "errors": _errors(self.root / "histories"),
+            "things": things, "errors": _errors(self.root / "histories"), "failed": told["failed"],
         }  # fmt: skip
 
     def _told(self) -> dict[str, Any]:
         """What the client that measures says at its end."""
         path = self.root / "probe.json"
-        return json.loads(path.read_text()) if path.exists() else {"count": 0, "wrong": []}
+        return json.loads(path.read_text()) if path.exists() else {"count": 0, "wrong": [], "failed": []}
 
     def _lost_words(self) -> int:
         """Words that were acknowledged at first, or to the one that measured, and are not there now."""

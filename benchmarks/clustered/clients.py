@@ -24,6 +24,8 @@ from linear.clients import Work, work
 from linear.records import LENGTHS, Keys, block
 from numpy.typing import NDArray
 
+from leworld.errors import LeWorldError
+
 BITS = 24
 STRIPE_WORDS = 1 << 14
 FILLED = slice(1, 27)
@@ -36,6 +38,7 @@ PROBE_S = 0.05
 TIMEOUT_S = 120.0
 READ_PAGES = 8
 PROBES = 1 << 21
+UNKNOWN = -1
 
 
 def some_keys(count: int) -> Keys:
@@ -55,6 +58,11 @@ def filled_pages() -> Ints:
 def words_of(pages: Ints) -> NDArray[np.uint32]:
     """(P, 256) what is in them."""
     return np.stack([block(int(page) + (1 << 30), 256) for page in pages])
+
+
+def own_words(value: int) -> NDArray[np.uint32]:
+    """(256,) what is in a page of the one that measures."""
+    return block(value, 256) if value else np.zeros(256, np.uint32)
 
 
 def shared_numbers(path: Path) -> Ints:
@@ -97,29 +105,34 @@ def run(role: str, number: int, root: Path, address: str, name: str, rate: float
 
 def probe(memory: Any, shared: Ints, root: Path, seed: int) -> None:
     """Read filled pages and write and read some of its own, one after another, and note down how long each took."""
-    random, pages, wrong = np.random.default_rng([seed, 99]), filled_pages(), []
+    random, pages, wrong = np.random.default_rng([seed, 99]), filled_pages(), list[str]()
+    failed = list[str]()
     own = np.setdiff1d(np.arange(0, (1 << BITS) // 256, 64) + 60, pages)
     held = np.zeros(len(own), np.int64)
     rows, count = np.memmap(root / "probe.rows", np.int64, "w+", shape=(PROBES, 3)), 0
     while not shared[STOP] and count < PROBES:
-        begin, kind = time.monotonic_ns(), count % 2
-        if kind:
-            at = int(random.integers(len(own)))
-            held[at] = count + 1
-            memory.write(own[at : at + 1] * 256, block(count + 1, 256)[None])
-        else:
-            chosen = random.choice(pages, READ_PAGES - 1)
-            at = int(random.integers(len(own)))
-            found = memory.read(np.append(chosen, own[at]) * 256, np.full(READ_PAGES, 256)).words.reshape(-1, 256)
-            expected = np.append(words_of(chosen), [block(int(held[at]), 256) if held[at] else np.zeros(256)], axis=0)
-            if not np.array_equal(found, expected):
-                wrong.append(f"pages {chosen.tolist()}, {own[at]}: not what was written")
+        begin, kind, at = time.monotonic_ns(), count % 2, int(random.integers(len(own)))
+        try:
+            if kind:
+                # Until it is acknowledged nobody knows.
+                held[at] = UNKNOWN
+                memory.write(own[at : at + 1] * 256, block(count + 1, 256)[None])
+                held[at] = count + 1
+            else:
+                chosen = random.choice(pages, READ_PAGES - 1)
+                found = memory.read(np.append(chosen, own[at]) * 256, np.full(READ_PAGES, 256)).words.reshape(-1, 256)
+                if not np.array_equal(found[:-1], words_of(chosen)):
+                    wrong.append(f"pages {chosen.tolist()}: not what was written")
+                if held[at] != UNKNOWN and not np.array_equal(found[-1], own_words(int(held[at]))):
+                    wrong.append(f"page {own[at]}: not what was written last")
+        except LeWorldError as error:
+            failed.append(str(error))
         rows[count] = begin, time.monotonic_ns(), kind
         count += 1
         if not shared[FULL_SPEED]:
             time.sleep(PROBE_S)
     np.save(root / "probe-held.npy", np.stack([own, held]))
-    (root / "probe.json").write_text(json.dumps({"count": count, "wrong": wrong}), encoding="utf-8")
+    (root / "probe.json").write_text(json.dumps({"count": count, "wrong": wrong, "failed": failed}), encoding="utf-8")
 
 
 def _open_things() -> dict[str, int]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from leworld.errors import LeWorldError
+
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "0",
     "RAY_health_check_period_ms": "300",
@@ -94,6 +96,12 @@ class Nodes:
 
     def leader(self) -> tuple[str, str, str]:
         """Of some shard: the names of its leading copy's actor and of another copy's, and the first one's node."""
+        while True:
+            # A busy head may not answer in time.
+            with suppress(LeWorldError):
+                return self._leader()
+
+    def _leader(self) -> tuple[str, str, str]:
         from actors.ray_directory import RayDirectory
         from actors.shard_map import load_map, shard_name
 
@@ -120,7 +128,6 @@ class Nodes:
         from actors.memory_actors import ask_actors, copy_name
         from actors.ray_directory import RayDirectory
         from actors.shard_map import load_map, shard_name
-        from leworld.errors import LeWorldError
 
         directory = RayDirectory(self.name)
         try:

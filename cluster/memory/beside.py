@@ -27,7 +27,7 @@ from leworld.store.operations import describe, erasure_from_map
 from leworld.store.pins import forks_of
 from leworld.store.records import Record, decode_at
 from leworld.store.rights import Guarded, load_rights
-from leworld.store.segment import Segment, check_tail, load_segment, scan, segment_paths
+from leworld.store.segment import Segment, check_tail, load_segment, scan, segment_paths, set_aside_segments
 from leworld.store.version_reader import VersionReader, difference_beside
 from leworld.store.versions import Difference, Versions
 
@@ -135,6 +135,7 @@ class Directory:
             records = sum(1 for record in HistoryBeside(self.layout).newest_first() if record.sequence <= sequence)
             if records < sequence:
                 problem = f"{self.root}: {sequence - records} of {sequence} records are missing from journal and ledger"
+                problem += "".join(f"; {path} has what is left" for path in set_aside_segments(self.layout.journal))
         except DamageError as error:
             problem = str(error)
         checked = {"pages": len(self.written()), "records": records}

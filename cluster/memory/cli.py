@@ -393,6 +393,48 @@ def take_in(
     give(lambda: commands.take_in(target, file), as_json, output.imported)
 
 
+@memory.command()
+def bench(
+    target: Annotated[
+        str | None,
+        typer.Argument(help="Read this memory, which is not changed. By default one is made.", show_default=False),
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Of an address of the memory that is made: 8, 16, 24 or 32.")] = 16,
+    seconds: Annotated[float, typer.Option(help="How long each row is measured.")] = 3.0,
+    range_words: Annotated[int, typer.Option(help="Words of a range, 1 to 256.")] = 256,
+    batch: Annotated[int, typer.Option(help="Ranges read at a time.")] = 8192,
+    policy: Annotated[
+        list[Policy] | None,
+        typer.Option(help="Measure writes under this one. May come many times; by default all.", show_default=False),
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Make the memory here: on the disk that is to be measured.", show_default=False),
+    ] = None,
+    overwrite: Annotated[
+        str | None,
+        typer.Option(
+            "--write", metavar="ADDRESS", help="Of a served memory: overwrite 32 ranges from here on.",
+            show_default=False,
+        ),
+    ] = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Measure how fast memory is on this machine and disk.
+
+    Reads, writes, starting and keeping a version, beside bare numpy and the bare disk, in turns. Without TARGET a
+    memory is made in a temporary directory and deleted; a directory is only read, and so is a server unless --write
+    gives words away.
+    """
+    from cluster.memory import bench as measured
+    from cluster.memory.bench_output import table
+
+    chosen = tuple(each.value for each in dict.fromkeys(policy or Policy))
+    given = measured.Options(target, bits, seconds, range_words, batch, chosen, directory, overwrite, token)
+    give(lambda: measured.bench(given), as_json, table)
+
+
 def give(action: Callable[[], Any], as_json: bool, show: Callable[[Any], None]) -> Any:
     """Do something, and print what comes of it."""
     with _plain_errors():

@@ -133,12 +133,11 @@ class Checkpoints:
             gone = [segment for segment in self._journal.segments[:-1] if segment.last <= needed]
         # On a full disk the rest is deleted another time.
         with suppress(OSError):
-            for segment in gone:
-                # A closed segment does not change, so that nobody has to wait for this.
-                self._history.remember(segment)
+            # A closed segment does not change, so that nobody has to wait for this.
+            whole = [self._history.remember(segment) for segment in gone]
             with self._lock:
-                for segment in gone:
-                    self._journal.drop(segment)
+                for segment, is_whole in zip(gone, whole, strict=True):
+                    self._journal.drop(segment, aside=not is_whole)
 
     def _try(self, upto: int) -> None:
         # What fails is tried again with the next segment, and at last by close.

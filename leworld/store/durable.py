@@ -22,11 +22,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leworld.errors import StoreError
+from leworld.errors import DamageError, StoreError
+from leworld.files import remove_leftovers
 from leworld.memory.protocol import PAGE_WORDS, Receipt, Snapshot, Words
 from leworld.memory.ranges import Ints, pages_of
 from leworld.memory.store import as_blocks, check_pages, check_width
 from leworld.memory.words import checksum
+from leworld.store import restoring
 from leworld.store.checkpoints import Checkpoints, checkpoint_of
 from leworld.store.erase import Erasure, Traces, copied_by, is_scrubbed, scrub_segments, trace
 from leworld.store.fill import Filler
@@ -113,6 +115,8 @@ class DurableStore:
         self._held = WriterLock(self.layout)
         with ExitStack() as opened:
             opened.callback(self._held.release)
+            for directory in (self.root, self.layout.journal):
+                remove_leftovers(directory)
             self._mapped = MappedMemory(self.root, writable=True, verify=self.config.verify)
             self._journal = Journal(self.layout.journal, self.config.policy, checkpoint_of(self.layout))
             opened.callback(self._journal.close)
@@ -276,7 +280,7 @@ class DurableStore:
         with self._lock:
             version = self._versions.find(name)
             # What cannot be done is not begun.
-            self._check_whole(changed_pages(self._journal.since(version.sequence)))
+            self._check_replaceable(changed_pages(self._journal.since(version.sequence)))
             # A crash in the middle is finished when the memory is opened again.
             self._mark("restore", name)
             self._put_back(version)
@@ -323,13 +327,29 @@ class DurableStore:
             return Snapshot(self.address_bits, self.sequence, pages, words.reshape(-1, PAGE_WORDS))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Replace the whole content by a snapshot's, as writes of their own; see ``Memory.restore``."""
+        """Replace the whole content by a snapshot's, as writes of their own; see ``Memory.restore``.
+
+        What is damaged is well again then. A crash leaves the content of before, or is finished by the next opening.
+
+        Raises:
+            DamageError: a version that is kept holds a damaged page; nothing is written then.
+            StoreError: the disk refuses: then a part may be done, and the rest is when the memory is opened again,
+                unless something is written before.
+        """
         check_width(snapshot, self.address_bits)
         pages, words = check_pages(snapshot)
         with self._lock:
-            gone = np.setdiff1d(self._mapped.written_pages(), pages)
-            self._write_pages(gone, np.zeros((len(gone), words.shape[1]), np.uint32), "restore of a snapshot")
-            self._write_pages(pages, words, "restore of a snapshot")
+            gone = np.setdiff1d(np.union1d(self._mapped.written_pages(), self.verify()), pages)
+            self._check_replaceable(np.union1d(gone, pages))
+            zeros = np.broadcast_to(np.uint32(0), (len(gone), PAGE_WORDS))
+            if len(gone) + len(pages) <= CHUNK_PAGES:
+                # As one record it is there or not.
+                self._write_pages(np.concatenate([gone, pages]), np.concatenate([zeros, words]), restoring.NOTE)
+                return
+            with restoring.finished_later(self.layout, snapshot, lambda: self.sequence):
+                self._write_pages(gone, zeros, restoring.NOTE)
+                self._write_pages(pages, words, restoring.NOTE)
+                self._journal.sync()
 
     def log(self, limit: int = 20, *, address: int | None = None) -> list[Record]:
         """The last writes, newest first, without their words; with ``address`` those that touched it."""
@@ -477,6 +497,10 @@ class DurableStore:
         """Have readers of the mapped words refuse from a moment of ``time.monotonic`` on."""
         self._mapped.lease_until(moment)
 
+    def go_by(self, map_version: int) -> None:
+        """Tell readers of the mapped words by which map a shard holds them."""
+        self._mapped.go_by(map_version)
+
     def promise(self, epoch: int) -> None:
         """Be of an epoch from now on, also after a restart."""
         write_map(self.layout.epoch, {"epoch": epoch})
@@ -563,7 +587,10 @@ class DurableStore:
         """The records of a group; the first one carries what its pages held, where the segment does not tell yet."""
         pages = group.pages[self._noted[group.pages] != self._journal.last.first]
         # What is damaged must not be taken for what was there.
-        self._check_whole(pages)
+        damaged = self._mapped.damaged(pages)
+        if len(damaged):
+            self._check_whole(np.setdiff1d(damaged, group.whole_pages))
+            self._check_replaceable(damaged)
         now, none = time.time_ns(), np.zeros(0, np.int64)
         return [
             Record(
@@ -596,6 +623,20 @@ class DurableStore:
         if len(damaged):
             raise damage(self.root, damaged)
 
+    def _check_replaceable(self, pages: Ints) -> None:
+        """Raise DamageError where a page, which is written whole, is not what was written, and a version holds it."""
+        damaged = self._mapped.damaged(pages[self._noted[pages] != self._journal.last.first])
+        if not len(damaged):
+            return
+        for version in self._versions:
+            held = np.setdiff1d(damaged, changed_pages(self._journal.since(version.sequence)))
+            if len(held):
+                raise DamageError(
+                    f"{self.root}: page {held[0]}: not what was written, and version {version.name!r} holds it, too:"
+                    " drop that version first, or import a snapshot into a new directory",
+                    tuple(held.tolist()),
+                )
+
     def _mark(self, kind: str, note: str) -> None:
         record = Record(self.sequence + 1, time.time_ns(), kind=kind, epoch=self.epoch, writer=self.writer, note=note)
         self._commit([record])
@@ -606,7 +647,9 @@ class DurableStore:
         self._journal.roll()
         pages = changed_pages(self._journal.since(version.sequence)[:-1])
         for chunk in np.array_split(pages, max(1, -(-len(pages) // CHUNK_PAGES))):
-            self._write_pages(chunk, self._pages_at(version.sequence, chunk), str(version.sequence), "back")
+            # All of them changed since, so that the journal has what they held.
+            then = pages_before(self._journal.since(version.sequence), chunk, self._mapped.pages[chunk])
+            self._write_pages(chunk, then, str(version.sequence), "back")
 
     def _append_erasure(self, sequence: int, traces: Traces) -> Record:
         """Put zeros where the words of a write are alive, and in what the journal says that was there before."""
@@ -660,6 +703,11 @@ class DurableStore:
             self._mark("restored", last.note)
         if last is not None and last.kind == "erase":
             self._finish_erasure(int(last.note))
+        # What a copy becomes is the leader's to say.
+        snapshot = restoring.begun(self.layout, self._history) if not self.epoch else None
+        if snapshot is not None:
+            self.restore(snapshot)
+        restoring.end(self.layout)
 
 
 def _epoch_of(layout: Layout) -> int:

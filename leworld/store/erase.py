@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leworld.errors import StoreError
+from leworld.errors import DamageError, StoreError
 from leworld.files import replace_file
 from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints, expand
@@ -121,6 +121,7 @@ def trace(sequence: int, records: Iterable[Record], link: Link | None = None) ->
 
     Raises:
         StoreError: there is no such write.
+        DamageError: a later record is missing, so that its words may be anywhere.
     """
     records = list(records)
     found = [record for record in records if record.sequence == sequence]
@@ -129,10 +130,16 @@ def trace(sequence: int, records: Iterable[Record], link: Link | None = None) ->
             f"write {sequence} is not known: leworld memory log lists those that are"
             + ("" if link is None else f"; those of {link.parent}, from which this is a fork, are not: write over them")
         )
+    later = [record for record in records if record.sequence > sequence]
+    for due, record in enumerate(later, sequence + 1):
+        if record.sequence != due:
+            raise DamageError(
+                f"write {sequence}: record {due} after it is missing, so that nobody knows where its words are: export"
+                " this memory, import that into a new directory, and delete this one"
+            )
     traces = Traces(found[0], copied_by(records))
-    for record in records:
-        if record.sequence > sequence:
-            traces.scrub(record)
+    for record in later:
+        traces.scrub(record)
     return found[0], traces
 
 

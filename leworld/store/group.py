@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leworld.errors import DataError
-from leworld.memory.protocol import Words
+from leworld.memory.protocol import PAGE_WORDS, Words
 from leworld.memory.ranges import Ints, as_integers, check_ranges, pages_of
 from leworld.memory.words import as_words
 from leworld.store.records import Record
@@ -39,6 +39,13 @@ class Group:
     length: Ints
     words: NDArray[np.uint32]
     pages: Ints
+
+    @property
+    def whole_pages(self) -> Ints:
+        """Pages of which the first write sets every word."""
+        count = len(self.writes[0].blocks.offsets) - 1 if self.writes else 0
+        start, length = self.start[:count], self.length[:count]
+        return start[(start % PAGE_WORDS == 0) & (length == PAGE_WORDS)] // PAGE_WORDS
 
     def parts(self) -> Iterator[tuple[Ints, Ints, NDArray[np.uint32], Write]]:
         """Starts, lengths and words of each write."""

@@ -84,13 +84,17 @@ class History:
             written = written or record.kind == "write"
         return None
 
-    def remember(self, segment: Segment) -> None:
+    def remember(self, segment: Segment) -> bool:
         """Put the headers of a segment's records into the ledger; those that are there already stay once.
+
+        Returns:
+            whether the segment is whole; else only the headers before what is damaged are in the ledger.
 
         Raises:
             StoreError: the disk refuses; the ledger is as it was then.
         """
-        data = to_header_only(segment.path.read_bytes(), segment.first, self._last)
+        raw = segment.path.read_bytes()
+        data, end = to_header_only(raw, segment.first, self._last)
         try:
             with self._path.open("r+b", buffering=0) as file:
                 file.truncate(self._size)
@@ -102,6 +106,7 @@ class History:
         except OSError as error:
             raise refused(self._path, error) from error
         self._size, self._last = self._size + len(data), max(self._last, segment.last)
+        return end == len(raw)
 
     def _find_end(self) -> tuple[int, int]:
         """Bytes of whole records in the ledger, and the number of the last one."""

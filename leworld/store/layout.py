@@ -7,8 +7,10 @@ checkpoint      msgpack: sequence; the words on the disk hold every write up to 
 versions        msgpack: the versions that are kept
 epoch           msgpack: of a copy, the latest epoch that it knows of
 rights          msgpack: who may read and write what; absent where everyone may do everything
+restoring       a snapshot (``leworld.memory.snapshot_file``) while it is restored, see ``leworld.store.restoring``
 words           the words, little-endian, at four times their address; sparse
-sums            of each page the CRC-32 of its words, xor that of a page of zeros; sparse
+sums            of each page the CRC-32 of its words, xor that of a page of zeros; not sparse, as every store into it
+                must find room on the disk
 state           see ``leworld.store.mapped``; of no use after the machine was started anew
 journal/        see ``leworld.store.journal``
 ledger          journal records without words: who wrote where and when, before the oldest segment
@@ -69,6 +71,11 @@ class Layout:
     def rights(self) -> Path:
         """Who may read and write what; absent where everyone may do everything."""
         return self.root / "rights"
+
+    @property
+    def restoring(self) -> Path:
+        """A snapshot that is being restored; absent where none is."""
+        return self.root / "restoring"
 
     @property
     def words(self) -> Path:
@@ -196,8 +203,21 @@ def read_map(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
     except ValueError:
         content = None
     if not isinstance(content, dict) or any(type(content.get(name)) is not kind for name, kind in fields.items()):
-        raise StoreError(f"{path}: is damaged or foreign; restore this memory from a replica or a snapshot")
+        raise StoreError(f"{path}: is damaged or foreign; {NEW_MEMORY}")
     return content
+
+
+NEW_MEMORY = "make a new memory of a snapshot: leworld memory import NEW FILE, with one that export wrote before"
+
+
+def way_out(root: Path) -> str:
+    """What helps against damaged pages."""
+    if Layout(root).epoch.exists():
+        return "another copy mends it soon; if none can, end this one, delete its directory, and start it again"
+    return (
+        "put a snapshot in place of all with leworld memory import DIRECTORY FILE, or go back to a version of before"
+        " the page changed with leworld memory restore DIRECTORY NAME"
+    )
 
 
 def refused(path: Path, error: OSError) -> StoreError:

@@ -4,7 +4,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,57 +11,20 @@ import pytest
 
 from actors.directory import FileDirectory
 from actors.errors import ActorError
-from actors.replica import Replica, ReplicaConfig
-from actors.reshard import first_map, reshard
+from actors.reshard import reshard
 from actors.scrubber import Scrubber
 from actors.shard_map import ENTRY, ShardMap, change_map, load_map, shard_name
 from actors.sharded_store import ShardedStore
 from leworld.errors import ConfigError, MovedError, StoreError
 from leworld.memory import WordStore
-from leworld.store.durable import StoreConfig
-
-BITS = 16
-CONFIG = ReplicaConfig("", "", BITS, StoreConfig(policy="os"), lease_s=0.5, timeout_s=1.0)
-
-
-class Shards:
-    """Shards of a memory, a copy or more each."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.directory = root, FileDirectory(root / "directory")
-        self.running: dict[tuple[int, str], Replica] = {}
-        self.clients: list[ShardedStore] = []
-
-    def start(self, *shards: int, copy: str = "a") -> None:
-        for shard in shards:
-            name = shard_name(shard)
-            config = replace(CONFIG, shard=name, id=copy, number=shard)
-            self.running[shard, copy] = Replica(self.root / f"{name}-{copy}", self.directory, config).start()
-        for shard in shards:
-            self.running[shard, copy].wait_until_in_sync()
-
-    def make(self, *shards: int) -> ShardedStore:
-        self.start(*shards)
-        made = first_map(BITS, shards)
-        assert self.directory.store(ENTRY, 1, made.to_bytes())
-        return self.client()
-
-    def client(self, timeout_s: float = 20.0) -> ShardedStore:
-        self.clients.append(ShardedStore(self.directory, timeout_s=timeout_s, message_timeout_s=1.0))
-        return self.clients[-1]
-
-    def stop(self, shard: int, copy: str = "a") -> None:
-        self.running.pop((shard, copy)).stop()
+from tests.actors.shards import BITS, Shards
 
 
 @pytest.fixture
 def shards(tmp_path) -> Iterator[Shards]:
     found = Shards(tmp_path)
     yield found
-    for client in found.clients:
-        client.close()
-    for shard, copy in list(found.running):
-        found.stop(shard, copy)
+    found.close()
 
 
 def some_ranges(random: np.random.Generator, count: int, bits: int = BITS) -> tuple[np.ndarray, np.ndarray]:
@@ -202,6 +164,42 @@ def test_words_of_an_older_move_do_not_come_back(shards):
         store.shard(2).again("let_go", {"words": stripe, "map": moved.version})
 
 
+def test_who_reads_the_files_sees_what_is_written_and_asks_where_words_have_moved(shards, monkeypatch):
+    store = shards.make(0, 1)
+    shards.start(2)
+    near = shards.client(mapped=True)
+    asked = []
+    start = np.arange(0, 1 << BITS, 512)
+    near.read(start, np.full(len(start), 8))
+    exchange = near._ask_all
+
+    def note_down(op, fragments, *others):
+        asked.append((op, len(fragments.start)))
+        return exchange(op, fragments, *others)
+
+    monkeypatch.setattr(near, "_ask_all", note_down)
+    for value in range(1, 4):
+        store.write(start, np.full((len(start), 8), value, np.uint32))
+        assert (near.read(start, np.full(len(start), 8)).words == value).all()
+    assert asked == []
+    reshard(store, [0, 1, 2])
+    store.write(start, np.full((len(start), 8), 9, np.uint32))
+    assert (near.read(start, np.full(len(start), 8)).words == 9).all()
+    assert asked != []
+    time.sleep(1.1)
+    near.read(start, np.full(len(start), 8))
+    asked.clear()
+    assert (near.read(start, np.full(len(start), 8)).words == 9).all()
+    assert asked == []
+    # A leader that is gone does not answer by its files for longer than its lease.
+    shards.running[1, "a"].step_down()
+    mine = start[near.map.owners(start // near.map.stripe_words) == 1][:1]
+    shards.stop(1)
+    shards.start(1)
+    store.write(mine, np.full((1, 8), 10, np.uint32))
+    assert (near.read(mine, [8]).words == 10).all()
+
+
 def test_what_keeps_versions_does_not_move(shards):
     store = shards.make(0, 1)
     shards.start(2)
@@ -222,7 +220,7 @@ def test_nothing_is_lost_where_shards_move_under_load_and_leaders_die(shards):
 
     def load(number: int) -> None:
         """Registers of one's own: what was written last is what is read."""
-        client, random = shards.client(), np.random.default_rng(number)
+        client, random = shards.client(mapped=number == 0), np.random.default_rng(number)
         start = np.arange(number * 256 + 64, 1 << BITS, 3 * 256)
         values = np.zeros(len(start), np.uint32)
         while not ended.is_set():
