@@ -22,3 +22,7 @@ class ActorError(LeWorldError):
     # An exception is unpickled from its arguments, which are three here and not the one line.
     def __reduce__(self) -> tuple[type[ActorError], tuple[str, str, str]]:
         return type(self), (self.actor, self.problem, self.way_out)
+
+
+class UnreachableError(ActorError):
+    """Nobody took the question, so that nothing was done."""

@@ -6,28 +6,33 @@ A keeper has them run; what leads, and what is in sync, is in the directory.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 import msgpack
 import ray
 
-from actors.calls import gather
-from actors.directory import Directory, ShardState, version_of
+from actors.directory import Directory, ShardState, change, version_of
+from actors.errors import ActorError
+from actors.memory_actors import RAY_NAMESPACE, Place, ask_actors, copies_of, copy_name, end_actors, is_up, keeper_name
 from actors.memory_copy import MemoryConfig
-from actors.memory_keeper import RAY_NAMESPACE, MemoryKeeper, actor_name, lifetime
+from actors.memory_keeper import MemoryKeeper, lifetime
 from actors.processes import ProcessStat
 from actors.ray_directory import RayDirectory
 from actors.reshard import Moved, first_map, reshard
-from actors.shard_map import ENTRY, load_map, shard_name
+from actors.shard_map import ENTRY, ShardMap, load_map, shard_name
 from actors.sharded_store import ShardedStore
 from leworld.errors import ConfigError, StoreError
 
 LAUNCH = "launch"
 START_S = 60.0
 ANSWER_S = 5.0
+GRACE_S = 3.0
+"""That shards which hold nothing any more still answer: longer than clients wait for one message."""
+START_OF_A_COPY_S = 5.0
+"""More for each copy: they start one after another on a machine that has few processors."""
 
 
 class ClusterMemory:
@@ -36,7 +41,7 @@ class ClusterMemory:
     Attributes:
         directory: where it is known.
         config: as it was launched.
-        keeper: the actor that keeps it, once it was asked.
+        keeper: the actor that keeps it, if it was made here.
     """
 
     keeper: Any = None
@@ -56,43 +61,59 @@ class ClusterMemory:
         self._version = int(content["version"])
 
     @classmethod
-    def launch(cls, config: MemoryConfig, timeout_s: float = START_S) -> ClusterMemory:
+    def launch(
+        cls, config: MemoryConfig, timeout_s: float | None = None, *, accept_loss: bool = False
+    ) -> ClusterMemory:
         """Start a memory's copies, or those that are missing, and wait until all are in sync.
+
+        A copy that is still being made anew when the time is over is no error where its shard has a leader.
+
+        Args:
+            config: of the memory.
+            timeout_s: for all of it; by default ``START_S``, and some seconds for each copy.
+            accept_loss: go on with the copies that are there after all else was lost, though a missing one may hold
+                newer writes.
 
         Raises:
             ConfigError: the cluster has too few nodes, or a memory of this name that is of another kind.
             ActorError: a copy does not come up.
-            StoreError: files of copies are missing that may hold what the others do not.
+            StoreError: files of copies are missing that may hold what the others do not, or cannot be used.
         """
         directory = RayDirectory(config.name)
         tokens = {secrets.token_hex(16): who for who in ("peer", "admin")}
         is_new = directory.seed(LAUNCH, _launch_entry(1, config, tokens))
         memory = cls(config.name)
-        if asdict(memory.config) != asdict(config):
+        other = [name for name, value in asdict(memory.config).items() if value != getattr(config, name)]
+        if other:
+            known = ", ".join(f"{name} {getattr(memory.config, name)}" for name in other)
             raise ConfigError(
-                f"memory {config.name}: runs already with other settings; stop it first with: leworld memory stop"
+                f"memory {config.name}: runs already with other settings ({known}); stop it first with:"
+                " leworld memory stop"
             )
         try:
-            memory.start(range(config.shards), timeout_s)
+            memory.start(range(config.shards), timeout_s, accept_loss=accept_loss)
         except BaseException:
             if is_new:
                 memory.stop()
             raise
         return memory
 
-    def start(self, shards: Sequence[int], timeout_s: float = START_S) -> None:
-        """Start the copies of shards, and wait until all are in sync."""
-        self._ask_keeper("keep", shards)
-        actors = {shard: self._copies(shard) for shard in shards}
-        found = [self._gather(shard, copies, "known", timeout_s) for shard, copies in actors.items()]
-        for shard, known in zip(actors, found, strict=True):
-            restore_entry(self.directory, shard_name(shard), known)
-        restore_map(self.directory, [entries for known in found for _, _, entries in known])
-        made = first_map(self.config.address_bits, range(self.config.shards))
-        self.directory.seed(ENTRY, made.to_bytes())
-        self._check_map()
-        for shard, copies in actors.items():
-            self._gather(shard, copies, "wait_until_in_sync", timeout_s, timeout_s)
+    def start(self, shards: Sequence[int], timeout_s: float | None = None, *, accept_loss: bool = False) -> None:
+        """Start the copies of shards, and wait until all are in sync; see ``launch``."""
+        wanted = set(shards)
+        known = self._known(wanted, timeout_s)
+        # Stripes may be on their way to shards that nobody asked for.
+        wanted |= set(self._newest_map(known).all_shards)
+        known |= self._known(wanted - {shard for shard, _ in known}, timeout_s)
+        for shard in wanted:
+            copies = [seen for place, seen in known.items() if place[0] == shard]
+            restore_entry(self.directory, shard_name(shard), copies, accept_loss=accept_loss)
+            if not self.directory.get(shard_name(shard)).in_sync:
+                # Nothing was ever in it, or nothing since its copies were retired.
+                ask_actors({0: copy_name(self.config.name, (shard, 0))}, "begin", START_S)
+        # Not that of before: the shards that were started last may know a newer one.
+        self.directory.seed(ENTRY, self._newest_map(known).to_bytes())
+        self._wait_until_in_sync(wanted, timeout_s)
 
     def client(self, timeout_s: float = 30.0, *, mapped: bool | None = None) -> ShardedStore:
         """A client that may do everything.
@@ -107,14 +128,18 @@ class ClusterMemory:
     def reshard(self, shards: int, progress: Callable[[float], None] = lambda _: None) -> Moved:
         """Have the words with another number of shards, while they are read and written.
 
+        The copies of shards that hold nothing then are ended, and their files deleted.
+
         Raises:
             ConfigError: there are too few nodes, or it is no number of shards.
             StoreError: a shard keeps versions.
         """
         if not 1 <= shards <= 1 << 16:
             raise ConfigError(f"{shards} shards: 1 to {1 << 16} are possible")
-        before = load_map(self.directory).all_shards
-        self.start(sorted({*before, *range(shards)}))
+        before = load_map(self.directory)
+        if before.is_moving and before.target != tuple(range(shards)):
+            raise ConfigError(f"memory {self.config.name}: {moving(self.config.name, before)}")
+        self.start(sorted({*before.all_shards, *range(shards)}))
         store = self.client()
         try:
             moved = reshard(store, range(shards), progress)
@@ -122,14 +147,17 @@ class ClusterMemory:
             store.close()
         self._change(replace(self.config, shards=shards))
         self._ask_keeper("keep", range(shards))
-        self._stop(sorted(set(before) - set(range(shards))))
+        # Whoever asks them still is told where the words are, and whether a write was made.
+        time.sleep(GRACE_S if set(before.all_shards) - set(range(shards)) else 0.0)
+        self._retire()
         return moved
 
     def stop(self) -> None:
         """End every copy, and forget the memory; its files stay, and ``launch`` goes on with them."""
-        self._ask_keeper("stop")
-        self._stop(load_map(self.directory).all_shards or range(self.config.shards))
-        _end(keeper_name(self.config.name))
+        name = self.config.name
+        # Else it would start them again.
+        end_actors({0: keeper_name(name)})
+        end_actors(copies_of(name))
         self.directory.forget()
 
     def nodes(self) -> dict[str, str]:
@@ -138,47 +166,78 @@ class ClusterMemory:
 
     def processes(self) -> list[ProcessStat]:
         """Every copy's process and its peak memory."""
-        shards = load_map(self.directory).all_shards
-        asked = [self._gather(shard, self._copies(shard), "process", ANSWER_S) for shard in shards]
-        return [stat for found in asked for stat in found]
+        found = ask_actors(self._names(set(load_map(self.directory).all_shards)), "process", ANSWER_S)
+        return [found[place] for place in sorted(found)]
 
-    def _copies(self, shard: int) -> list[Any]:
-        return [self._actor(shard, copy) for copy in range(self.config.copies)]
+    def _known(self, shards: set[int], timeout_s: float | None) -> dict[Place, Any]:
+        """Have copies run; of each its id, its address and what it saw of the directory."""
+        if not shards:
+            return {}
+        self._ask_keeper("keep", sorted(shards))
+        return ask_actors(self._names(shards), "known", self._start_s(shards, timeout_s))
 
-    def _check_map(self) -> None:
-        found = load_map(self.directory)
-        if found.is_moving:
-            return
-        if found.shards != tuple(range(self.config.shards)) or found.address_bits != self.config.address_bits:
+    def _wait_until_in_sync(self, shards: set[int], timeout_s: float | None) -> None:
+        names, seconds = self._names(shards), self._start_s(shards, timeout_s)
+        try:
+            ask_actors(names, "wait_until_in_sync", seconds + START_S, seconds)
+        except ActorError:
+            store = self.client(START_OF_A_COPY_S)
+            try:
+                for shard in shards:
+                    store.shard(shard).ask("stat")
+            finally:
+                store.close()
+
+    def _names(self, shards: set[int]) -> dict[Place, str]:
+        places = [(shard, copy) for shard in sorted(shards) for copy in range(self.config.copies)]
+        return {place: copy_name(self.config.name, place) for place in places}
+
+    def _start_s(self, shards: set[int], timeout_s: float | None) -> float:
+        return START_S + START_OF_A_COPY_S * len(shards) * self.config.copies if timeout_s is None else timeout_s
+
+    def _newest_map(self, known: dict[Place, Any]) -> ShardMap:
+        """The map of now; where the directory has none, the newest one that a copy saw, else that of a new memory.
+
+        Raises:
+            ConfigError: that is not of a memory like this one.
+        """
+        config, found = self.config, load_map(self.directory)
+        if found.version:
+            return found
+        maps = [entries[ENTRY] for _, _, entries in known.values() if ENTRY in entries]
+        if not maps:
+            return first_map(config.address_bits, range(config.shards))
+        found = ShardMap.from_bytes(max(maps, key=version_of))
+        if config.shards not in {len(found.shards), len(found.target)} or found.address_bits != config.address_bits:
             raise ConfigError(
-                f"memory {self.config.name}: its files are of {len(found.shards)} shards and {found.address_bits} bits:"
+                f"memory {config.name}: its files are of {len(found.target)} shards and {found.address_bits} bits:"
                 " launch it with these"
             )
+        return found
 
     def _token(self, who: str) -> str:
         return next(token for token, name in self._tokens.items() if name == who)
 
-    def _actor(self, shard: int, copy: int) -> Any:
-        return ray.get_actor(actor_name(self.config, shard, copy), RAY_NAMESPACE)
-
     def _ask_keeper(self, method: str, *arguments: Any) -> Any:
         name = keeper_name(self.config.name)
-        make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(MemoryKeeper)
-        keeper = make.options(
-            name=name, namespace=RAY_NAMESPACE, lifetime=lifetime(self.config), get_if_exists=True, max_concurrency=4
-        ).remote(self.config, self._tokens, range(self.config.shards))
-        # Only the handle of whoever made it keeps it alive.
-        self.keeper = self.keeper or keeper
-        return gather([getattr(keeper, method).remote(*arguments)], [name], START_S)[0]
+        if not is_up(name):
+            make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(MemoryKeeper)
+            # Where the memory ends with the run, it is this handle that keeps it alive.
+            self.keeper = make.options(
+                name=name, namespace=RAY_NAMESPACE, lifetime=lifetime(self.config), get_if_exists=True,
+                max_concurrency=4,
+            ).remote(self.config, self._tokens)  # fmt: skip
+        return ask_actors({0: name}, method, START_S, *arguments)[0]
 
-    def _gather(self, shard: int, copies: Sequence[Any], method: str, timeout_s: float, *arguments: Any) -> list[Any]:
-        names = [actor_name(self.config, shard, copy) for copy in range(len(copies))]
-        return gather([getattr(copy, method).remote(*arguments) for copy in copies], names, timeout_s + START_S)
-
-    def _stop(self, shards: Sequence[int]) -> None:
-        for shard in shards:
-            for copy in range(self.config.copies):
-                _end(actor_name(self.config, shard, copy))
+    def _retire(self) -> None:
+        """End the copies of shards that the map does not know."""
+        held = load_map(self.directory).all_shards
+        retired = {place: name for place, name in copies_of(self.config.name).items() if place[0] not in held}
+        end_actors(retired, "retire")
+        for shard in {shard for shard, _ in retired} - set(load_map(self.directory).all_shards):
+            name = shard_name(shard)
+            # Its version goes on, as copies of lost nodes have an older one.
+            change(self.directory, name, self.directory.get(name), primary="", in_sync=(), addresses={})
 
     def _change(self, config: MemoryConfig) -> None:
         self._version += 1
@@ -186,18 +245,22 @@ class ClusterMemory:
         self.config = config
 
 
-def keeper_name(memory: str) -> str:
-    """Of the actor that keeps a memory."""
-    return f"{memory}/keeper"
+def moving(name: str, found: ShardMap) -> str:
+    """What there is to say of a memory whose words are on the way."""
+    count = len(found.target)
+    return f"words are moving to {count} shards; end that with: leworld memory reshard {name} {count}"
 
 
-def restore_entry(directory: Directory, shard: str, known: Sequence[tuple[str, str, dict[str, bytes]]]) -> None:
+def restore_entry(
+    directory: Directory, shard: str, known: Sequence[tuple[str, str, dict[str, bytes]]], *, accept_loss: bool = False
+) -> None:
     """Tell a directory that lost everything what the copies of a shard saw last.
 
     Args:
         directory: that may have lost it; nothing happens where it has not.
         shard: its entry.
         known: id, address and entries that were seen of every copy that runs.
+        accept_loss: do without a copy that is missing, if one that runs was in sync by what they saw.
 
     Raises:
         StoreError: a copy is missing that may be newer than all of these.
@@ -207,32 +270,16 @@ def restore_entry(directory: Directory, shard: str, known: Sequence[tuple[str, s
         return
     newest = max(states, key=lambda state: state.version)
     addresses = {name: address for name, address, _ in known}
-    missing = set(newest.in_sync) - addresses.keys()
-    if missing:
+    here = tuple(name for name in newest.in_sync if name in addresses)
+    missing = sorted(set(newest.in_sync) - set(here))
+    if missing and not (accept_loss and here):
+        way_out = ", or do without what only it has with --accept-loss" if here else ""
         raise StoreError(
-            f"{shard}: copy {', '.join(sorted(missing))} is not among those that run, and may hold writes that the"
-            " others do not: start it where its files are"
+            f"{shard}: copy {', '.join(missing)} is not among those that run, and may hold writes that the others do"
+            f" not: start its node, which has its files{way_out}"
         )
-    directory.seed(shard, replace(newest, addresses={**newest.addresses, **addresses}).to_bytes())
-
-
-def restore_map(directory: Directory, entries: Sequence[dict[str, bytes]]) -> None:
-    """The same of the map."""
-    maps = [known[ENTRY] for known in entries if ENTRY in known]
-    if maps:
-        directory.seed(ENTRY, max(maps, key=version_of))
+    directory.seed(shard, replace(newest, in_sync=here, addresses={**newest.addresses, **addresses}).to_bytes())
 
 
 def _launch_entry(version: int, config: MemoryConfig, tokens: dict[str, str]) -> bytes:
     return msgpack.Packer().pack({"version": version, "config": asdict(config), "tokens": tokens})
-
-
-def _end(name: str) -> None:
-    try:
-        actor = ray.get_actor(name, RAY_NAMESPACE)
-    except ValueError:
-        return
-    # Whatever it answers, it is to end.
-    with suppress(Exception):
-        ray.get(actor.stop.remote(), timeout=START_S)
-    ray.kill(actor)

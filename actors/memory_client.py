@@ -11,7 +11,7 @@ import numpy as np
 import zmq
 from numpy.typing import ArrayLike, NDArray
 
-from actors.errors import ActorError
+from actors.errors import ActorError, UnreachableError
 from actors.memory_wire import MAX_MESSAGE_BYTES, MAX_RANGES, Answer, Request, pack_request, raise_error, unpack_answer
 from leworld.errors import ConfigError, LeWorldError
 from leworld.memory import Receipt, Words, check_ranges
@@ -137,7 +137,7 @@ class MemoryClient:
         try:
             self._link.socket.send_multipart(pack_request(request))
         except zmq.Again:
-            return Pending(self, request, self._silence(request))
+            return Pending(self, request, self._silence(request, UnreachableError))
         return Pending(self, request)
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class MemoryClient:
         try:
             self._link.socket.send_multipart(pack_request(request))
         except zmq.Again:
-            raise self._silence(request) from None
+            raise self._silence(request, UnreachableError) from None
         return self.wait_for(request)
 
     def wait_for(self, request: Request) -> Answer:
@@ -176,10 +176,10 @@ class MemoryClient:
         except zmq.Again:
             raise self._silence(request) from None
 
-    def _silence(self, request: Request) -> ActorError:
+    def _silence(self, request: Request, kind: type[ActorError] = ActorError) -> ActorError:
         """What to raise where nobody answers; the next question goes over a new connection."""
         self._link.renew()
-        return ActorError(
+        return kind(
             f"memory at {self.address}",
             f"did not answer {request.op} in {self._timeout_s:g} s",
             "see whether it runs, and raise the timeout if it is only slow",

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
+import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.directory import MirroredDirectory, ShardState, version_of
+from actors.directory import MirroredDirectory, version_of
+from actors.errors import ActorError
 from actors.memory_server import ServerConfig
 from actors.processes import ProcessStat, own_stat
 from actors.ray_directory import RayDirectory
 from actors.replica import Replica, ReplicaConfig
-from actors.shard_map import shard_name
+from actors.shard_map import load_map, shard_name
+from leworld.errors import LeWorldError, StoreError
 from leworld.files import replace_file
 from leworld.store.durable import StoreConfig
 
+LOG = logging.getLogger(__name__)
+PATIENCE_S = 8.0
+"""That a copy is waited for; a process that had it before has ended by then."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 10.0
 NODE = "{node}"
 """In a folder's name, the node's id: on a test's cluster all nodes are one machine, and share its disk."""
 
@@ -48,10 +58,14 @@ class MemoryConfig:
 
 
 class MemoryCopy:
-    """One copy of one shard, from when it is made until its process ends; what it holds is on its node's disk."""
+    """One copy of one shard, from when it is made until its process ends; what it holds is on its node's disk.
+
+    It is opened in a thread of its own, again and again until that works: the process that had it before may be about
+    to end. Whoever asks for it is told what the matter is.
+    """
 
     def __init__(self, config: MemoryConfig, shard: int, copy: int, tokens: dict[str, str]) -> None:
-        """Open the copy, or begin one, and serve it.
+        """Begin to open the copy, or to make one, and to serve it.
 
         Args:
             config: of the memory.
@@ -59,53 +73,115 @@ class MemoryCopy:
             copy: which of it.
             tokens: token to who brings it.
         """
-        import ray
-
         self.name = f"memory shard {shard}" + (f", copy {copy}" if copy else "")
-        self._config = config
-        folder = _folder(config)
-        root = folder / f"{shard_name(shard)}-copy-{copy}"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._directory = MirroredDirectory(RayDirectory(config.name), root.with_name(f"{root.name}.directory"))
-        (peer_token,) = (token for token, who in tokens.items() if who == "peer")
-        self._replica = Replica(
-            root,
-            self._directory,
-            ReplicaConfig(
-                shard=shard_name(shard), id=_id_of(root, copy), address_bits=config.address_bits,
-                store=StoreConfig(policy=config.policy), peer_token=peer_token, number=shard, lease_s=config.lease_s,
-                server=ServerConfig(f"tcp://{ray.util.get_node_ip_address()}:0", tokens),
-            ),
-        )  # fmt: skip
-        self._replica.start()
+        self._config, self._shard, self._copy, self._tokens = config, shard, copy, tokens
+        self._root = _folder(config) / f"{shard_name(shard)}-copy-{copy}"
+        self._entries: MirroredDirectory | None = None
+        self._replica: Replica | None = None
+        self._problem: LeWorldError | None = None
+        self._opened, self._ending = threading.Event(), threading.Event()
+        self._opening = threading.Thread(target=self._open_until_it_works, name="copy-opening", daemon=True)
+        self._opening.start()
 
     def known(self) -> tuple[str, str, dict[str, bytes]]:
-        """Its id, its address, and what it saw last of the directory."""
-        return self._replica.config.id, self._replica.server.address, self._directory.entries()
+        """Its id, its address, and what it saw last of the directory.
 
-    def state(self) -> tuple[str, ShardState]:
-        """Its id, and what the directory says of its shard."""
-        return self._replica.config.id, self._replica.state
+        Raises:
+            LeWorldError: why it cannot be opened, not even after ``PATIENCE_S``.
+        """
+        replica = self._open_replica()
+        assert self._entries is not None
+        return replica.config.id, replica.server.address, self._entries.entries()
+
+    def begin(self) -> None:
+        """See ``Replica.begin``: a new copy cannot know whether others have what it has not."""
+        self._open_replica().begin()
 
     def wait_until_in_sync(self, timeout_s: float) -> None:
-        """See ``Replica.wait_until_in_sync``."""
-        self._replica.wait_until_in_sync(timeout_s)
+        """See ``Replica.wait_until_in_sync``, and ``known``."""
+        self._open_replica().wait_until_in_sync(timeout_s)
 
     def stop(self) -> None:
         """Close its files; its process is of no use then."""
-        self._replica.stop()
+        self._ending.set()
+        self._opening.join()
+        if self._replica is not None:
+            self._replica.stop()
         if self._config.ends_with_run:
-            shutil.rmtree(_folder(self._config), ignore_errors=True)
+            self._delete_files()
 
-    def node(self) -> str:
-        """Id of the node that it is on."""
-        import ray
+    def retire(self) -> None:
+        """Stop, and delete its files: nothing is in them, as by the map its shard holds no words any more.
 
-        return ray.get_runtime_context().get_node_id()
+        Else a later copy of this shard would have to wait for whoever is in sync now.
+        """
+        self.stop()
+        # After the end, so that nobody can have put anything here in between.
+        if self._shard in load_map(RayDirectory(self._config.name)).all_shards:
+            return
+        self._delete_files()
+
+    def _delete_files(self) -> None:
+        for path in self._root.parent.glob(f"{self._root.name}.*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(self._root, ignore_errors=True)
+        # Where others of this memory are on this node, it is theirs.
+        with suppress(OSError):
+            self._root.parent.rmdir()
 
     def process(self) -> ProcessStat:
         """Its process and that one's peak memory."""
         return own_stat(self.name)
+
+    def _open_replica(self) -> Replica:
+        end = time.monotonic() + PATIENCE_S
+        while not self._opened.wait(0.1):
+            if self._ending.is_set():
+                raise ActorError(self.name, "is being stopped", "launch the memory again")
+            # Without a problem it is a large memory that is mended after a crash.
+            if self._problem is not None and time.monotonic() > end:
+                raise self._problem
+        assert self._replica is not None
+        return self._replica
+
+    def _open_until_it_works(self) -> None:
+        wait_s = FIRST_WAIT_S
+        while not self._ending.is_set():
+            try:
+                self._replica = self._open()
+            except Exception as error:
+                self._problem = _as_one_line(error, self.name)
+                LOG.warning("%s cannot be opened, and is tried again: %s", self.name, self._problem)
+            else:
+                self._opened.set()
+                return
+            self._ending.wait(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _open(self) -> Replica:
+        import ray
+
+        config, tokens = self._config, self._tokens
+        self._root.parent.mkdir(parents=True, exist_ok=True)
+        self._entries = MirroredDirectory(
+            RayDirectory(config.name), self._root.with_name(f"{self._root.name}.directory")
+        )
+        server = ServerConfig(f"tcp://{ray.util.get_node_ip_address()}:0", tokens)
+        (peer_token,) = (token for token, who in tokens.items() if who == "peer")
+        replica = Replica(
+            self._root,
+            self._entries,
+            ReplicaConfig(
+                shard=shard_name(self._shard), id=_id_of(self._root, self._copy), address_bits=config.address_bits,
+                store=StoreConfig(policy=config.policy), peer_token=peer_token, number=self._shard,
+                begins=False, lease_s=config.lease_s, server=server,
+            ),
+        )  # fmt: skip
+        try:
+            return replica.start()
+        except BaseException:
+            replica.stop()
+            raise
 
 
 def files_here(config: MemoryConfig) -> dict[tuple[int, int], int]:
@@ -131,3 +207,12 @@ def _id_of(root: Path, copy: int) -> str:
     if not path.exists():
         replace_file(path, [f"{copy}-{secrets.token_hex(4)}".encode()])
     return path.read_text(encoding="ascii")
+
+
+def _as_one_line(error: Exception, name: str) -> LeWorldError:
+    if isinstance(error, LeWorldError):
+        return error
+    if isinstance(error, OSError):
+        where = error.filename or name
+        return StoreError(f"{where}: {(error.strerror or str(error)).lower()}; mend that on its node")
+    return StoreError(f"{name} cannot be opened ({type(error).__name__}: {error}): see its log")

@@ -1,7 +1,7 @@
 """Keeper: has every copy of a cluster's memory run, on a node of its own, also when nodes come and go.
 
 Ray starts a copy again on the node that holds its files. If that node is gone, the keeper starts one elsewhere, which
-is then made anew from the copy that leads.
+is then made anew from the copy that leads. Where it put each copy is in the directory, so that it may be lost itself.
 """
 
 from __future__ import annotations
@@ -10,116 +10,141 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
+import msgpack
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.calls import gather
+from actors.directory import version_of
+from actors.errors import ActorError
+from actors.memory_actors import RAY_NAMESPACE, Place, copy_name, is_up
 from actors.memory_copy import MemoryConfig, MemoryCopy, files_here
-from actors.shard_map import shard_name
+from actors.ray_directory import RayDirectory
+from actors.shard_map import load_map
 from leworld.errors import ConfigError, LeWorldError
 
 LOG = logging.getLogger(__name__)
-RAY_NAMESPACE = "leworld"
 WATCH_S = 1.0
-ANSWER_S = 5.0
 SEARCH_S = 30.0
-
-Place = tuple[int, int]
-"""A shard and which copy of it."""
+PLACES = "places"
 
 
 class MemoryKeeper:
     """Of one memory. Made remote in ``actors.launch_memory``."""
 
-    def __init__(self, config: MemoryConfig, tokens: dict[str, str], shards: Sequence[int]) -> None:
+    def __init__(self, config: MemoryConfig, tokens: dict[str, str]) -> None:
         """Begin to watch.
 
         Args:
-            config: of the memory.
+            config: of the memory, as it was launched; how many shards it has now is in the directory.
             tokens: token to who brings it.
-            shards: to be kept.
         """
-        self._config, self._tokens, self._shards = config, tokens, tuple(shards)
-        self._nodes: dict[Place, str] = {}
-        # One that nobody holds a handle of would end.
+        self._config, self._tokens = config, tokens
+        self._directory = RayDirectory(config.name)
+        self._asked: tuple[int, ...] = ()
+        self._stopped, self._problem = False, ""
+        # One that nobody holds a handle of would end, if it ends with the run.
         self._actors: dict[Place, Any] = {}
-        self._lock, self._ending = threading.RLock(), threading.Event()
+        self._lock = threading.Lock()
         threading.Thread(target=self._watch, name="memory-keeper", daemon=True).start()
 
     def keep(self, shards: Sequence[int]) -> None:
-        """Keep these shards from now on; their copies run, or are being started, when this returns.
+        """Keep these shards, beside those of the map; their copies run, or are being started, when this returns.
 
         Raises:
             ConfigError: there are too few nodes.
         """
         with self._lock:
-            self._shards = tuple(shards)
+            self._asked, self._stopped = tuple(shards), False
             self._start_missing()
 
     def nodes(self) -> dict[str, str]:
         """Name of each copy's actor to the node that it runs on, or is started on."""
-        return {
-            actor_name(self._config, *place): node for place, node in self._nodes.items() if place[0] in self._shards
-        }
+        nodes, kept = self._load_places()[1], self._shards()
+        return {copy_name(self._config.name, place): node for place, node in nodes.items() if place[0] in kept}
 
     def stop(self) -> None:
-        """Watch no more."""
-        self._ending.set()
+        """Start nothing any more, until ``keep`` is called."""
         with self._lock:
-            self._shards = ()
+            self._stopped = True
 
     def _watch(self) -> None:
-        while not self._ending.wait(WATCH_S):
+        wake = threading.Event()
+        while not wake.wait(WATCH_S):
             try:
                 with self._lock:
-                    self._start_missing()
-            except Exception:
+                    if not self._stopped:
+                        self._start_missing()
+                self._tell("")
+            except LeWorldError as error:
                 # There may be a node for it the next time.
-                LOG.exception("memory %s: a copy cannot be started", self._config.name)
+                self._tell(str(error))
+            except Exception:
+                LOG.exception("memory %s: copies cannot be looked after", self._config.name)
+
+    def _tell(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            LOG.warning("memory %s: %s", self._config.name, problem)
+        self._problem = problem
+
+    def _shards(self) -> set[int]:
+        """Those of the map, and those that are just being added; after a loss of this keeper the map knows them."""
+        known = load_map(self._directory).all_shards
+        return {*known, *(self._asked or (() if known else range(self._config.shards)))}
 
     def _start_missing(self) -> None:
-        missing = [place for place in self._places() if not is_up(actor_name(self._config, *place))]
+        places = [(shard, copy) for shard in sorted(self._shards()) for copy in range(self._config.copies)]
+        missing = [place for place in places if not is_up(copy_name(self._config.name, place))]
         if not missing:
             return
-        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-        self._look_where_they_run([place for place in self._places() if place not in missing])
+        alive, files = self._find_files()
+        version, known = self._load_places()
+        nodes = {place: node for place, node in known.items() if place in places and place not in missing}
+        problem = None
         for place in missing:
-            self._nodes.pop(place, None)
-        files = self._find_files(alive)
-        for place in missing:
-            self._nodes[place] = choose_node(place, alive, self._nodes, files, together=self._config.together)
-            self._start(place)
+            try:
+                nodes[place] = choose_node(place, alive, nodes, files, together=self._config.together)
+            except ConfigError as error:
+                # There may be a node for others.
+                problem = error
+        # Before they are started: whoever comes after this keeper must know where they are.
+        placed = [place for place in missing if place in nodes]
+        if placed and self._directory.store(PLACES, version + 1, _places_entry(version + 1, nodes)):
+            for place in placed:
+                self._start(place, nodes[place])
+        if problem is not None:
+            raise problem
 
-    def _places(self) -> list[Place]:
-        return [(shard, copy) for shard in self._shards for copy in range(self._config.copies)]
+    def _load_places(self) -> tuple[int, dict[Place, str]]:
+        """Version and content of the entry that says where each copy is."""
+        raw = self._directory.load(PLACES)
+        rows = [] if raw is None else msgpack.unpackb(raw)["nodes"]
+        return version_of(raw), {(shard, copy): node for shard, copy, node in rows}
 
-    def _look_where_they_run(self, places: Sequence[Place]) -> None:
-        """After a start of this keeper's own."""
-        for place in places:
-            if place not in self._nodes:
-                name = actor_name(self._config, *place)
-                with suppress(LeWorldError, ValueError):
-                    self._nodes[place] = gather([ray.get_actor(name, RAY_NAMESPACE).node.remote()], [name], ANSWER_S)[0]
-
-    def _find_files(self, alive: Sequence[str]) -> dict[Place, str]:
-        """The node that has a copy's files, the newest ones where there are several."""
-        look = ray.remote(num_cpus=0)(files_here)
+    def _find_files(self) -> tuple[list[str], dict[Place, str]]:
+        """The nodes that there are, and the one that has a copy's files, the newest ones where there are several."""
+        look, alive = ray.remote(num_cpus=0)(files_here), alive_nodes()
         asked = [look.options(scheduling_strategy=_only(node)).remote(self._config) for node in alive]
-        answers = gather(asked, [f"node {node[:8]}" for node in alive], SEARCH_S)
+        try:
+            answers = gather(asked, [f"node {node[:8]}" for node in alive], SEARCH_S)
+        except ActorError:
+            if set(alive_nodes()) >= set(alive):
+                raise
+            # One was lost just then.
+            return self._find_files()
         newest: dict[Place, tuple[int, str]] = {}
         for node, found in zip(alive, answers, strict=True):
             for place, version in found.items():
                 newest[place] = max(newest.get(place, (-1, "")), (version, node))
-        return {place: node for place, (_, node) in newest.items()}
+        return alive, {place: node for place, (_, node) in newest.items()}
 
-    def _start(self, place: Place) -> None:
+    def _start(self, place: Place, node: str) -> None:
         make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(MemoryCopy)
         self._actors[place] = make.options(
-            name=actor_name(self._config, *place), namespace=RAY_NAMESPACE, lifetime=lifetime(self._config),
-            get_if_exists=True, scheduling_strategy=_only(self._nodes[place]), max_concurrency=4,
+            name=copy_name(self._config.name, place), namespace=RAY_NAMESPACE, lifetime=lifetime(self._config),
+            get_if_exists=True, scheduling_strategy=_only(node), max_concurrency=4,
         ).remote(self._config, *place, self._tokens)  # fmt: skip
 
 
@@ -153,23 +178,19 @@ def choose_node(
     return min(free, key=lambda node: (node in others, node in awaited, load[node], node))
 
 
-def actor_name(config: MemoryConfig, shard: int, copy: int) -> str:
-    """Of a copy's actor."""
-    return f"{config.name}/{shard_name(shard)}/copy-{copy}"
-
-
 def lifetime(config: MemoryConfig) -> str | None:
     """Of its actors, as Ray takes it."""
     return None if config.ends_with_run else "detached"
 
 
-def is_up(name: str) -> bool:
-    """Whether there is an actor of a name; it may be starting."""
-    try:
-        ray.get_actor(name, RAY_NAMESPACE)
-    except ValueError:
-        return False
-    return True
+def alive_nodes() -> list[str]:
+    """Ids of the nodes that there are."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def _places_entry(version: int, nodes: Mapping[Place, str]) -> bytes:
+    rows = [[*place, node] for place, node in nodes.items()]
+    return msgpack.Packer().pack({"version": version, "nodes": rows})
 
 
 def _only(node: str) -> Any:

@@ -6,6 +6,7 @@ key of its own, and the last one holds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ray.exceptions import RayError
@@ -44,12 +45,12 @@ class RayDirectory(Directory):
 
     def store(self, name: str, version: int, raw: bytes) -> bool:
         """See ``Directory``."""
-        if version > 1 and self._versions(name)[-1:] != [version - 1]:
+        if self._versions(name)[-1:] != ([version - 1] if version > 1 else []):
             return False
         if not self._ask("put", self._key(name, version), raw, False):
             return False
         versions = self._versions(name)
-        if version > 1 and version - 1 not in versions:
+        if not _follows(version, versions):
             # It was long on its way: there are newer ones, and this one must not look like one of them.
             self._ask("del", self._key(name, version), False)
             return False
@@ -86,3 +87,10 @@ class RayDirectory(Directory):
         except (RayError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise StoreError(f"the cluster's control store does not answer ({reason}): see to its head") from None
+
+
+def _follows(version: int, versions: Sequence[int]) -> bool:
+    """Whether a version that was just put came after the one before it, and not long after many others."""
+    if version > 1:
+        return version - 1 in versions
+    return 2 in versions or versions[-1:] == [1]

@@ -62,6 +62,7 @@ class ReplicaConfig:
         store: how it is kept.
         server: how it is served; its tokens must know a "peer", and ``peer_token`` is that one's.
         number: of the shard in the map, where the memory has several.
+        begins: leads by itself where nobody ever did; else when ``begin`` is called.
         lease_s: how long a leader may answer since it last saw that it leads.
         timeout_s: of a message to another copy, after which that one is struck off.
     """
@@ -73,6 +74,7 @@ class ReplicaConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     peer_token: str = ""
     number: int = 0
+    begins: bool = True
     lease_s: float = 2.0
     timeout_s: float = 3.0
 
@@ -91,7 +93,11 @@ class Replica:
         self._open_whole()
         self._followers = FollowerLinks(self)
         self._holdings = Holdings(directory, config.number, lambda: self.store)
-        self.server = self._make_server()
+        try:
+            self.server = self._make_server()
+        except LeWorldError:
+            self.store.close()
+            raise
         self._scrubber = Scrubber(lambda: self.store, self._pages_elsewhere)
         self._heart = threading.Thread(target=self._beat, name="replica-heart", daemon=True)
 
@@ -103,9 +109,9 @@ class Replica:
     def start(self) -> Replica:
         """Serve, follow whoever leads, or lead where nobody ever did."""
         self.server.start()
-        state = self.state
+        state = self._announce(self.state)
         # Where the directory has lost what it knew, a copy cannot know whether it is the newest.
-        is_first = not state.in_sync and not self._was_copy
+        is_first = self.config.begins and not state.in_sync and not self._was_copy
         try:
             if is_first or state.in_sync == (self.config.id,):
                 self.lead()
@@ -115,6 +121,15 @@ class Replica:
                 raise
         self._heart.start()
         return self
+
+    def begin(self) -> None:
+        """Lead, if nobody does, nor is in sync; whoever calls knows that this is no loss."""
+        try:
+            if not self.state.in_sync:
+                self.lead()
+        except StoreError:
+            if not self.state.in_sync:
+                raise
 
     def wait_until_in_sync(self, timeout_s: float = 60.0) -> None:
         """Return when this copy leads, or follows in sync.
@@ -126,7 +141,8 @@ class Replica:
         while time.monotonic() < end:
             state = self.state
             follows = self.config.id in state.in_sync and not self._unfinished.exists()
-            if self.leads or (follows and self._answers(state)):
+            # Whoever answers may just have taken the lead, in an epoch in which this copy is to join yet.
+            if self.leads or (follows and self._answers(state) and self.state.epoch == state.epoch):
                 return
             time.sleep(0.02)
         raise ActorError(f"copy {self.config.id} of {self.config.shard}", "is not in sync yet", "see whether one leads")
@@ -134,7 +150,8 @@ class Replica:
     def stop(self) -> None:
         """End, without telling anybody."""
         self._stopping.set()
-        self._heart.join()
+        if self._heart.ident is not None:
+            self._heart.join()
         self.server.stop()
         self._followers.hang_up()
         self.store.close()
@@ -387,7 +404,7 @@ class Replica:
         while not self._stopping.wait(self.config.lease_s / 4):
             now = time.monotonic()
             try:
-                state = self.state
+                state = self._announce(self.state)
                 if not state.in_sync:
                     continue
                 if self.leads:
@@ -405,6 +422,18 @@ class Replica:
             except (LeWorldError, OSError):
                 # Neither directory nor leader can be reached: a lease runs out by itself, and the next beat comes.
                 continue
+
+    def _announce(self, state: ShardState) -> ShardState:
+        """Say in the directory where this copy is now, if it was elsewhere before; the state of now.
+
+        Else nobody could ask one that was started again to lead.
+        """
+        name, address = self.config.id, self.server.address
+        if state.addresses.get(name, address) == address:
+            return state
+        after = change(self.directory, self.config.shard, state, addresses={**state.addresses, name: address})
+        # Where someone else was first, the next beat tries again.
+        return state if after is None else after
 
     def _mend(self, pages: Sequence[int]) -> None:
         """Put damaged pages right from a follower that has them whole.

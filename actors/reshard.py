@@ -63,6 +63,9 @@ class _Move:
             self._move_batch(self._stop_of_batch(written))
             self._progress(self._map.done_below / self._map.num_stripes)
         self._change(shards=self._target, target=self._target, done_below=0, frozen=0)
+        for shard in self._target:
+            # Their copies keep it, so that it is known after a loss of the directory.
+            self._see_map(shard)
         return Moved(self._pages, len(written), self._batches)
 
     def _begin(self) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from actors.directory import Directory
-from actors.errors import ActorError
+from actors.errors import ActorError, UnreachableError
 from actors.memory_client import MemoryClient, Pending
 from actors.memory_wire import Answer
-from leworld.errors import NotPrimaryError
+from leworld.errors import MovedError, NotPrimaryError, StoreError
 from leworld.memory import Receipt, Words
 from leworld.memory.store import as_blocks, check_blocks
 from leworld.store.versions import Difference
@@ -36,12 +36,14 @@ class ShardPending:
 
     def answer(self) -> Answer:
         """Wait for it; it is asked again where there is none, so that a write needs a name."""
-        if self.pending is not None:
+        # It went with its connection where one that was asked before it was not answered.
+        if self.pending is not None and self.client.is_connected_by(self.pending.client):
             try:
                 return self.pending.answer()
-            except (NotPrimaryError, ActorError):
+            except (NotPrimaryError, ActorError) as error:
                 self.client.close()
-        return self.client.again(self.op, self.given)
+                return self.client.again(self.op, self.given, is_known=_is_known(error))
+        return self.client.again(self.op, self.given, is_known=self.pending is None)
 
 
 class ShardClient:
@@ -55,7 +57,7 @@ class ShardClient:
 
     def __init__(
         self, directory: Directory, shard: str, address_bits: int, *, token: str = "", timeout_s: float = 30.0,
-        message_timeout_s: float = 3.0,
+        message_timeout_s: float = 3.0, is_there: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         """Name a shard.
 
@@ -66,7 +68,9 @@ class ShardClient:
             token: for its servers.
             timeout_s: of a call, with all that is tried again.
             message_timeout_s: of one message.
+            is_there: says whether there is still such a shard, where nobody answers.
         """
+        self._is_there = is_there
         self.directory, self.shard, self.address_bits = directory, shard, address_bits
         self._token, self._timeout_s, self._message_timeout_s = token, timeout_s, message_timeout_s
         self._client: MemoryClient | None = None
@@ -85,7 +89,9 @@ class ShardClient:
         start, length, words = check_blocks(start, blocks, 1 << self.address_bits)
         self._count += 1
         name = f"{self._name}:{self._count}"
-        answer = self._again(lambda client: client.ask("write", start=start, length=length, words=words, name=name))
+        answer = self._again(
+            lambda client: client.ask("write", start=start, length=length, words=words, name=name), is_write=True
+        )
         return Receipt(answer.content["sequence"], start.copy(), length.copy(), answer.content["crc32"])
 
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
@@ -104,13 +110,23 @@ class ShardClient:
             pending = self._connected().begin(op, **given)
         return ShardPending(self, pending, op, given)
 
-    def again(self, op: str, given: Mapping[str, Any]) -> Answer:
+    def again(self, op: str, given: Mapping[str, Any], *, is_known: bool = True) -> Answer:
         """Ask until whoever leads has answered.
+
+        Args:
+            op: what is asked for; a write must have a name.
+            given: its arguments.
+            is_known: that nothing was done yet; else it was asked before, without an answer.
 
         Raises:
             ActorError: nobody did in time.
+            MovedError: there is no such shard any more; nothing was done.
         """
-        return self._again(lambda client: client.ask(op, **given))
+        return self._again(lambda client: client.ask(op, **given), is_known=is_known, is_write=op == "write")
+
+    def is_connected_by(self, client: MemoryClient) -> bool:
+        """Whether a connection is still the one that is used."""
+        return self._client is client
 
     def close(self) -> None:
         """Hang up."""
@@ -118,28 +134,43 @@ class ShardClient:
             self._client.close()
             self._client = None
 
-    def _again(self, act: Callable[[MemoryClient], Result]) -> Result:
-        """Try until whoever leads has answered.
-
-        Raises:
-            ActorError: nobody did in time.
-        """
+    def _again(self, act: Callable[[MemoryClient], Result], *, is_known: bool = True, is_write: bool = False) -> Result:
+        """Try until whoever leads has answered; see ``again``."""
         end, problem = time.monotonic() + self._timeout_s, "nobody leads it"
         while time.monotonic() < end:
             try:
                 return act(self._connected())
             except (NotPrimaryError, ActorError) as error:
-                problem = str(error)
+                problem, is_known = str(error), is_known and _is_known(error)
                 self.close()
+                if not self._is_there():
+                    self._give_up(is_known or not is_write)
                 time.sleep(PAUSE_S)
         raise ActorError(f"shard {self.shard}", f"did not answer in {self._timeout_s:g} s ({problem})", "start a copy")
 
+    def _give_up(self, is_known: bool) -> None:
+        if is_known:
+            raise MovedError(f"shard {self.shard} holds nothing any more: look where it is")
+        # Elsewhere it would be made once more, be it after what others have written since.
+        raise ActorError(
+            f"shard {self.shard}", "was stopped before it answered, and may have made a write", "read what is there"
+        )
+
     def _connected(self) -> MemoryClient:
         if self._client is None:
-            state = self.directory.get(self.shard)
+            try:
+                state = self.directory.get(self.shard)
+            except StoreError as error:
+                raise UnreachableError(f"shard {self.shard}", f"cannot be looked for ({error})", "try again") from None
             address = state.addresses.get(state.primary)
             if address is None:
-                raise NotPrimaryError(f"nobody leads shard {self.shard}")
+                raise UnreachableError(f"shard {self.shard}", "has nobody who leads it", "start one of its copies")
             bits, timeout_s = self.address_bits, self._message_timeout_s
             self._client = MemoryClient(address, self._token, timeout_s, address_bits=bits)
         return self._client
+
+
+def _is_known(error: Exception) -> bool:
+    """Whether an error says that nothing was done."""
+    # Who stopped to lead in the middle of a write says so, too.
+    return isinstance(error, UnreachableError)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from actors.mapped_shards import MappedShards
 from actors.memory_wire import MAX_RANGES, Answer
 from actors.shard_client import PAUSE_S, ShardClient
 from actors.shard_map import ShardMap, load_map, shard_name
-from leworld.errors import ConfigError, MovedError
+from leworld.errors import ConfigError, LeWorldError, MovedError, StoreError
 from leworld.memory import Receipt, Snapshot, Words, check_ranges
 from leworld.memory.partition import Fragments
 from leworld.memory.protocol import PAGE_WORDS
@@ -107,8 +108,16 @@ class ShardedStore:
 
     def written_pages(self) -> Ints:
         """Pages that hold anything, ascending."""
-        found = [self._pages_of(shard) for shard in self.map.all_shards]
-        return np.unique(np.concatenate(found))
+        while True:
+            self._look_up()
+            try:
+                found = [self._pages_of(shard) for shard in self.map.all_shards]
+            except MovedError:
+                # A shard that was is no more.
+                continue
+            # Else some may have gone from a shard that was still to be asked to one that was asked already.
+            if load_map(self.directory).version == self.map.version:
+                return np.unique(np.concatenate(found))
 
     def snapshot(self) -> Snapshot:
         """Copy every page that holds anything, page after page: what is written meanwhile may be in it or not.
@@ -133,7 +142,7 @@ class ShardedStore:
 
     def stat(self) -> dict[str, Any]:
         """The map, and what each shard says of itself, which copy leads it and which are in sync."""
-        self.map = load_map(self.directory)
+        self._look_up()
         shards = {}
         for shard in self.map.all_shards:
             state = self.directory.get(shard_name(shard))
@@ -151,6 +160,7 @@ class ShardedStore:
             self._shards[shard] = ShardClient(
                 self.directory, shard_name(shard), self.address_bits, token=self._token, timeout_s=self._timeout_s,
                 message_timeout_s=self._message_timeout_s,
+                is_there=lambda: self._is_there(shard),
             )  # fmt: skip
         return self._shards[shard]
 
@@ -176,6 +186,18 @@ class ShardedStore:
                 part.scatter(words, found)
         return _joined(left)
 
+    def _look_up(self) -> None:
+        """See the map of now, and hang up where nothing is any more."""
+        self.map = load_map(self.directory)
+        for shard in self._shards.keys() - set(self.map.all_shards):
+            self._shards.pop(shard).close()
+
+    def _is_there(self, shard: int) -> bool:
+        """Whether a shard, if it ever was in the map, still is."""
+        with suppress(LeWorldError):
+            return shard not in self.map.all_shards or shard in load_map(self.directory).all_shards
+        return True
+
     def _exchange(self, op: str, fragments: Fragments, given: Ask, took: Took) -> None:
         """Ask every shard about the fragments that it holds, and again about those that moved meanwhile.
 
@@ -193,7 +215,9 @@ class ShardedStore:
                     "end the move with: leworld memory reshard",
                 )  # fmt: skip
             time.sleep(PAUSE_S)
-            self.map = load_map(self.directory)
+            # Where the directory does not answer the old one leads here again.
+            with suppress(StoreError):
+                self._look_up()
             fragments = _owned_by(self.map, _joined([part for part, _ in moved]))
 
     def _ask_all(self, op: str, fragments: Fragments, given: Ask, took: Took) -> list[tuple[Fragments, str]]:

@@ -26,6 +26,10 @@ def launch(
     folder: Annotated[Path, typer.Option(help="On every node: for the files.")] = Path("~/leworld-memories"),
     policy: Annotated[Policy, typer.Option(help="When a write is on each copy's disk, see serve.")] = Policy.group,
     together: Annotated[bool, typer.Option("--together", help="Copies may be on one node.")] = False,
+    accept_loss: Annotated[
+        bool,
+        typer.Option("--accept-loss", help="After a loss of the cluster, do without a copy that may hold newer words."),
+    ] = False,
     address: Join = None,
     as_json: Json = False,
 ) -> None:
@@ -37,7 +41,7 @@ def launch(
     from cluster.memory import cluster_commands as commands
 
     give(
-        lambda: commands.launch(name, bits, shards, copies, str(folder), policy.value, together, address),
+        lambda: commands.launch(name, bits, shards, copies, str(folder), policy.value, together, accept_loss, address),
         as_json,
         commands.show,
     )

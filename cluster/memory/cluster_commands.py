@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from cluster.memory.clustered import Clustered, connected
 from cluster.memory.numbers import plural, size
 from cluster.memory.output import columns
+from cluster.memory.target import Interrupted
 from leworld.errors import ConfigError
 from leworld.memory import check_address_bits
 
@@ -17,7 +20,15 @@ Outcome = dict[str, Any]
 
 
 def launch(
-    name: str, bits: int, shards: int, copies: int, folder: str, policy: str, together: bool, address: str | None
+    name: str,
+    bits: int,
+    shards: int,
+    copies: int,
+    folder: str,
+    policy: str,
+    together: bool,
+    accept_loss: bool,
+    address: str | None,
 ) -> Outcome:
     """Start a memory's copies, and wait until all are in sync."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name):
@@ -27,7 +38,9 @@ def launch(
         from actors.launch_memory import ClusterMemory
         from actors.memory_copy import MemoryConfig
 
-        ClusterMemory.launch(MemoryConfig(name, folder, bits, shards, copies, policy, together=together))
+        config = MemoryConfig(name, folder, bits, shards, copies, policy, together=together)
+        with told("what was started is stopped again, and its files stay"):
+            ClusterMemory.launch(config, accept_loss=accept_loss)
         return _stat(name)
 
 
@@ -36,7 +49,8 @@ def reshard(name: str, shards: int, address: str | None) -> Outcome:
     with connected(address):
         from actors.launch_memory import ClusterMemory
 
-        moved = ClusterMemory(name).reshard(shards, _tell if sys.stderr.isatty() else lambda _: None)
+        with told("the memory stays in use, and the same command goes on"):
+            moved = ClusterMemory(name).reshard(shards, _tell if sys.stderr.isatty() else lambda _: None)
         return {"name": name, "shards": shards, **asdict(moved)}
 
 
@@ -45,8 +59,18 @@ def stop(name: str, address: str | None) -> Outcome:
     with connected(address):
         from actors.launch_memory import ClusterMemory
 
-        ClusterMemory(name).stop()
+        with told("the same command goes on"):
+            ClusterMemory(name).stop()
         return {"stopped": name}
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Say on Ctrl-C what becomes of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {what}") from None
 
 
 def show(outcome: Outcome) -> None:
@@ -54,7 +78,10 @@ def show(outcome: Outcome) -> None:
     bits, shards = outcome["address_bits"], outcome["shards"]
     print(f"memory {outcome['name']}: {1 << bits:,} words (2^{bits}) in {plural(len(shards), 'shard')}")
     if outcome["map"]["target"] != outcome["map"]["shards"]:
-        print(f"words are moving to {plural(len(outcome['map']['target']), 'shard')}")
+        count = len(outcome["map"]["target"])
+        print(
+            f"words are moving to {plural(count, 'shard')}; the end: leworld memory reshard {outcome['name']} {count}"
+        )
     rows = [("shard", "leads", "epoch", "in sync", "writes", "holds", "on disk", "address")]
     rows += [_row(outcome, shard, found) for shard, found in shards.items()]
     columns(rows, right=(0, 2, 4))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from actors.launch_memory import ClusterMemory
 
 SCHEME = "ray:"
-EVERYWHERE = ("keep", "drop", "go_back", "grant")
+EVERYWHERE = ("keep", "drop", "go_back")
 
 
 class Clustered:
@@ -114,6 +114,11 @@ class Clustered:
         Raises:
             StoreError: it is none for several shards, or one of them refuses.
         """
+        if operation == "grant":
+            raise StoreError(
+                f"{SCHEME}{self.memory.config.name}: everyone who reaches the cluster is admin there, so that nobody"
+                " could use what is granted; grant in a memory that is served with --tokens"
+            )
         if operation not in EVERYWHERE:
             raise self._no_erasing()
         if operation == "keep" and arguments["name"] in {version["name"] for version in self.versions()}:

@@ -248,6 +248,31 @@ def test_nothing_is_lost_where_shards_move_under_load_and_leaders_die(shards):
     assert min(counts) > 5
 
 
+def test_who_asks_a_shard_that_is_no_more_looks_where_its_words_are(shards):
+    store = shards.make(0, 1)
+    filled(store)
+    patient = shards.client(timeout_s=60)
+    start = np.arange(0, 1 << BITS, 256)
+    before = patient.read(start, np.full(256, 256)).words
+    reshard(store, [0])
+    shards.stop(1)
+    began = time.monotonic()
+    assert np.array_equal(patient.read(start, np.full(256, 256)).words, before)
+    assert set(patient._shards) == {0}
+    late = shards.client(timeout_s=60)
+    late.map = ShardMap(1, BITS, (0, 1), (0, 1))
+    late.write(start, np.full((256, 8), 7, np.uint32))
+    assert (late.read(start, np.full(256, 8)).words == 7).all()
+    # One that was sent, and perhaps made, is not made once more.
+    gone = late.shard(1)
+    late.map = ShardMap(1, BITS, (0, 1), (0, 1))
+    with pytest.raises(ActorError, match="was stopped before it answered, and may have made a write"):
+        gone.again("write", {}, is_known=False)
+    with pytest.raises(MovedError, match="shard-1 holds nothing any more"):
+        gone.again("write", {})
+    assert time.monotonic() - began < 30
+
+
 def test_a_flipped_bit_is_mended_from_the_other_copy(shards, monkeypatch):
     monkeypatch.setattr(Scrubber, "step", lambda _: None)
     store = shards.make(0)
