@@ -32,6 +32,8 @@ def check_address_bits(bits: int) -> int:
 def as_integers(values: ArrayLike, name: str) -> Ints:
     """(R,) int64 from any integers; DataError for other types and shapes."""
     array = np.asarray(values)
+    if array.dtype == np.int64 and array.ndim == 1:
+        return array
     if array.size == 0:
         array = array.astype(np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":

@@ -26,7 +26,6 @@ from leworld.errors import StoreError
 from leworld.memory.protocol import PAGE_WORDS, Receipt, Snapshot, Words
 from leworld.memory.ranges import Ints, pages_of
 from leworld.memory.store import as_blocks, check_pages, check_width
-from leworld.memory.words import checksum
 from leworld.store.checkpoints import Checkpoints, checkpoint_of
 from leworld.store.erase import Erasure, Traces, copied_by, is_scrubbed, scrub_segments, trace
 from leworld.store.group import Group, join, make_group
@@ -34,7 +33,7 @@ from leworld.store.group import Write as Write
 from leworld.store.history import History
 from leworld.store.journal import Journal
 from leworld.store.layout import Identity, Layout, WriterLock, make, read_identity, read_map, write_map
-from leworld.store.mapped import MappedMemory, damage
+from leworld.store.mapped import MappedMemory
 from leworld.store.records import Record
 from leworld.store.recovery import recover
 from leworld.store.segment import Segment
@@ -190,9 +189,10 @@ class DurableStore:
         group = make_group(writes, self.num_words)
         with self._lock:
             self._mapped.reserve(group.pages)
-            records = self._records(group)
-            self._commit(records, group)
-        return [Receipt(r.sequence, r.start.copy(), r.length.copy(), r.crc32) for r in records]
+            crc32s = group.checksums()
+            record = self._record(group, crc32s)
+            self._commit([record], group)
+        return group.receipts(record.sequence, crc32s)
 
     def keep(self, name: str) -> Version:
         """Keep the content of now as a version: at once, whatever the size of the memory, and nobody waits.
@@ -246,7 +246,7 @@ class DurableStore:
         with self._lock:
             version = self._versions.find(name)
             # What cannot be done is not begun.
-            self._check_whole(changed_pages(self._journal.since(version.sequence)))
+            self._mapped.whole(changed_pages(self._journal.since(version.sequence)))
             # A crash in the middle is finished when the memory is opened again.
             self._mark("restore", name)
             self._put_back(version)
@@ -288,8 +288,7 @@ class DurableStore:
         """Copy every page that holds anything; see ``Memory.snapshot``."""
         with self._lock:
             pages = self._mapped.written_pages()
-            self._check_whole(pages)
-            return Snapshot(self.address_bits, self.sequence, pages, self._mapped.pages[pages])
+            return Snapshot(self.address_bits, self.sequence, pages, self._mapped.whole(pages))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace the whole content by a snapshot's, as writes of their own; see ``Memory.restore``."""
@@ -508,42 +507,18 @@ class DurableStore:
             with suppress(StoreError):
                 self.checkpoint(wait=False)
 
-    def _records(self, group: Group) -> list[Record]:
-        """The records of a group; the first one carries what its pages held, where the segment does not tell yet."""
+    def _record(self, group: Group, crc32s: list[int]) -> Record:
+        """The record of a group, with what its pages held where the segment does not tell yet."""
         pages = group.pages[self._noted[group.pages] != self._journal.last.first]
+        record = group.record(self.sequence + 1, time.time_ns(), self.epoch, crc32s)
         # What is damaged must not be taken for what was there.
-        self._check_whole(pages)
-        now, none = time.time_ns(), np.zeros(0, np.int64)
-        return [
-            Record(
-                sequence=self.sequence + 1 + i,
-                time_ns=now,
-                start=start,
-                length=length,
-                words=words,
-                pages=none if i else pages,
-                before=self._mapped.pages[none if i else pages],
-                crc32=checksum(words),
-                epoch=self.epoch,
-                group=self.sequence + 1,
-                kind=write.kind,
-                writer=write.writer,
-                note=write.note,
-            )
-            for i, (start, length, words, write) in enumerate(group.parts())
-        ]
+        return replace(record, pages=pages, before=self._mapped.whole(pages))
 
     def _took_note_of(self, records: Sequence[Record]) -> None:
         """Remember which pages the last segment tells of."""
         for record in records:
             if len(record.pages):
                 self._noted[record.pages] = self._journal.last.first
-
-    def _check_whole(self, pages: Ints) -> None:
-        """Raise DamageError where a page is not what was written."""
-        damaged = self._mapped.damaged(pages)
-        if len(damaged):
-            raise damage(self.root, damaged)
 
     def _mark(self, kind: str, note: str) -> None:
         record = Record(self.sequence + 1, time.time_ns(), kind=kind, epoch=self.epoch, writer=self.writer, note=note)
@@ -563,7 +538,7 @@ class DurableStore:
         zeros = Words(np.zeros(length.sum(), np.uint32), np.concatenate([[0], np.cumsum(length)]))
         write = Write(start, zeros, self.writer, str(sequence), "erase")
         group = make_group([write], self.num_words)
-        (record,) = self._records(group)
+        record = self._record(group, group.checksums())
         record = replace(record, before=traces.clean(record.pages, record.before))
         self._commit([record], group)
         return record
@@ -597,9 +572,7 @@ class DurableStore:
 
     def _pages_at(self, sequence: int, pages: Ints) -> NDArray[np.uint32]:
         """(P, 256) what pages held after a write that ends a segment."""
-        self._check_whole(pages)
-        now = self._mapped.pages[pages]
-        return pages_before(self._journal.since(sequence), pages, now)
+        return pages_before(self._journal.since(sequence), pages, self._mapped.whole(pages))
 
     def _finish(self, last: Record | None) -> None:
         """Go on with what a crash cut off, as the last mark in the journal tells."""

@@ -10,7 +10,7 @@ Shapes:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,7 +146,7 @@ def scrub_segments(sequence: int, traces: Traces, segments: Sequence[Segment]) -
     """
     for segment in segments:
         parts = []
-        for record, _ in scan(segment.path):
+        for record in _writes_of(segment):
             parts.extend(encode(_erased(record, sequence, traces)))
         replace_and_zero(segment.path, parts)
 
@@ -154,11 +154,15 @@ def scrub_segments(sequence: int, traces: Traces, segments: Sequence[Segment]) -
 def is_scrubbed(sequence: int, traces: Traces, segments: Sequence[Segment]) -> bool:
     """Whether ``scrub_segments`` would find nothing."""
     for segment in segments:
-        for record, _ in scan(segment.path):
+        for record in _writes_of(segment):
             clean = _erased(record, sequence, traces)
             if not (np.array_equal(clean.words, record.words) and np.array_equal(clean.before, record.before)):
                 return False
     return True
+
+
+def _writes_of(segment: Segment) -> Iterator[Record]:
+    return (write for record, _ in scan(segment.path) for write in record.split())
 
 
 def _erased(record: Record, sequence: int, traces: Traces) -> Record:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class History:
 
     def records(self, segment: Segment) -> Iterator[Record]:
         """The records of a segment, with their words."""
-        return (record for record, _ in scan(segment.path)) if segment.records is None else iter(segment.records)
+        found = (record for record, _ in scan(segment.path)) if segment.records is None else iter(segment.records)
+        return chain.from_iterable(record.split() for record in found)
 
     def newest_first(self) -> Iterator[Record]:
         """Every record, the newest first, without words."""
@@ -45,8 +47,8 @@ class History:
 
     def _headers(self, segment: Segment) -> Iterator[Record]:
         if segment.records is not None:
-            return iter(segment.records)
-        return (record for record, _ in scan(segment.path, words=False))
+            return self.records(segment)
+        return chain.from_iterable(record.split() for record, _ in scan(segment.path, words=False))
 
     def last(self, limit: int, address: int | None = None) -> list[Record]:
         """The newest records, those that touched an address where one is given."""
@@ -107,11 +109,11 @@ class History:
         """Bytes of whole records in the ledger, and the number of the last one."""
         size, last = 0, 0
         for record, end in self._ledger():
-            size, last = end, record.sequence
+            size, last = end, record.last
         return size, last
 
     def _remembered(self) -> Iterator[Record]:
-        return (record for record, _ in self._ledger())
+        return chain.from_iterable(record.split() for record, _ in self._ledger())
 
     def _ledger(self) -> Iterator[tuple[Record, int]]:
         data, offset = self._path.read_bytes(), 0

@@ -201,6 +201,18 @@ class MappedMemory:
         self._head[5] = 1
         sync(self.layout.state)
 
+    def whole(self, pages: Ints) -> NDArray[np.uint32]:
+        """(P, 256) copy of (P,) pages.
+
+        Raises:
+            DamageError: one of them is not what was written.
+        """
+        words = self.pages[pages]
+        wrong = page_sums(words) != self.sums[pages]
+        if wrong.any():
+            raise damage(self.layout.root, pages[wrong])
+        return words
+
     def damaged(self, pages: Ints) -> Ints:
         """Those of (P,) pages whose words are not what their checksums say."""
         return pages[page_sums(self.pages[pages]) != self.sums[pages]]
@@ -213,7 +225,7 @@ class MappedMemory:
         return self._head[2:4].tobytes() == boot_id()
 
     def _begin(self, sequence: int, pages: Ints) -> None:
-        self._touched[np.unique(pages // STRIPE_PAGES)] = sequence
+        self._touched[pages // STRIPE_PAGES] = sequence
         self._head[0] = sequence
 
     def _settle(self, start: Ints, length: Ints, found: Words, era: int, seen: int) -> Words:
@@ -306,8 +318,9 @@ def page_sums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """(P,) checksums of (P, 256) words; 0 for a page of zeros, and only for that, as a file has where it is a hole."""
     raw = np.ascontiguousarray(words.astype("<u4", copy=False)).view(np.uint8)
     sums = np.fromiter(map(zlib.crc32, raw), np.uint32, len(raw)) ^ np.uint32(_ZERO_SUM)
-    zero = np.flatnonzero(sums == 0)
-    sums[zero[raw[zero].any(1)]] = _NO_ZERO_SUM
+    if not sums.all():
+        zero = np.flatnonzero(sums == 0)
+        sums[zero[raw[zero].any(1)]] = _NO_ZERO_SUM
     return sums
 
 

@@ -33,7 +33,7 @@ def some_record(sequence=7):
 
 
 def assert_same(one, two):
-    for name in ("sequence", "time_ns", "crc32", "epoch", "kind", "writer", "note"):
+    for name in ("sequence", "time_ns", "crc32", "epoch", "kind", "writer", "note", "writes"):
         assert getattr(one, name) == getattr(two, name)
     for name in ("start", "length", "words", "pages", "before"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
@@ -56,6 +56,8 @@ def records(draw):
     start = np.array(draw(st.lists(st.integers(0, 2**32 - 1), min_size=len(length), max_size=len(length))), np.int64)
     pages = np.array(sorted(draw(st.sets(st.integers(0, 2**24 - 1), max_size=4))), np.int64)
     random = np.random.default_rng(draw(st.integers(0, 1000)))
+    kind = draw(st.sampled_from(module.KINDS))
+    writes = [(1, draw(st.integers(0, 2**32 - 1)), draw(st.text(max_size=5)), "") for _ in length]
     return Record(
         sequence=draw(st.integers(1, 2**63)),
         time_ns=draw(st.integers(0, 2**63)),
@@ -66,7 +68,8 @@ def records(draw):
         before=random.integers(0, 1 << 32, (len(pages), 256), dtype=np.uint32),
         crc32=draw(st.integers(0, 2**32 - 1)),
         epoch=draw(st.integers(0, 2**40)),
-        kind=draw(st.sampled_from(module.KINDS)),
+        kind=kind,
+        writes=(*writes, (0, 0, "", "empty")) if kind == "writes" else (),
         writer=draw(st.text(max_size=5)),
         note=draw(st.text(max_size=5)),
     )
