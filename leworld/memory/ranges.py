@@ -117,7 +117,12 @@ def split_at_pages(start: Ints, length: Ints) -> tuple[Ints, Ints, Ints]:
 
 def pages_of(start: Ints, length: Ints) -> Ints:
     """The pages that hold a word of the ranges, ascending, each once."""
-    full = length > 0
-    first, last = start[full] // PAGE_WORDS, (start[full] + length[full] - 1) // PAGE_WORDS
+    if not length.all():
+        start, length = start[length > 0], length[length > 0]
     # A range is at most a page long, so that it lies in two pages at most.
-    return np.unique(np.concatenate([first, last]))
+    first, last = start // PAGE_WORDS, (start + length - 1) // PAGE_WORDS
+    pages = np.concatenate([first, last[last != first]])
+    pages.sort()
+    new = np.ones(len(pages), np.bool_)
+    np.not_equal(pages[1:], pages[:-1], out=new[1:])
+    return pages[new]

@@ -55,7 +55,7 @@ class StoreConfig:
     """
 
     policy: str = "group"
-    segment_bytes: int = 64 << 20
+    segment_bytes: int = 256 << 20
     verify: str = "touch"
 
 
@@ -510,9 +510,11 @@ class DurableStore:
     def _record(self, group: Group, crc32s: list[int]) -> Record:
         """The record of a group, with what its pages held where the segment does not tell yet."""
         pages = group.pages[self._noted[group.pages] != self._journal.last.first]
-        record = group.record(self.sequence + 1, time.time_ns(), self.epoch, crc32s)
         # What is damaged must not be taken for what was there.
-        return replace(record, pages=pages, before=self._mapped.whole(pages))
+        before, number = self._mapped.whole(pages), self.sequence + 1
+        return group.record(
+            crc32s, sequence=number, time_ns=time.time_ns(), epoch=self.epoch, pages=pages, before=before
+        )
 
     def _took_note_of(self, records: Sequence[Record]) -> None:
         """Remember which pages the last segment tells of."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from zlib import crc32
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leworld.errors import DataError
+from leworld.memory.crc import crc32
 from leworld.memory.protocol import Receipt, Words
 from leworld.memory.ranges import Ints, as_integers, check_ranges, pages_of
 from leworld.memory.words import as_bytes, as_words
@@ -52,32 +53,30 @@ class Group:
         raw = as_bytes(self.words)
         return [crc32(raw[4 * begin : 4 * end]) for begin, end in pairwise(self.begin)]
 
-    def record(self, sequence: int, time_ns: int, epoch: int, crc32s: list[int]) -> Record:
-        """One record of all of it, with number ``sequence``, which says nothing yet of what pages held.
+    def record(self, crc32s: list[int], **known: Any) -> Record:
+        """One record of all of it.
 
         Args:
-            sequence: of the first write.
-            time_ns: since 1970.
-            epoch: of the primary.
             crc32s: checksum of each write.
+            known: what else a ``Record`` says; ``sequence`` is that of the first write.
         """
-        known = {"time_ns": time_ns, "start": self.start, "length": self.length, "words": self.words, "epoch": epoch}
+        known |= {"start": self.start, "length": self.length, "words": self.words}
         if len(self.writes) == 1:
             (write,), (crc,) = self.writes, crc32s
-            return Record(sequence, crc32=crc, kind=write.kind, writer=write.writer, note=write.note, **known)
+            return Record(crc32=crc, kind=write.kind, writer=write.writer, note=write.note, **known)
         assert all(write.kind == "write" for write in self.writes)
         writes = tuple(
             (last - first, crc, write.writer, write.note)
             for (first, last), crc, write in zip(pairwise(self.first), crc32s, self.writes, strict=True)
         )
-        return Record(sequence, kind="writes", writes=writes, **known)
+        return Record(kind="writes", writes=writes, **known)
 
     def receipts(self, sequence: int, crc32s: list[int]) -> list[Receipt]:
         """Of each write, the first one with number ``sequence``."""
         start, length = self.start.copy(), self.length.copy()
         return [
-            Receipt(sequence + i, start[first:last], length[first:last], crc32s[i])
-            for i, (first, last) in enumerate(pairwise(self.first))
+            Receipt(sequence + i, start[first:last], length[first:last], crc)
+            for i, (first, last, crc) in enumerate(zip(self.first, self.first[1:], crc32s, strict=False))
         ]
 
 
@@ -88,31 +87,51 @@ def make_group(writes: Sequence[Write], num_words: int) -> Group:
         RangeError: a block of one of them is outside the memory.
         DataError: the starts, words or offsets of one do not fit together.
     """
-    starts = [as_integers(write.start, "start") for write in writes]
-    words = [as_words(write.blocks.words) for write in writes]
+    starts = [write.start for write in writes]
     offsets = [write.blocks.offsets for write in writes]
-    first, begin = [0], [0]
-    for start, held, offset in zip(starts, words, offsets, strict=True):
-        if len(start) != len(offset) - 1:
-            raise DataError(f"{len(start)} starts but {len(offset) - 1} blocks: one start a block is needed")
-        num = int(offset[-1] - offset[0])
-        if held.shape != (num,):
-            raise DataError(f"words of shape {held.shape} for offsets that end at {num}: they must agree")
-        first.append(first[-1] + len(start))
-        begin.append(begin[-1] + num)
-    start, length = check_ranges(_joined(starts), _lengths(offsets, first), num_words)
-    return Group(tuple(writes), start, length, _joined(words), pages_of(start, length), first, begin)
+    words = [write.blocks.words for write in writes]
+    try:
+        # Where they are of the right types already, as nearly always, nothing has to look at each.
+        start, flat, held = _joined(starts, np.int64), _joined(offsets, np.int64), _joined(words, np.uint32)
+    except (TypeError, ValueError):
+        starts = [as_integers(start, "start") for start in starts]
+        offsets = [as_integers(offset, "offsets") for offset in offsets]
+        words = [_one_axis(as_words(held)) for held in words]
+        start, flat, held = _joined(starts, np.int64), _joined(offsets, np.int64), _joined(words, np.uint32)
+    num_ranges, num_offsets, num_held = (list(map(len, parts)) for parts in (starts, offsets, words))
+    start, length = check_ranges(start, _lengths(flat, num_ranges, num_offsets, num_held), num_words)
+    first, begin = [0, *accumulate(num_ranges)], [0, *accumulate(num_held)]
+    return Group(tuple(writes), start, length, held, pages_of(start, length), first, begin)
 
 
-def _lengths(offsets: Sequence[Ints], first: Sequence[int]) -> Ints:
-    """(R,) lengths of the blocks of several writes; ``first`` says where each begins."""
-    if len(offsets) == 1:
-        return np.diff(offsets[0])
-    steps = np.diff(np.concatenate(offsets))
-    inside = np.ones(len(steps), np.bool_)
+def _lengths(flat: Ints, num_ranges: list[int], num_offsets: list[int], num_words: list[int]) -> Ints:
+    """(R,) lengths of the blocks of several writes.
+
+    Args:
+        flat: offsets of one write after those of another.
+        num_ranges, num_offsets, num_words: how many starts, offsets and words each write has.
+
+    Raises:
+        DataError: they do not fit together.
+    """
+    for ranges, offsets in zip(num_ranges, num_offsets, strict=True):
+        if ranges != offsets - 1:
+            raise DataError(f"{ranges} starts but {offsets - 1} blocks: one start a block is needed")
+    last = np.cumsum(num_offsets) - 1
+    ends = (flat[last] - flat[last - num_ranges]).tolist()
+    for end, words in zip(ends, num_words, strict=True):
+        if end != words:
+            raise DataError(f"{words} words for offsets that end at {end}: they must agree")
+    inside = np.ones(len(flat) - 1, np.bool_)
     # The step from one write's offsets to those of the next is no block.
-    inside[np.array(first[1:-1]) + np.arange(len(offsets) - 1)] = False
-    return steps[inside]
+    inside[last[:-1]] = False
+    return (flat[1:] - flat[:-1])[inside]
+
+
+def _one_axis(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    if words.ndim != 1:
+        raise DataError(f"words of shape {words.shape}: one axis is needed, with offsets")
+    return words
 
 
 def join(records: Sequence[Record]) -> Group:
@@ -120,9 +139,21 @@ def join(records: Sequence[Record]) -> Group:
     if not records:
         none = np.zeros(0, np.int64)
         return Group((), none, none, np.zeros(0, np.uint32), none, [0], [0])
-    start, length = _joined([r.start for r in records]), _joined([r.length for r in records])
-    return Group((), start, length, _joined([r.words for r in records]), pages_of(start, length), [0], [0])
+    start, length, words = (
+        _joined([getattr(record, name) for record in records], kind)
+        for name, kind in (("start", np.int64), ("length", np.int64), ("words", np.uint32))
+    )
+    return Group((), start, length, words, pages_of(start, length), [0], [0])
 
 
-def _joined(parts: Sequence[NDArray]) -> NDArray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _joined(parts: Sequence[Any], kind: type) -> NDArray[Any]:
+    """Arrays of one type, one after another.
+
+    Raises:
+        TypeError, ValueError: one has another type, or more axes.
+    """
+    alone = len(parts) == 1 and isinstance(parts[0], np.ndarray) and parts[0].dtype == kind
+    joined = parts[0] if alone else np.concatenate(parts, dtype=kind, casting="equiv")
+    if joined.ndim != 1:
+        raise ValueError(f"{joined.ndim} axes")
+    return joined

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import os
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 from leworld.errors import ConfigError, DamageError, NotPrimaryError, StoreError
 from leworld.files import sync
 from leworld.memory.arena import Arena, map_file
+from leworld.memory.crc import crc32
 from leworld.memory.protocol import PAGE_WORDS, Words
 from leworld.memory.ranges import Ints, check_ranges, expand, pages_of
 from leworld.store.layout import Layout, read_identity, refused
@@ -45,7 +45,7 @@ STRIPE_WORDS = STRIPE_PAGES * PAGE_WORDS
 _HEAD_BYTES = 4096
 _TRIES = 1000
 _PAUSE_S = 0.001
-_ZERO_SUM = zlib.crc32(bytes(PAGE_WORDS * 4))
+_ZERO_SUM = crc32(bytes(PAGE_WORDS * 4))
 _NO_ZERO_SUM = 0xFFFFFFFF
 
 
@@ -317,7 +317,7 @@ def damage(root: Path, pages: Ints) -> DamageError:
 def page_sums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """(P,) checksums of (P, 256) words; 0 for a page of zeros, and only for that, as a file has where it is a hole."""
     raw = np.ascontiguousarray(words.astype("<u4", copy=False)).view(np.uint8)
-    sums = np.fromiter(map(zlib.crc32, raw), np.uint32, len(raw)) ^ np.uint32(_ZERO_SUM)
+    sums = np.fromiter(map(crc32, raw), np.uint32, len(raw)) ^ np.uint32(_ZERO_SUM)
     if not sums.all():
         zero = np.flatnonzero(sums == 0)
         sums[zero[raw[zero].any(1)]] = _NO_ZERO_SUM

@@ -19,7 +19,6 @@ Shapes:
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leworld.errors import DataError, StoreError
+from leworld.memory.crc import crc32
 from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints
 from leworld.memory.words import as_bytes
@@ -146,9 +146,9 @@ def encode(record: Record) -> list[bytes | memoryview]:
     if len(header) > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
         raise DataError(f"a write of {len(record.start)} ranges, {body_bytes} bytes: cut it into several writes")
     frame = _FRAME.pack(MAGIC, len(header), body_bytes)
-    crc = zlib.crc32(header, zlib.crc32(frame))
+    crc = crc32(header, crc32(frame))
     for part in body:
-        crc = zlib.crc32(part, crc)
+        crc = crc32(part, crc)
     return [frame + _CRC.pack(crc) + header, *body]
 
 
@@ -168,7 +168,7 @@ def decode_at(data: memoryview | bytes, offset: int, *, words: bool = True) -> t
     if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES or body + body_bytes > len(data):
         return None
     (crc,) = _CRC.unpack_from(data, offset + _FRAME.size)
-    if zlib.crc32(data[offset + PREFIX_BYTES : body + body_bytes], zlib.crc32(data[offset : offset + 16])) != crc:
+    if crc32(data[offset + PREFIX_BYTES : body + body_bytes], crc32(data[offset : offset + 16])) != crc:
         return None
     frame = Frame(offset, body, body + body_bytes)
     return _parse(bytes(data[offset + PREFIX_BYTES : body]), data[body : frame.end], words), frame
@@ -188,13 +188,13 @@ def to_header_only(data: memoryview | bytes, first: int, after: int) -> bytes:
         end = offset + PREFIX_BYTES + header_bytes + body_bytes
         (crc,) = _CRC.unpack_from(data, offset + _FRAME.size)
         whole = data[offset + PREFIX_BYTES : end]
-        if magic != MAGIC or end > len(data) or zlib.crc32(whole, zlib.crc32(data[offset : offset + 16])) != crc:
+        if magic != MAGIC or end > len(data) or crc32(whole, crc32(data[offset : offset + 16])) != crc:
             break
         header = bytes(whole[:header_bytes])
         sequence += _num_writes(header)
         if sequence > after + 1:
             frame = _FRAME.pack(MAGIC, header_bytes, 0)
-            parts += [frame, _CRC.pack(zlib.crc32(header, zlib.crc32(frame))), header]
+            parts += [frame, _CRC.pack(crc32(header, crc32(frame))), header]
         offset = end
     return b"".join(parts)
 
