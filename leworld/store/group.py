@@ -114,18 +114,23 @@ def _lengths(flat: Ints, num_ranges: list[int], num_offsets: list[int], num_word
     Raises:
         DataError: they do not fit together.
     """
-    for ranges, offsets in zip(num_ranges, num_offsets, strict=True):
-        if ranges != offsets - 1:
-            raise DataError(f"{ranges} starts but {offsets - 1} blocks: one start a block is needed")
+    num_blocks = [offsets - 1 for offsets in num_offsets]
+    if num_ranges != num_blocks:
+        ranges, blocks = _first_other(num_ranges, num_blocks)
+        raise DataError(f"{ranges} starts but {blocks} blocks: one start a block is needed")
     last = np.cumsum(num_offsets) - 1
     ends = (flat[last] - flat[last - num_ranges]).tolist()
-    for end, words in zip(ends, num_words, strict=True):
-        if end != words:
-            raise DataError(f"{words} words for offsets that end at {end}: they must agree")
+    if num_words != ends:
+        words, end = _first_other(num_words, ends)
+        raise DataError(f"{words} words for offsets that end at {end}: they must agree")
     inside = np.ones(len(flat) - 1, np.bool_)
     # The step from one write's offsets to those of the next is no block.
     inside[last[:-1]] = False
     return (flat[1:] - flat[:-1])[inside]
+
+
+def _first_other(one: list[int], two: list[int]) -> tuple[int, int]:
+    return next((a, b) for a, b in zip(one, two, strict=True) if a != b)
 
 
 def _one_axis(words: NDArray[np.uint32]) -> NDArray[np.uint32]:

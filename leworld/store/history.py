@@ -5,9 +5,11 @@ Segments that are no longer needed leave their records' headers in the ledger, a
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -92,7 +94,7 @@ class History:
         Raises:
             StoreError: the disk refuses; the ledger is as it was then.
         """
-        data = to_header_only(segment.path.read_bytes(), segment.first, self._last)
+        data = to_header_only(_mapped(segment.path), segment.first, self._last)
         try:
             with self._path.open("r+b", buffering=0) as file:
                 file.truncate(self._size)
@@ -122,6 +124,13 @@ class History:
             yield record, frame.end
             offset = frame.end
         check_tail(self._path, data, offset)
+
+
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    """A file's bytes, without a copy of them."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
 
 
 def touches(record: Record, address: int) -> bool:

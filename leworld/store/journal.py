@@ -25,7 +25,10 @@ from leworld.store.segment import Segment, load_segments, segment_path
 POLICIES = ("always", "group", "os")
 """On the disk before the acknowledgement of a write; of a group of writes that came together; within a second, so that
 only a machine that fails can lose a write."""
-SYNC_EVERY_S = 1.0
+SYNC_EVERY_S = 0.25
+"""With policy os: less than the second that is promised, so that a segment that ends has not much to wait for."""
+MAX_LATE_S = 0.5
+"""So long may the disk work at what it was told to sync before those who write wait for it."""
 _CLOSED = -1
 
 
@@ -182,7 +185,7 @@ class Journal:
         return Segment(path, first, first - 1)
 
     def _write(self, data: bytes, meanwhile: Callable[[], None] | None) -> None:
-        if time.monotonic() - self._syncing_since > SYNC_EVERY_S:
+        if time.monotonic() - self._syncing_since > MAX_LATE_S:
             # The disk is slower than those who write: what it lacks must not grow older and older.
             with self._syncing:
                 pass
@@ -241,7 +244,7 @@ class Journal:
             )
 
     def _sync_often(self) -> None:
-        """Have what was appended on the disk a second later, while more is appended."""
+        """Have what was appended on the disk soon after, while more is appended."""
         begin = time.monotonic()
         while not self._stopped.wait(max(0.0, begin + SYNC_EVERY_S - time.monotonic())):
             begin = time.monotonic()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field, replace
+from mmap import mmap
 from typing import Any
 
 import msgpack
@@ -43,7 +44,7 @@ _FIELDS = {
     "sequence": int, "group": int, "epoch": int, "time_ns": int, "kind": str, "writer": str, "note": str,
     "start": bytes, "length": bytes, "pages": bytes, "crc32": int,
 }  # fmt: skip
-_WRITES_KEY = msgpack.packb("writes")
+_WRITES_KEY: bytes = msgpack.Packer().pack("writes")
 _NO_WORDS = np.zeros(0, np.uint32)
 _NO_INTS = np.zeros(0, np.int64)
 _NO_PAGES = np.zeros((0, PAGE_WORDS), np.uint32)
@@ -58,8 +59,9 @@ class Record:
         group: number of the first of the records that went to the disk together with it; 0 where it went alone.
         epoch: of the primary that wrote it.
         time_ns: since 1970.
-        kind: "write"; "writes", several; "restore" and "restored", the begin and end of going back to version ``note``; "back", pages put
-            back as they were after write ``note``; "erase" and "erased", the begin and end of erasing write ``note``.
+        kind: "write"; "writes", several; "restore" and "restored", the begin and end of going back to version ``note``;
+            "back", pages put back as they were after write ``note``; "erase" and "erased", the begin and end of erasing
+            write ``note``.
         writer: who wrote.
         start, length: (R,) ranges.
         words: (W,) what was written; empty where only the header was kept.
@@ -94,14 +96,14 @@ class Record:
         if not self.writes:
             return [self]
         found, first, begin, kept = [], 0, 0, len(self.words) > 0
-        for i, (num_ranges, crc32, writer, note) in enumerate(self.writes):
+        for i, (num_ranges, crc, writer, note) in enumerate(self.writes):
             start, length = self.start[first : first + num_ranges], self.length[first : first + num_ranges]
             end = begin + int(length.sum()) if kept else begin
             found.append(
                 Record(
                     self.sequence + i, self.time_ns, start, length, self.words[begin:end],
                     _NO_INTS if i else self.pages, _NO_PAGES if i else self.before,
-                    crc32, self.epoch, self.group, "write", writer, note,
+                    crc, self.epoch, self.group, "write", writer, note,
                 )
             )  # fmt: skip
             first, begin = first + num_ranges, end
@@ -174,7 +176,7 @@ def decode_at(data: memoryview | bytes, offset: int, *, words: bool = True) -> t
     return _parse(bytes(data[offset + PREFIX_BYTES : body]), data[body : frame.end], words), frame
 
 
-def to_header_only(data: memoryview | bytes, first: int, after: int) -> bytes:
+def to_header_only(data: memoryview | bytes | mmap, first: int, after: int) -> bytes:
     """The frames of whole records without their bodies, as far as they go on from each other.
 
     Args:
@@ -243,10 +245,9 @@ def _writes(header: dict[str, Any], num_ranges: int) -> tuple[tuple[int, int, st
     if header["kind"] != "writes":
         return ()
     rows = header.get("writes")
-    right = isinstance(rows, list) and rows and all(_is_write(row) for row in rows)
-    if not right or sum(row[0] for row in rows) != num_ranges:
-        raise StoreError(f"record {header['sequence']} has a broken list of writes: it is of another program")
-    return tuple(map(tuple, rows))
+    if isinstance(rows, list) and rows and all(map(_is_write, rows)) and sum(row[0] for row in rows) == num_ranges:
+        return tuple((count, crc, writer, note) for count, crc, writer, note in rows)
+    raise StoreError(f"record {header['sequence']} has a broken list of writes: it is of another program")
 
 
 def _is_write(row: object) -> bool:
@@ -280,4 +281,3 @@ def _checked_header(raw: bytes) -> dict[str, Any]:
     if header["kind"] not in KINDS:
         raise StoreError(f"a journal record of kind {header['kind']!r}: a newer program wrote it; use that one")
     return header
-
