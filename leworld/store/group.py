@@ -98,7 +98,7 @@ def make_group(writes: Sequence[Write], num_words: int) -> Group:
         offsets = [as_integers(offset, "offsets") for offset in offsets]
         words = [_one_axis(as_words(held)) for held in words]
         start, flat, held = _joined(starts, np.int64), _joined(offsets, np.int64), _joined(words, np.uint32)
-    num_ranges, num_offsets, num_held = (list(map(len, parts)) for parts in (starts, offsets, words))
+    num_ranges, num_offsets, num_held = _lens(starts), _lens(offsets), _lens(words)
     start, length = check_ranges(start, _lengths(flat, num_ranges, num_offsets, num_held), num_words)
     first, begin = [0, *accumulate(num_ranges)], [0, *accumulate(num_held)]
     return Group(tuple(writes), start, length, held, pages_of(start, length), first, begin)
@@ -118,8 +118,8 @@ def _lengths(flat: Ints, num_ranges: list[int], num_offsets: list[int], num_word
     if num_ranges != num_blocks:
         ranges, blocks = _first_other(num_ranges, num_blocks)
         raise DataError(f"{ranges} starts but {blocks} blocks: one start a block is needed")
-    last = np.cumsum(num_offsets) - 1
-    ends = (flat[last] - flat[last - num_ranges]).tolist()
+    last = np.cumsum(np.array(num_offsets, np.int64)) - 1
+    ends = (flat[last] - flat[last - np.array(num_ranges, np.int64)]).tolist()
     if num_words != ends:
         words, end = _first_other(num_words, ends)
         raise DataError(f"{words} words for offsets that end at {end}: they must agree")
@@ -131,6 +131,10 @@ def _lengths(flat: Ints, num_ranges: list[int], num_offsets: list[int], num_word
 
 def _first_other(one: list[int], two: list[int]) -> tuple[int, int]:
     return next((a, b) for a, b in zip(one, two, strict=True) if a != b)
+
+
+def _lens(parts: Sequence[Any]) -> list[int]:
+    return list(map(len, parts))
 
 
 def _one_axis(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
