@@ -1,18 +1,22 @@
-"""The one place where plain classes become Ray actors."""
+"""A system's parts as Ray actors: its memory as a memory of the cluster, which ends with the run, and its SLMs."""
 
 from __future__ import annotations
 
+import secrets
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from actors.actor_fleet import ActorFleet
 from actors.calls import ActorPeers, ask
-from actors.memory_shard import MemoryShard
+from actors.launch_memory import ClusterMemory
+from actors.memory_copy import MemoryConfig
 from actors.processes import ProcessStat
-from actors.sharded_memory import ShardedMemory
+from actors.sharded_store import ShardedStore
 from actors.slm_actor import SLMActor
 from leworld.models.fleet import FleetConfig
 from leworld.worlds.base import World
@@ -25,16 +29,15 @@ START_PATIENCE = 4.0
 class Handles:
     """A system's actors; any process of the cluster that gets this can connect to them."""
 
-    shard_actors: tuple[Any, ...]
-    shard_ids: tuple[int, ...]
+    memory_name: str
+    memory_keeper: Any
     slm_actors: tuple[Any, ...]
     slm_ids: tuple[tuple[int, ...], ...]
-    address_bits: int
     timeout_s: float
 
-    def memory(self) -> ShardedMemory:
+    def memory(self) -> ShardedStore:
         """A new client of the memory."""
-        return ShardedMemory(self._shards(), self.shard_ids, self.address_bits)
+        return ClusterMemory(self.memory_name).client(self.timeout_s)
 
     def fleet(self) -> ActorFleet:
         """A new client of the SLMs."""
@@ -42,28 +45,22 @@ class Handles:
 
     def processes(self) -> list[ProcessStat]:
         """Every actor's process and its peak memory."""
-        return [*ask(self._shards(), "process").values(), *ask(self._slms(), "process").values()]
+        return [*ClusterMemory(self.memory_name).processes(), *ask(self._slms(), "process").values()]
 
     def wait_until_ready(self) -> None:
-        """Return once every actor answers.
+        """Return once every SLM actor answers.
 
         Raises:
             ActorError: one does not.
         """
-        pending = [
-            peers.start("process", dict.fromkeys(range(len(peers.names)), ()), START_PATIENCE)
-            for peers in (self._shards(), self._slms())
-        ]
-        for answers in pending:
-            answers()
+        peers = self._slms()
+        peers.start("process", dict.fromkeys(range(len(peers.names)), ()), START_PATIENCE)()
 
     def stop(self) -> None:
         """End every actor; one that is gone already does no harm."""
-        for actor in (*self.shard_actors, *self.slm_actors):
+        for actor in self.slm_actors:
             ray.kill(actor)
-
-    def _shards(self) -> ActorPeers:
-        return ActorPeers(self.shard_actors, [f"memory shard {i}" for i in self.shard_ids], self.timeout_s)
+        ClusterMemory(self.memory_name).stop()
 
     def _slms(self) -> ActorPeers:
         return ActorPeers(
@@ -72,34 +69,43 @@ class Handles:
 
 
 def launch(
-    config: FleetConfig, world: World, shard_ids: Sequence[int], slm_ids: Sequence[Sequence[int]], timeout_s: float
-) -> Handles:
-    """Start a system's shards and SLM actors, and wait for them.
+    config: FleetConfig, world: World, num_shards: int, slm_ids: Sequence[Sequence[int]], timeout_s: float,
+    *, copies: int = 1,
+) -> Handles:  # fmt: skip
+    """Start a system's memory and SLM actors, and wait for them.
 
     Args:
         config: of the SLMs.
         world: sent once, however many actors there are.
-        shard_ids: one shard each.
+        num_shards: of the memory.
         slm_ids: the SLMs of each actor.
         timeout_s: of every call to them.
+        copies: of each shard.
 
     Raises:
         ActorError: an actor does not come up.
     """
-    make_shard, make_slms = _remote(MemoryShard), _remote(SLMActor)
-    world_ref = ray.put(world)
-    shards = [make_shard.remote(shard_id, world.spec.address_bits) for shard_id in shard_ids]
+    make_slms, world_ref = _remote(SLMActor), ray.put(world)
     slms = [make_slms.remote(slm_actor_name(i, ids), config, world_ref, ids) for i, ids in enumerate(slm_ids)]
-    handles = Handles(
-        shard_actors=tuple(shards),
-        shard_ids=tuple(shard_ids),
-        slm_actors=tuple(slms),
-        slm_ids=tuple(tuple(ids) for ids in slm_ids),
-        address_bits=world.spec.address_bits,
-        timeout_s=timeout_s,
-    )
-    handles.wait_until_ready()
+    memory = ClusterMemory.launch(run_memory(world.spec.address_bits, num_shards, copies))
+    ids = tuple(tuple(ids) for ids in slm_ids)
+    # The memory ends when nobody holds its keeper any more.
+    handles = Handles(memory.config.name, memory.keeper, tuple(slms), ids, timeout_s)
+    try:
+        handles.wait_until_ready()
+    except BaseException:
+        handles.stop()
+        raise
     return handles
+
+
+def run_memory(address_bits: int, num_shards: int, copies: int) -> MemoryConfig:
+    """A memory that ends with the run: what is to outlast it is in the run's checkpoints."""
+    folder = Path(tempfile.gettempdir()) / "leworld-runs"
+    return MemoryConfig(
+        f"run-{secrets.token_hex(4)}", str(folder), address_bits, num_shards, copies, policy="os", lease_s=1.0,
+        together=True, ends_with_run=True,
+    )  # fmt: skip
 
 
 def _remote(plain: type) -> Any:

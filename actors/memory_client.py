@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,14 +59,15 @@ class MemoryClient:
             RightsError: the token is nobody's.
         """
         self.address, self._token, self._timeout_s = address, token, timeout_s
-        self._context = zmq.Context()
+        self._link = _Link(address, timeout_s)
+        # Also where nobody closes it.
+        self._hang_up = weakref.finalize(self, self._link.close)
         self._lock = threading.Lock()
         self._id = 0
         try:
-            self._socket = self._connect()
             self.address_bits = address_bits or int(self.ask("stat").content["address_bits"])
         except LeWorldError:
-            self._context.destroy(linger=0)
+            self.close()
             raise
 
     def __enter__(self) -> MemoryClient:
@@ -117,33 +119,44 @@ class MemoryClient:
             LeWorldError: the one that the server answers with.
         """
         with self._lock:
-            self._id += 1
-            given = {k: v for k, v in {"start": start, "length": length, "words": words}.items() if v is not None}
-            request = Request(op, self._id, self._token, arguments, **given)
-            answer = self._exchange(request)
+            answer = self._exchange(self._request(op, start, length, words, arguments))
         raise_error(answer)
         return answer
 
-    def begin(self, op: str, words: NDArray[np.uint32], **arguments: Any) -> Pending:
+    def begin(
+        self,
+        op: str,
+        *,
+        start: Ints | None = None,
+        length: Ints | None = None,
+        words: NDArray[np.uint32] | None = None,
+        **arguments: Any,
+    ) -> Pending:
         """Ask, and wait later; nothing else may be asked meanwhile."""
-        self._id += 1
-        request = Request(op, self._id, self._token, arguments, words=words)
+        request = self._request(op, start, length, words, arguments)
         try:
-            self._socket.send_multipart(pack_request(request))
+            self._link.socket.send_multipart(pack_request(request))
         except zmq.Again:
             return Pending(self, request, self._silence(request))
         return Pending(self, request)
 
     def close(self) -> None:
         """Hang up."""
-        self._context.destroy(linger=0)
+        self._hang_up()
 
     def _read(self, start: Ints, length: Ints) -> NDArray[np.uint32]:
         return self.ask("read", start=start, length=length).words
 
+    def _request(
+        self, op: str, start: Ints | None, length: Ints | None, words: NDArray[np.uint32] | None, arguments: Any
+    ) -> Request:
+        self._id += 1
+        given = {k: v for k, v in {"start": start, "length": length, "words": words}.items() if v is not None}
+        return Request(op, self._id, self._token, arguments, **given)
+
     def _exchange(self, request: Request) -> Answer:
         try:
-            self._socket.send_multipart(pack_request(request))
+            self._link.socket.send_multipart(pack_request(request))
         except zmq.Again:
             raise self._silence(request) from None
         return self.wait_for(request)
@@ -156,7 +169,7 @@ class MemoryClient:
         """
         try:
             while True:
-                answer = unpack_answer(self._socket.recv_multipart())
+                answer = unpack_answer(self._link.socket.recv_multipart())
                 # One to a question that was given up on may still come.
                 if answer.id in (request.id, 0):
                     return answer
@@ -165,13 +178,33 @@ class MemoryClient:
 
     def _silence(self, request: Request) -> ActorError:
         """What to raise where nobody answers; the next question goes over a new connection."""
-        self._socket.close()
-        self._socket = self._connect()
+        self._link.renew()
         return ActorError(
             f"memory at {self.address}",
             f"did not answer {request.op} in {self._timeout_s:g} s",
             "see whether it runs, and raise the timeout if it is only slow",
         )
+
+
+class _Link:
+    """A connection that can be made anew. Whoever ends it need not be whoever uses it."""
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        self._address, self._timeout_s, self._context = address, timeout_s, zmq.Context()
+        try:
+            self.socket = self._connect()
+        except ConfigError:
+            self._context.destroy(linger=0)
+            raise
+
+    def renew(self) -> None:
+        """Give up on all that is on its way."""
+        self.socket.close()
+        self.socket = self._connect()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._context.destroy(linger=0)
 
     def _connect(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
@@ -182,11 +215,11 @@ class MemoryClient:
         socket.setsockopt(zmq.RCVTIMEO, int(1000 * self._timeout_s))
         socket.setsockopt(zmq.SNDTIMEO, int(1000 * min(self._timeout_s, CONNECT_S)))
         try:
-            socket.connect(self.address)
+            socket.connect(self._address)
         except zmq.ZMQError:
             socket.close()
             raise ConfigError(
-                f"{self.address}: no address; give one like tcp://127.0.0.1:7077 or ipc:///tmp/memory"
+                f"{self._address}: no address; give one like tcp://127.0.0.1:7077 or ipc:///tmp/memory"
             ) from None
         return socket
 

@@ -14,9 +14,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgpack
 import zmq
@@ -29,7 +29,7 @@ from actors.memory_wire import (
     pack_answer,
     unpack_request,
 )
-from leworld.errors import ConfigError, LeWorldError, NotPrimaryError, RightsError, StoreError
+from leworld.errors import ConfigError, DamageError, LeWorldError, NotPrimaryError, RightsError, StoreError
 from leworld.store.durable import DurableStore, Write
 from leworld.store.operations import OPERATIONS, Caller, text
 from leworld.store.rights import Guarded, load_rights
@@ -37,6 +37,7 @@ from leworld.store.rights import Guarded, load_rights
 LOG = logging.getLogger(__name__)
 PATIENCE_MS = 100
 MAX_GROUP = 1024
+Result = TypeVar("Result")
 PEERS = ("peer", "admin")
 MAX_NAMES = 1 << 14
 """Named writes that are remembered: one may come again only before so many others."""
@@ -58,6 +59,27 @@ class ServerConfig:
     max_waiting_bytes: int = 64 << 20
 
 
+def _nothing(*_: Any) -> None:
+    """Of a memory that is alone: all of it is here, it may always be used, and nobody can mend it."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a copy, or a shard, has to say where its memory is served.
+
+    Attributes:
+        gate: raises a ``LeWorldError`` as long as nothing may be read or written.
+        owns: raises MovedError where what is asked for is not here.
+        mend: puts damaged pages right, or raises DamageError; called in the writing thread.
+        operations: what only "peer" may ask for, and "admin".
+    """
+
+    gate: Callable[[], None] = _nothing
+    owns: Callable[[Request], None] = _nothing
+    mend: Callable[[Sequence[int]], None] | None = None
+    operations: Mapping[str, Callable[[Request], Answer]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class _Waiting:
     """A request to be done by the writing thread: who sent it, what, and who they are."""
@@ -75,27 +97,19 @@ class MemoryServer:
         address: that it is bound to.
     """
 
-    def __init__(
-        self,
-        store: DurableStore,
-        config: ServerConfig | None = None,
-        *,
-        gate: Callable[[], None] | None = None,
-        peer_operations: Mapping[str, Callable[[Request], Answer]] | None = None,
-    ) -> None:
+    def __init__(self, store: DurableStore, config: ServerConfig | None = None, hooks: Hooks | None = None) -> None:
         """Bind.
 
         Args:
             store: what is served.
             config: how.
-            gate: raises a ``LeWorldError`` as long as nothing may be read or written.
-            peer_operations: what only "peer" may ask for, and "admin" where there are no tokens.
+            hooks: where it is one of several copies or shards.
 
         Raises:
             ConfigError: the address cannot be bound, or would be open to other machines without tokens.
         """
         self.store, self.config = store, config or ServerConfig()
-        self._gate, self._peer_operations = gate or (lambda: None), dict(peer_operations or {})
+        self._hooks = hooks or Hooks()
         self._using, self._exchanging = threading.RLock(), False
         self._named: dict[str, tuple[int, int]] | None = None
         if not self.config.tokens and not is_local(self.config.address):
@@ -189,12 +203,13 @@ class MemoryServer:
 
     def _take(self, peer: bytes, request: Request, who: str) -> None:
         # Who waits for a write is answered in order: a read that follows it must see it.
-        if request.op == "ping" and who in PEERS and "ping" in self._peer_operations:
-            self._send(peer, self._peer_operations["ping"](request))
+        if request.op == "ping" and who in PEERS and "ping" in self._hooks.operations:
+            self._send(peer, self._hooks.operations["ping"](request))
             return
         if request.op == "read" and not self._peers_waiting.get(peer):
-            self._send(peer, self._read(request, who))
-            return
+            with suppress(DamageError):
+                self._send(peer, self._read(request, who))
+                return
         num_bytes = request.words.nbytes + 256
         self._waiting_bytes += num_bytes
         self._peers_waiting[peer] = self._peers_waiting.get(peer, 0) + 1
@@ -217,17 +232,38 @@ class MemoryServer:
         self._socket.send_multipart([peer, *pack_answer(answer)])
 
     def _read(self, request: Request, who: str) -> Answer:
+        """Read what may be read.
+
+        Raises:
+            DamageError: a page is damaged, and can be mended in the writing thread.
+        """
         self._counts["reads"] += len(request.start)
         try:
             if self._exchanging:
                 raise NotPrimaryError("this copy is being made anew")
-            self._gate()
+            self._check(request)
             found = Guarded(self.store, self._rights, who).read(request.start, request.length)
-            # What was read while this one did not lead any more may be out of date.
-            self._gate()
+            # What was read while this one did not lead any more, or handed it over, may be out of date.
+            self._check(request)
         except LeWorldError as error:
+            if isinstance(error, DamageError) and self._hooks.mend is not None:
+                raise
             return error_answer(request.id, error)
         return Answer(request.id, {"sequence": self.store.sequence}, found.words)
+
+    def _check(self, request: Request) -> None:
+        self._hooks.gate()
+        self._hooks.owns(request)
+
+    def _mended(self, act: Callable[[], Result]) -> Result:
+        """Act, and once more where damaged pages could be mended."""
+        try:
+            return act()
+        except DamageError as error:
+            if self._hooks.mend is None:
+                raise
+            self._hooks.mend(error.pages)
+        return act()
 
     def _who(self, request: Request) -> str:
         """Whose token a request brings.
@@ -297,7 +333,7 @@ class MemoryServer:
 
     def _write(self, group: Sequence[_Waiting]) -> list[Answer]:
         try:
-            return self._write_together(group)
+            return self._mended(lambda: self._write_together(group))
         except LeWorldError as error:
             if len(group) == 1:
                 return [error_answer(group[0].request.id, error)]
@@ -305,12 +341,14 @@ class MemoryServer:
         return [answer for waiting in group for answer in self._write([waiting])]
 
     def _write_together(self, group: Sequence[_Waiting]) -> list[Answer]:
-        self._gate()
+        self._hooks.gate()
         for waiting in group:
             self._rights.check_write(waiting.who, waiting.request.start, waiting.request.length)
         made: dict[str, tuple[int, int]] = {}
         names = [text(waiting.request.arguments, "name", "") for waiting in group]
         new = self._not_made(names)
+        for i in new:
+            self._hooks.owns(group[i].request)
         writes = [Write(group[i].request.start, group[i].request.blocks, group[i].who, names[i]) for i in new]
         receipts = dict(zip(new, self.store.write_many(writes), strict=True))
         for i, receipt in receipts.items():
@@ -353,25 +391,27 @@ class MemoryServer:
         self._named = None
 
     def _operate(self, waiting: _Waiting) -> Answer:
-        request = waiting.request
         try:
-            if request.op == "read":
-                return self._read(request, waiting.who)
-            if request.op in self._peer_operations:
-                if waiting.who not in PEERS:
-                    raise RightsError(f"{waiting.who or 'nobody'} may not ask for {request.op}: only copies may")
-                return self._peer_operations[request.op](request)
-            self._gate()
-            if request.op == "stat":
-                return Answer(request.id, {**OPERATIONS["stat"](self.store, Caller(waiting.who), {})[0], **self.stat()})
-            if request.op not in OPERATIONS:
-                raise ConfigError(f"op {request.op!r} is unknown: use one of {', '.join(sorted(OPERATIONS))}")
-            content, words = OPERATIONS[request.op](self.store, Caller(waiting.who), request.arguments)
-            if request.op == "grant":
-                self._rights = load_rights(self.store.layout, self.store.num_words)
-            return Answer(request.id, content, words)
+            return self._mended(lambda: self._perform(waiting.request, waiting.who))
         except LeWorldError as error:
-            return error_answer(request.id, error)
+            return error_answer(waiting.request.id, error)
+
+    def _perform(self, request: Request, who: str) -> Answer:
+        if request.op == "read":
+            return self._read(request, who)
+        if request.op in self._hooks.operations:
+            if who not in PEERS:
+                raise RightsError(f"{who or 'nobody'} may not ask for {request.op}: only copies may")
+            return self._hooks.operations[request.op](request)
+        self._hooks.gate()
+        if request.op == "stat":
+            return Answer(request.id, {**OPERATIONS["stat"](self.store, Caller(who), {})[0], **self.stat()})
+        if request.op not in OPERATIONS:
+            raise ConfigError(f"op {request.op!r} is unknown: use one of {', '.join(sorted(OPERATIONS))}")
+        content, words = OPERATIONS[request.op](self.store, Caller(who), request.arguments)
+        if request.op == "grant":
+            self._rights = load_rights(self.store.layout, self.store.num_words)
+        return Answer(request.id, content, words)
 
     def stat(self) -> dict[str, Any]:
         """What the server has done, and what waits."""

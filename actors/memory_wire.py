@@ -24,6 +24,7 @@ from leworld.errors import (
     DamageError,
     DataError,
     LeWorldError,
+    MovedError,
     NotPrimaryError,
     RangeError,
     RightsError,
@@ -38,7 +39,7 @@ MAX_RANGES = 1 << 16
 """In one message at most, so that an answer of whole pages is well within a message."""
 ERRORS = {
     kind.__name__: kind
-    for kind in (RangeError, DataError, ConfigError, RightsError, NotPrimaryError, DamageError, StoreError)
+    for kind in (RangeError, DataError, ConfigError, RightsError, NotPrimaryError, MovedError, DamageError, StoreError)
 }
 
 

@@ -11,36 +11,45 @@ https://www.microsoft.com/en-us/research/publication/pacifica-replication-in-log
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.directory import Directory, ShardState, change
+from actors.elect import elect
 from actors.errors import ActorError
-from actors.memory_client import MemoryClient, Pending
-from actors.memory_server import MemoryServer, ServerConfig
+from actors.followers import FollowerLinks
+from actors.holdings import Holdings
+from actors.memory_client import MemoryClient
+from actors.memory_server import Hooks, MemoryServer, ServerConfig
 from actors.memory_wire import Answer, Request
-from leworld.errors import LeWorldError, NotPrimaryError, StoreError
-from leworld.memory import PAGE_WORDS
+from actors.record_wire import ask_page_words, ask_pages, ask_part, decode_all, to_words, unpack_records
+from actors.scrubber import Scrubber, mend
+from leworld.errors import DamageError, LeWorldError, NotPrimaryError, StoreError
+from leworld.memory.ranges import Ints
 from leworld.store.copying import Source, copy_begin, copy_pages
 from leworld.store.durable import StoreConfig, open_store
+from leworld.store.layout import Layout
+from leworld.store.mapped import damage
 from leworld.store.operations import number, text
-from leworld.store.records import Record, decode_at, encode
+from leworld.store.records import encode
 from leworld.store.versions import Version
 
 PEER = "peer"
+Operation = Callable[[Request], Answer]
 CATCH_UP_BYTES = 8 << 20
+LOG = logging.getLogger(__name__)
 SILENCES = 2
 """Times that a leader may not answer before another one is elected."""
-TAKE_LEAD_S = 5.0
-"""After that long another copy is asked to lead: the first one may have been lost just then."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class ReplicaConfig:
         address_bits: of the memory.
         store: how it is kept.
         server: how it is served; its tokens must know a "peer", and ``peer_token`` is that one's.
+        number: of the shard in the map, where the memory has several.
         lease_s: how long a leader may answer since it last saw that it leads.
         timeout_s: of a message to another copy, after which that one is struck off.
     """
@@ -62,6 +72,7 @@ class ReplicaConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     peer_token: str = ""
+    number: int = 0
     lease_s: float = 2.0
     timeout_s: float = 3.0
 
@@ -77,9 +88,11 @@ class Replica:
         if self._unfinished.exists():
             # A copy that was never finished is of no use.
             shutil.rmtree(self.root, ignore_errors=True)
-        self._open()
+        self._open_whole()
+        self._followers = FollowerLinks(self)
+        self._holdings = Holdings(directory, config.number, lambda: self.store)
         self.server = self._make_server()
-        self._links: dict[str, MemoryClient] = {}
+        self._scrubber = Scrubber(lambda: self.store, self._pages_elsewhere)
         self._heart = threading.Thread(target=self._beat, name="replica-heart", daemon=True)
 
     @property
@@ -91,8 +104,15 @@ class Replica:
         """Serve, follow whoever leads, or lead where nobody ever did."""
         self.server.start()
         state = self.state
-        if not state.in_sync or state.in_sync == (self.config.id,):
-            self.lead()
+        # Where the directory has lost what it knew, a copy cannot know whether it is the newest.
+        is_first = not state.in_sync and not self._was_copy
+        try:
+            if is_first or state.in_sync == (self.config.id,):
+                self.lead()
+        except StoreError:
+            # All begin at once, and another one was faster: this one follows it.
+            if not is_first or not self.state.in_sync:
+                raise
         self._heart.start()
         return self
 
@@ -104,7 +124,9 @@ class Replica:
         """
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            if self.leads or (self.config.id in self.state.in_sync and not self._unfinished.exists()):
+            state = self.state
+            follows = self.config.id in state.in_sync and not self._unfinished.exists()
+            if self.leads or (follows and self._answers(state)):
                 return
             time.sleep(0.02)
         raise ActorError(f"copy {self.config.id} of {self.config.shard}", "is not in sync yet", "see whether one leads")
@@ -114,7 +136,7 @@ class Replica:
         self._stopping.set()
         self._heart.join()
         self.server.stop()
-        self._hang_up()
+        self._followers.hang_up()
         self.store.close()
 
     def lead(self) -> None:
@@ -126,6 +148,8 @@ class Replica:
         before = self.state
         if before.in_sync and self.config.id not in before.in_sync:
             raise StoreError(f"copy {self.config.id} of {self.config.shard} is not in sync: it must not lead")
+        if self._unfinished.exists():
+            raise StoreError(f"copy {self.config.id} of {self.config.shard} is not whole yet: it must not lead")
         if self.store.is_stopped:
             self._reopen()
         addresses = {**before.addresses, self.config.id: self.server.address}
@@ -135,14 +159,16 @@ class Replica:
             raise StoreError(f"another copy of {self.config.shard} was faster to lead")
         self._taking = True
         try:
-            self._hang_up()
+            self._followers.hang_up()
             self._adopt(after.epoch)
             if before.primary:
                 # The old leader may go on answering for as long as its lease lasts. That may not be the one of before,
                 # but an older one, if this copy or another one was ended while it waited here.
                 time.sleep(self.config.lease_s)
-            self.store.lead(_Followers(self))
+            self.store.lead(self._followers)
             self.server.forget_names()
+            # Not before: up to here the old leader may have been told of a newer map.
+            self._holdings.look_up()
             self._see_that_it_leads(time.monotonic(), after)
         finally:
             self._taking = False
@@ -158,6 +184,33 @@ class Replica:
             self._copy(leader)
             self._catch_up(leader)
 
+    def _open_whole(self) -> None:
+        """Open the memory; what is damaged is set aside, and what is gone is no copy until it was made anew.
+
+        Raises:
+            DamageError: it is damaged, and no other copy has what it held.
+            StoreError: it is gone, and no other copy has what it held.
+        """
+        name, in_sync = f"copy {self.config.id} of {self.config.shard}", self.state.in_sync
+        was_here = Layout(self.root).identity.exists()
+        self._was_copy = Layout(self.root).epoch.exists()
+        if self.config.id in in_sync and not was_here and not self._unfinished.exists():
+            if len(in_sync) == 1:
+                raise StoreError(
+                    f"{self.root}: {name} is not here, and it is the only one: start it where its files are"
+                )
+            self._unfinished.touch()
+        try:
+            self._open()
+        except DamageError as error:
+            if not set(in_sync) - {self.config.id}:
+                raise
+            aside = self.root.with_name(f"{self.root.name}.damaged-{time.time_ns()}")
+            LOG.warning("%s: set aside as %s, and made anew from another copy", error, aside)
+            self._unfinished.touch()
+            self.root.rename(aside)
+            self._open()
+
     def _open(self) -> None:
         # Nobody may read it beside this process before it leads, not even for a moment: with an epoch there is a lease.
         self.store = open_store(self.root, self.config.address_bits, self.config.store, epoch=1)
@@ -171,14 +224,23 @@ class Replica:
             self.server.store = self.store
 
     def _make_server(self) -> MemoryServer:
-        operations = {
+        own = {
             function.__name__: function
             for function in (
                 self.ping, self.follow, self.follow_versions, self.copy_begin, self.copy_part, self.copy_pages,
-                self.records_after, self.admit, self.take_lead,
+                self.records_after, self.admit, self.take_lead, self.page_words,
             )
         }  # fmt: skip
-        return MemoryServer(self.store, self.config.server, gate=self._check_leads, peer_operations=operations)
+        leading = {name: self._as_leader(function) for name, function in self._holdings.operations.items()}
+        hooks = Hooks(self._check_leads, self._holdings.check, self._mend, {**own, **leading})
+        return MemoryServer(self.store, self.config.server, hooks)
+
+    def _as_leader(self, function: Operation) -> Operation:
+        def operation(request: Request) -> Answer:
+            self._check_leads()
+            return function(request)
+
+        return operation
 
     # What other copies ask; each is called in the server's writing thread.
 
@@ -200,6 +262,12 @@ class Replica:
         self._check_epoch(request.arguments)
         self.store.follow_versions([Version(**row) for row in request.arguments["versions"]])
         return Answer(request.id, {})
+
+    def page_words(self, request: Request) -> Answer:
+        """Those of pages that are whole here: their numbers, then their words."""
+        pages, words = self.store.whole_pages(request.words.astype(np.int64))
+        joined = np.concatenate([pages.astype(np.uint32), words.reshape(-1)])
+        return Answer(request.id, {"num_pages": len(pages)}, joined)
 
     def copy_begin(self, request: Request) -> Answer:
         """What there is to copy."""
@@ -245,13 +313,14 @@ class Replica:
         self._replace(lambda state: {
             "in_sync": tuple(dict.fromkeys((*state.in_sync, name))), "addresses": {**state.addresses, name: address},
         })  # fmt: skip
-        self._links[name] = link
+        self._followers.add(name, link)
         self.store.unpin(name)
         return Answer(request.id, {"admitted": True, "epoch": self.epoch})
 
     def take_lead(self, request: Request) -> Answer:
-        """Lead, as the leader of an epoch is gone; nothing happens where another has taken over already."""
-        if self.state.epoch == number(request.arguments, "epoch", 0, 1 << 62):
+        """Lead, as the leader of an epoch is gone; nothing happens where one has taken over already, be it this one."""
+        epoch = number(request.arguments, "epoch", 0, 1 << 62)
+        if self.state.epoch == epoch and not (self.epoch == epoch and self._may_answer):
             self.lead()
         return Answer(request.id, {"epoch": self.epoch})
 
@@ -261,26 +330,27 @@ class Replica:
         """Have copies that do not answer no longer count as in sync.
 
         Raises:
-            StoreError: this copy does not lead any more.
+            NotPrimaryError: this copy does not lead any more.
         """
         self._replace(lambda state: {"in_sync": tuple(name for name in state.in_sync if name not in names)})
-        for name in names:
-            link = self._links.pop(name, None)
-            if link is not None:
-                link.close()
+        self._followers.hang_up(names)
 
     def _replace(self, parts: Callable[[ShardState], dict[str, Any]]) -> None:
         """Change the directory's state, as long as this copy leads."""
         while True:
             state = self.state
             if (state.primary, state.epoch) != (self.config.id, self.epoch):
-                self._step_down()
-                raise StoreError(f"copy {self.config.id} of {self.config.shard} does not lead any more")
+                self.step_down()
+                raise NotPrimaryError(f"copy {self.config.id} of {self.config.shard} does not lead any more")
             if change(self.directory, self.config.shard, state, **parts(state)) is not None:
                 return
 
+    @property
+    def _may_answer(self) -> bool:
+        return self.leads and time.monotonic() < self._lease_until and not self.store.is_stopped
+
     def _check_leads(self) -> None:
-        if not self.leads or time.monotonic() >= self._lease_until or self.store.is_stopped:
+        if not self._may_answer:
             address = ""
             with suppress(LeWorldError, OSError):
                 state = self.state
@@ -300,13 +370,14 @@ class Replica:
     def _see_that_it_leads(self, seen_at: float, state: ShardState) -> None:
         # Who cannot write must not lead: another copy takes over, or this one when it has opened its store anew.
         if (state.primary, state.epoch) != (self.config.id, self.epoch) or self.store.is_stopped:
-            self._step_down()
+            self.step_down()
             return
         self.leads = True
         self._lease_until = seen_at + self.config.lease_s
         self.store.lease_until(self._lease_until)
 
-    def _step_down(self) -> None:
+    def step_down(self) -> None:
+        """Lead no more."""
         self.leads = False
         self.store.lease_until(0.0)
 
@@ -317,9 +388,11 @@ class Replica:
             now = time.monotonic()
             try:
                 state = self.state
+                if not state.in_sync:
+                    continue
                 if self.leads:
                     self._see_that_it_leads(now, state)
-                elif self.config.id not in state.in_sync:
+                elif self.config.id not in state.in_sync or self._unfinished.exists():
                     self.join()
                 elif self._answers(state):
                     silent = 0
@@ -328,9 +401,27 @@ class Replica:
                     if silent > SILENCES:
                         silent = 0
                         elect(self.directory, self.config.shard, self.config.peer_token)
+                self._scrubber.step()
             except (LeWorldError, OSError):
                 # Neither directory nor leader can be reached: a lease runs out by itself, and the next beat comes.
                 continue
+
+    def _mend(self, pages: Sequence[int]) -> None:
+        """Put damaged pages right from a follower that has them whole.
+
+        Raises:
+            DamageError: none has.
+        """
+        left = mend(self.store, np.array(pages, np.int64), self._followers.pages)
+        if len(left):
+            raise damage(self.root, left)
+
+    def _pages_elsewhere(self, pages: Ints) -> Iterator[tuple[Ints, NDArray[np.uint32]]]:
+        """Those that the other copies in sync have whole, asked anew; not in the writing thread."""
+        state = self.state
+        for name in set(state.in_sync) - {self.config.id}:
+            with suppress(LeWorldError), self._link(state.addresses[name]) as other:
+                yield ask_page_words(other, pages)
 
     def _answers(self, state: ShardState) -> bool:
         """Whether the leader does, or is about to lead."""
@@ -354,7 +445,7 @@ class Replica:
         if epoch < self.epoch:
             raise NotPrimaryError(f"epoch {epoch} is over: copy {self.config.id} follows epoch {self.epoch}", "")
         if epoch > self.epoch:
-            self._step_down()
+            self.step_down()
             self._adopt(epoch)
 
     def _copy(self, leader: MemoryClient) -> None:
@@ -364,8 +455,8 @@ class Replica:
             self.store.abandon()
             self._unfinished.touch()
             shutil.rmtree(self.root)
-            copy_begin(self.root, plan, lambda name, offset: _part(leader, name, offset))
-            copy_pages(self.root, plan["sequence"], lambda after: _pages(leader, after))
+            copy_begin(self.root, plan, lambda name, offset: ask_part(leader, name, offset))
+            copy_pages(self.root, plan["sequence"], lambda after: ask_pages(leader, after))
             self._open()
             # Else it would follow whoever led before.
             self._adopt(plan["epoch"])
@@ -395,124 +486,3 @@ class Replica:
     def _link(self, address: str) -> MemoryClient:
         config = self.config
         return MemoryClient(address, config.peer_token, config.timeout_s, address_bits=config.address_bits)
-
-    def _hang_up(self) -> None:
-        for link in self._links.values():
-            link.close()
-        self._links.clear()
-
-
-class _Followers:
-    """The copies in sync, as the leader's store sees them."""
-
-    def __init__(self, replica: Replica) -> None:
-        self._replica = replica
-        self._pending: dict[str, Pending] = {}
-
-    def send(self, records: Sequence[Record], *, roll: bool) -> None:
-        """See ``leworld.store.durable.Followers``."""
-        data = b"".join(part for record in records for part in encode(record))
-        words, arguments = to_words(data), {"roll": roll, "num_bytes": len(data)}
-        self._send("follow", words, arguments)
-
-    def wait(self) -> None:
-        """See ``leworld.store.durable.Followers``."""
-        lost = []
-        for name, pending in self._pending.items():
-            try:
-                pending.answer()
-            except NotPrimaryError as error:
-                self._replica._step_down()
-                raise StoreError(str(error)) from None
-            except LeWorldError:
-                lost.append(name)
-        self._pending = {}
-        if lost:
-            self._replica.strike_off(lost)
-        # Even alone it must not acknowledge what a newer leader does not know.
-        self._replica.check_still_leads()
-
-    def send_versions(self, versions: Sequence[Version]) -> None:
-        """See ``leworld.store.durable.Followers``."""
-        self._send("follow_versions", to_words(b""), {"versions": [vars(version) for version in versions]})
-        self.wait()
-
-    def _send(self, op: str, words: np.ndarray, arguments: dict[str, Any]) -> None:
-        epoch = self._replica.epoch
-        self._pending = {
-            name: link.begin(op, words=words, epoch=epoch, **arguments) for name, link in self._replica._links.items()
-        }
-
-
-def elect(directory: Directory, shard: str, peer_token: str = "", timeout_s: float = 1.0) -> str:
-    """Have a copy in sync lead a shard whose leader does not answer: the one that is furthest, if it can.
-
-    Returns:
-        the address of the leader.
-
-    Raises:
-        ActorError: no copy that is in sync answers.
-        LeWorldError: none of them can lead.
-    """
-    state = directory.get(shard)
-    found: list[tuple[int, str]] = []
-    for name in state.in_sync:
-        try:
-            with MemoryClient(state.addresses[name], peer_token, timeout_s, address_bits=8) as copy:
-                answer = copy.ask("ping").content
-        except LeWorldError:
-            continue
-        if answer["leads"] and name == state.primary:
-            return state.addresses[name]
-        found.append((answer["sequence"], name))
-    if not found:
-        raise ActorError(f"shard {shard}", "has no copy in sync that answers", "start one of its copies again")
-    problem = LeWorldError()
-    for _, name in sorted(found, reverse=True):
-        try:
-            # Another one that is asked because this one is slow does nothing once this one leads.
-            with MemoryClient(state.addresses[name], peer_token, TAKE_LEAD_S, address_bits=8) as copy:
-                copy.ask("take_lead", epoch=state.epoch)
-        except LeWorldError as error:
-            problem = error
-        else:
-            return state.addresses[name]
-    raise problem
-
-
-def to_words(data: bytes) -> np.ndarray:
-    """Bytes as words, the last one filled up."""
-    return np.frombuffer(data + bytes(-len(data) % 4), "<u4")
-
-
-def unpack_records(request: Request) -> list[Record]:
-    """The records that a request brings."""
-    return _decode(request.words.tobytes(), number(request.arguments, "num_bytes", 0, 1 << 40))
-
-
-def decode_all(answer: Answer) -> list[Record]:
-    """The records that an answer brings."""
-    return _decode(answer.words.tobytes(), answer.content["num_bytes"])
-
-
-def _decode(data: bytes, num_bytes: int) -> list[Record]:
-    found, offset = [], 0
-    while offset < num_bytes:
-        decoded = decode_at(data, offset)
-        if decoded is None:
-            raise StoreError(f"a record at byte {offset} of {num_bytes} did not arrive whole: send it again")
-        record, frame = decoded
-        found.append(record)
-        offset = frame.end
-    return found
-
-
-def _part(leader: MemoryClient, name: str, offset: int) -> bytes:
-    answer = leader.ask("copy_part", name=name, offset=offset)
-    return answer.words.tobytes()[: answer.content["num_bytes"]]
-
-
-def _pages(leader: MemoryClient, after: int) -> tuple[np.ndarray, np.ndarray]:
-    answer = leader.ask("copy_pages", after=after)
-    count = answer.content["num_pages"]
-    return answer.words[:count].astype(np.int64), answer.words[count:].reshape(count, PAGE_WORDS)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,13 +14,34 @@ from numpy.typing import ArrayLike, NDArray
 
 from actors.directory import Directory
 from actors.errors import ActorError
-from actors.memory_client import MemoryClient
+from actors.memory_client import MemoryClient, Pending
+from actors.memory_wire import Answer
 from leworld.errors import NotPrimaryError
 from leworld.memory import Receipt, Words
 from leworld.memory.store import as_blocks, check_blocks
+from leworld.store.versions import Difference
 
 Result = TypeVar("Result")
 PAUSE_S = 0.05
+
+
+@dataclass(frozen=True)
+class ShardPending:
+    """A question to whoever leads a shard, whose answer is still to come."""
+
+    client: ShardClient
+    pending: Pending | None
+    op: str
+    given: Mapping[str, Any]
+
+    def answer(self) -> Answer:
+        """Wait for it; it is asked again where there is none, so that a write needs a name."""
+        if self.pending is not None:
+            try:
+                return self.pending.answer()
+            except (NotPrimaryError, ActorError):
+                self.client.close()
+        return self.client.again(self.op, self.given)
 
 
 class ShardClient:
@@ -68,6 +91,26 @@ class ShardClient:
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         """Another operation; it may be done twice where the leader changes meanwhile."""
         return self._again(lambda client: client.ask(op, **arguments)).content
+
+    def diff(self, before: str, after: str = "now") -> Difference:
+        """The words that differ between two versions."""
+        return self._again(lambda client: client.diff(before, after))
+
+    def begin(self, op: str, **given: Any) -> ShardPending:
+        """Ask, and wait later; nothing else may be asked meanwhile."""
+        pending = None
+        # Else it is asked, again and again, when it is waited for.
+        with suppress(NotPrimaryError, ActorError):
+            pending = self._connected().begin(op, **given)
+        return ShardPending(self, pending, op, given)
+
+    def again(self, op: str, given: Mapping[str, Any]) -> Answer:
+        """Ask until whoever leads has answered.
+
+        Raises:
+            ActorError: nobody did in time.
+        """
+        return self._again(lambda client: client.ask(op, **given))
 
     def close(self) -> None:
         """Hang up."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.bench.cli import bench
-from cluster.memory.cli import memory
+from cluster.memory.cluster_cli import memory
 from cluster.options import Address, Changes, Checkpoint, Config, Json, Run, Seed, print_outcome
 
 INTERRUPTED = 130

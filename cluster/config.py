@@ -36,6 +36,8 @@ class ClusterConfig:
         address: host:port of a Ray cluster to join; none starts one on this machine for the run. The learner may run
             on any machine of a cluster, so all of them must see ``output.dir``.
         shards: memory shards.
+        copies: of each shard, on different machines where there are several. A shard that dies with its machine is lost
+            where it has no other copy; the run goes on from its last checkpoint then.
         slm_actors: processes that share the SLMs.
         timeout_s: of every call to an actor.
         threads: CPU threads of the learner. More than 1 changes the order of sums, and so the last bits.
@@ -47,6 +49,7 @@ class ClusterConfig:
     mode: Literal["ray", "inline"] = "ray"
     address: str | None = None
     shards: int = 2
+    copies: int = 1
     slm_actors: int = 3
     timeout_s: float = 60.0
     threads: int = 1
@@ -54,7 +57,7 @@ class ClusterConfig:
     max_failures: int = 1
 
     def __post_init__(self) -> None:
-        _at_least("cluster", self, 1, "shards", "slm_actors", "threads")
+        _at_least("cluster", self, 1, "shards", "copies", "slm_actors", "threads")
         _at_least("cluster", self, 0, "max_failures")
         if not self.timeout_s > 0:
             raise ConfigError(f"cluster.timeout_s {self.timeout_s} is not above 0: give seconds, such as 60")

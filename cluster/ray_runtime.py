@@ -91,7 +91,8 @@ def launched(config: RunConfig, world: World, topology: Topology) -> Iterator[Ra
     where = config.cluster.address or "this machine"
     learner_device = choose_device(config.cluster.device, free_of_one_machine("GPU"), where)
     slms = fleet_config(config.model, config.phases, config.seed)
-    handles = launch(slms, world, topology.shard_ids, topology.slm_ids, config.cluster.timeout_s)
+    cluster = config.cluster
+    handles = launch(slms, world, len(topology.shard_ids), topology.slm_ids, cluster.timeout_s, copies=topology.copies)
     try:
         yield RayRuntime(config, world, handles, learner_device)
     finally:

@@ -53,6 +53,31 @@ def ray_session(address: str | None, topology: Topology) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """Hold a connection to a cluster that runs: at host:port, or with "auto" the one of this machine.
+
+    Raises:
+        ActorError: there is none.
+    """
+    if address != "auto":
+        check_reachable(address)
+    prepare_environment(address)
+    import ray  # Reads the environment that was just prepared.
+
+    try:
+        _connect(address)
+    except ActorError:
+        if address != "auto":
+            raise
+        way_out = "start one with 'ray start --head', or name one with --address or RAY_ADDRESS"
+        raise ActorError("Ray on this machine", "has no cluster that runs", way_out) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def prepare_environment(address: str | None) -> None:
     """Set what Ray takes from the environment, unless the user did."""
     for name, value in ENVIRONMENT.items():

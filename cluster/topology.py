@@ -15,12 +15,14 @@ class Topology:
 
     Attributes:
         shard_ids: one memory shard each.
+        copies: of each shard.
         slm_ids: the SLMs of each SLM actor, ascending over all of them.
         learner_cpus: CPUs that the learner holds; actors hold none, for they wait most of the time.
     """
 
     shard_ids: tuple[int, ...]
     slm_ids: tuple[tuple[int, ...], ...]
+    copies: int
     learner_cpus: int
 
 
@@ -36,7 +38,7 @@ def plan(config: RunConfig) -> Topology:
             f"cluster.slm_actors {cluster.slm_actors} is above model.num_slms {num_slms}: "
             f"set it to {num_slms} or less, or take more SLMs"
         )
-    return Topology(tuple(range(cluster.shards)), spread(num_slms, cluster.slm_actors), cluster.threads)
+    return Topology(tuple(range(cluster.shards)), spread(num_slms, cluster.slm_actors), cluster.copies, cluster.threads)
 
 
 def spread(num_slms: int, num_actors: int) -> tuple[tuple[int, ...], ...]:

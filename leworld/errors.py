@@ -8,7 +8,8 @@ LeWorldError
 ├── StoreError         a memory on disk that is in use, full, foreign or of another width
 │   ├── DamageError    words or records that are not what was written
 │   ├── RightsError    words that are another's
-│   └── NotPrimaryError  a copy of a memory that does not lead
+│   ├── NotPrimaryError  a copy of a memory that does not lead
+│   └── MovedError     a shard that does not hold what it is asked for
 └── actors.errors.ActorError  (in the actor layer) an actor or cluster that does not answer
 """
 
@@ -65,3 +66,7 @@ class NotPrimaryError(StoreError):
     def __init__(self, message: str, address: str = "") -> None:
         super().__init__(message)
         self.address = address
+
+
+class MovedError(StoreError):
+    """A shard that does not hold what it is asked for, or is just handing it over: nothing was done."""

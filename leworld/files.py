@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+
+_LEFTOVER = re.compile(r"\..+\.(\d+)\.(\d+)\.tmp")
+"""What ``replace_file`` writes first: it names the process and the thread."""
 
 
 def replace_file(path: Path, parts: Sequence[bytes | memoryview]) -> None:
@@ -22,6 +26,33 @@ def replace_file(path: Path, parts: Sequence[bytes | memoryview]) -> None:
         temporary.unlink(missing_ok=True)
     # The rename itself is on the disk only once its directory is.
     sync(path.parent)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete what ``replace_file`` began in a directory and nobody ends any more, as the process was killed."""
+    for path in directory.glob(".*.tmp"):
+        found = _LEFTOVER.fullmatch(path.name)
+        if found and not _is_at_work(*(int(number) for number in found.groups())):
+            path.unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is a process of a number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def _is_at_work(pid: int, thread: int) -> bool:
+    """Whether a thread of a process may be replacing a file now; this one is not."""
+    if pid != os.getpid():
+        return is_running(pid)
+    # Another process may have had the number of this one, as the first process of a container always has.
+    return thread != threading.get_ident() and thread in {each.ident for each in threading.enumerate()}
 
 
 def sync(path: Path) -> None:

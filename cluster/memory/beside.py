@@ -21,11 +21,13 @@ from leworld.memory.ranges import Ints, pages_of
 from leworld.store.erase import Erasure, Traces, copied_by, is_scrubbed, trace
 from leworld.store.history import History
 from leworld.store.layout import Layout, read_identity, read_map
+from leworld.store.link import Link, read_link
 from leworld.store.mapped import MappedMemory
 from leworld.store.operations import describe, erasure_from_map
+from leworld.store.pins import forks_of
 from leworld.store.records import Record, decode_at
 from leworld.store.rights import Guarded, load_rights
-from leworld.store.segment import Segment, check_tail, load_segment, scan, segment_paths
+from leworld.store.segment import Segment, check_tail, load_segment, scan, segment_paths, set_aside_segments
 from leworld.store.version_reader import VersionReader, difference_beside
 from leworld.store.versions import Difference, Versions
 
@@ -67,7 +69,7 @@ class Directory:
 
     def read(self, first: int, length: int) -> NDArray[np.uint32]:
         """(W,) words from an address on; those that are kept from the reader are zeros, and only those."""
-        if length >= _LONG and self._version is None and not self._mapped.sums[_pages(first, length)].any():
+        if length >= _LONG and self._version is None and not len(self._mapped.written_pages(*_pages(first, length))):
             # Reading what was never written would fill the system's cache with zeros.
             return np.zeros(length, np.uint32)
         start = self._cuts(first, first + length)
@@ -94,6 +96,10 @@ class Directory:
         """Those that are kept, oldest first."""
         return [vars(version) for version in Versions(self.layout)]
 
+    def link(self) -> Link | None:
+        """Where the memory is a fork, to what it was made from."""
+        return read_link(self.layout)
+
     def stat(self) -> dict[str, Any]:
         """What the memory is and what it takes; bytes are those on the disk."""
         identity, segments = read_identity(self.root), retried(self._segment_sizes)
@@ -115,6 +121,8 @@ class Directory:
             "journal_segments": len(segments),
             "ledger_bytes": self.layout.ledger.stat().st_size,
             "versions": [version["name"] for version in self.versions()],
+            **({} if (link := self.link()) is None else {"fork": vars(link)}),
+            "forks": [str(path) for path in forks_of(self.layout).values()],
             "grants": [vars(grant) for grant in self._rights.grants],
             "writer_pid": (pid := holder(self.layout)),
             "served_at": served_address(self.root) if pid else None,
@@ -127,6 +135,7 @@ class Directory:
             records = sum(1 for record in HistoryBeside(self.layout).newest_first() if record.sequence <= sequence)
             if records < sequence:
                 problem = f"{self.root}: {sequence - records} of {sequence} records are missing from journal and ledger"
+                problem += "".join(f"; {path} has what is left" for path in set_aside_segments(self.layout.journal))
         except DamageError as error:
             problem = str(error)
         checked = {"pages": len(self.written()), "records": records}
@@ -256,8 +265,8 @@ class _AtVersion:
 _NO_DIFFERENCE = Difference(np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros(0, np.uint32))
 
 
-def _pages(first: int, length: int) -> slice:
-    return slice(first // PAGE_WORDS, (first + length - 1) // PAGE_WORDS + 1)
+def _pages(first: int, length: int) -> tuple[int, int]:
+    return first // PAGE_WORDS, (first + length - 1) // PAGE_WORDS + 1
 
 
 def _traces_before(record: Record, records: list[Record], segments: list[Segment]) -> Traces:

@@ -15,7 +15,7 @@ memory = typer.Typer(
     name="memory",
     help="Write, read, search, undo, erase and serve memories on disk.\n\n"
     "TARGET is a memory's directory, a run's (its memory is made of the newest checkpoint where it has none yet), or a"
-    " server's address (tcp://... or ipc://...).",
+    " server's address (tcp://... or ipc://...), or ray:NAME for a memory of a Ray cluster.",
     no_args_is_help=True,
 )
 
@@ -39,7 +39,9 @@ class Policy(StrEnum):
 
 Target = Annotated[
     str,
-    typer.Argument(help="A memory's directory, a run's (runs/latest), or a server's address.", show_default=False),
+    typer.Argument(
+        help="A memory's directory, a run's (runs/latest), a server's address, or ray:NAME.", show_default=False
+    ),
 ]
 Directory = Annotated[str, typer.Argument(help="A memory's directory, or a run's (runs/latest).", show_default=False)]
 Where = Annotated[str, typer.Argument(help="An address, decimal or hex (0x10).", show_default=False)]
@@ -63,7 +65,7 @@ def create(
     """
     from cluster.memory import commands, output
 
-    _give(lambda: commands.create(directory, bits), as_json, output.created)
+    give(lambda: commands.create(directory, bits), as_json, output.created)
 
 
 @memory.command()
@@ -88,7 +90,7 @@ def write(
     """
     from cluster.memory import commands, output
 
-    _give(lambda: commands.write(target, address, words or [], file, writer, token), as_json, output.receipt)
+    give(lambda: commands.write(target, address, words or [], file, writer, token), as_json, output.receipt)
 
 
 @memory.command()
@@ -137,7 +139,7 @@ def find(
     """
     from cluster.memory import commands, output
 
-    _give(lambda: commands.find_words(target, words, mask, limit, who, version, token), as_json, output.found)
+    give(lambda: commands.find_words(target, words, mask, limit, who, version, token), as_json, output.found)
 
 
 @memory.command()
@@ -153,7 +155,7 @@ def diff(
     """List the words that differ between two versions."""
     from cluster.memory import commands, output
 
-    _give(lambda: commands.diff(target, before, after, limit, who, token), as_json, output.differences)
+    give(lambda: commands.diff(target, before, after, limit, who, token), as_json, output.differences)
 
 
 @memory.command()
@@ -167,7 +169,7 @@ def log(
     """List the last writes, the newest first."""
     from cluster.memory import commands, output
 
-    _give(lambda: commands.log(target, limit, address, token), as_json, output.records)
+    give(lambda: commands.log(target, limit, address, token), as_json, output.records)
 
 
 @memory.command()
@@ -175,7 +177,7 @@ def why(target: Target, address: Where, who: As = None, token: Token = "", as_js
     """Show which write set a word: when, who, and what else."""
     from cluster.memory import commands, output
 
-    _give(lambda: commands.why(target, address, who, token), as_json, output.reason)
+    give(lambda: commands.why(target, address, who, token), as_json, output.reason)
 
 
 @memory.command()
@@ -186,7 +188,40 @@ def snapshot(target: Target, name: Name, token: Token = "", as_json: Json = Fals
     """
     from cluster.memory import commands, output
 
-    _give(lambda: commands.operate(target, "keep", token, name=name), as_json, output.kept)
+    give(lambda: commands.operate(target, "keep", token, name=name), as_json, output.kept)
+
+
+@memory.command()
+def fork(
+    target: Directory,
+    copy: Annotated[Path, typer.Argument(help="Where: empty, or not there yet.", show_default=False)],
+    version: Annotated[str, typer.Option(help="Begin as a version that is kept, not as what is there now.")] = "now",
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Make another memory that begins with this content.
+
+    It is done at once, however large the memory is. From then on each is written by itself. The fork takes over the
+    words while it is open for writing; until it holds all of them (fill) it needs this memory where it is.
+    """
+    from cluster.memory import forks, output
+
+    give(lambda: forks.fork(target, copy, version, token), as_json, output.forked)
+
+
+@memory.command()
+def fill(
+    target: Directory,
+    parent: Annotated[
+        Path | None, typer.Option(help="Where the memory that it is a fork of is now.", show_default=False)
+    ] = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:
+    """Have a fork hold everything, so that it needs the memory no more that it was made from."""
+    from cluster.memory import forks, output
+
+    give(lambda: forks.fill(target, parent, token), as_json, output.whole)
 
 
 @memory.command()
@@ -194,7 +229,7 @@ def versions(target: Target, token: Token = "", as_json: Json = False) -> None:
     """List the versions that are kept."""
     from cluster.memory import commands, output
 
-    _give(lambda: commands.versions(target, token), as_json, output.version_list)
+    give(lambda: commands.versions(target, token), as_json, output.version_list)
 
 
 @memory.command()
@@ -205,7 +240,7 @@ def restore(target: Target, name: Name, token: Token = "", as_json: Json = False
     """
     from cluster.memory import commands
 
-    _give(
+    give(
         lambda: commands.operate(target, "go_back", token, name=name),
         as_json,
         lambda outcome: print(f"the content is that of version {name} again, since write {outcome['sequence']}"),
@@ -220,7 +255,7 @@ def drop(target: Target, name: Name, token: Token = "", as_json: Json = False) -
     """
     from cluster.memory import commands
 
-    _give(
+    give(
         lambda: {"dropped": name, **commands.operate(target, "drop", token, name=name)},
         as_json,
         lambda _: print(f"version {name} is kept no longer"),
@@ -243,7 +278,7 @@ def erase(
     """
     from cluster.memory import commands, output
 
-    _give(
+    give(
         lambda: commands.erase(target, sequence, receipt, token),
         as_json,
         lambda outcome: output.erased(outcome, receipt),
@@ -265,7 +300,7 @@ def verify(
     """
     from cluster.memory import commands, output
 
-    if not commands.is_sound(_give(lambda: commands.verify(target, erasure, token), as_json, output.checked)):
+    if not commands.is_sound(give(lambda: commands.verify(target, erasure, token), as_json, output.checked)):
         raise typer.Exit(1)
 
 
@@ -274,7 +309,7 @@ def stat(target: Target, token: Token = "", as_json: Json = False) -> None:
     """Show what a memory is and takes, and who has it open."""
     from cluster.memory import commands, output
 
-    _give(lambda: commands.stat(target, token), as_json, output.status)
+    give(lambda: commands.stat(target, token), as_json, output.status)
 
 
 @memory.command()
@@ -297,7 +332,7 @@ def grant(
     """
     from cluster.memory import commands, output
 
-    _give(lambda: commands.grant(target, first, stop, owner, readers, take_back, token), as_json, output.grants)
+    give(lambda: commands.grant(target, first, stop, owner, readers, take_back, token), as_json, output.grants)
 
 
 @memory.command()
@@ -339,7 +374,7 @@ def export(
     """
     from cluster.memory import commands, output
 
-    _give(lambda: commands.export(target, file, version), as_json, output.exported)
+    give(lambda: commands.export(target, file, version), as_json, output.exported)
 
 
 @memory.command("import")
@@ -355,10 +390,53 @@ def take_in(
     """
     from cluster.memory import commands, output
 
-    _give(lambda: commands.take_in(target, file), as_json, output.imported)
+    give(lambda: commands.take_in(target, file), as_json, output.imported)
 
 
-def _give(action: Callable[[], Any], as_json: bool, show: Callable[[Any], None]) -> Any:
+@memory.command()
+def bench(
+    target: Annotated[
+        str | None,
+        typer.Argument(help="Read this memory, which is not changed. By default one is made.", show_default=False),
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Of an address of the memory that is made: 8, 16, 24 or 32.")] = 16,
+    seconds: Annotated[float, typer.Option(help="How long each row is measured.")] = 3.0,
+    range_words: Annotated[int, typer.Option(help="Words of a range, 1 to 256.")] = 256,
+    batch: Annotated[int, typer.Option(help="Ranges read at a time.")] = 8192,
+    policy: Annotated[
+        list[Policy] | None,
+        typer.Option(help="Measure writes under this one. May come many times; by default all.", show_default=False),
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Make the memory here: on the disk that is to be measured.", show_default=False),
+    ] = None,
+    overwrite: Annotated[
+        str | None,
+        typer.Option(
+            "--write", metavar="ADDRESS", help="Of a served memory: overwrite 32 ranges from here on.",
+            show_default=False,
+        ),
+    ] = None,
+    token: Token = "",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Measure how fast memory is on this machine and disk.
+
+    Reads, writes, starting and keeping a version, beside bare numpy and the bare disk, in turns. Without TARGET a
+    memory is made in a temporary directory and deleted; a directory is only read, and so is a server unless --write
+    gives words away.
+    """
+    from cluster.memory import bench as measured
+    from cluster.memory.bench_output import table
+
+    chosen = tuple(each.value for each in dict.fromkeys(policy or Policy))
+    given = measured.Options(target, bits, seconds, range_words, batch, chosen, directory, overwrite, token)
+    give(lambda: measured.bench(given), as_json, table)
+
+
+def give(action: Callable[[], Any], as_json: bool, show: Callable[[Any], None]) -> Any:
+    """Do something, and print what comes of it."""
     with _plain_errors():
         outcome = action()
     print_outcome(outcome, as_json, show)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from cluster.files import to_json, write_text
 from cluster.memory import numbers
 from cluster.memory.beside import Directory
+from cluster.memory.clustered import SCHEME, Clustered, clustered
+from cluster.memory.forks import tell_of_forks
 from cluster.memory.search import CHUNK_WORDS, find
 from cluster.memory.target import check_own, local, login, make_empty, make_whole, reading, writing
 from leworld.errors import ConfigError, RangeError, StoreError
@@ -134,7 +136,9 @@ def why(target: str, address: str, who: str | None, token: str) -> Outcome:
         (word,) = memory.read(where, 1).tolist()
         records = memory.log(1, where)
         record = records[0] if records else None
-        return {"address": where, "word": word, "record": record, "address_bits": memory.address_bits}
+        link = None if records else memory.link()
+        origin = {} if link is None else {"fork_of": link.parent}
+        return {"address": where, "word": word, "record": record, "address_bits": memory.address_bits, **origin}
 
 
 def stat(target: str, token: str) -> Outcome:
@@ -179,6 +183,7 @@ def erase(target: str, sequence: str, receipt: Path | None, token: str) -> Outco
     outcome = operate(target, "erase", token, sequence=number)
     if receipt is not None:
         _keep_receipt(receipt, outcome)
+    tell_of_forks(target)
     return outcome
 
 
@@ -202,8 +207,9 @@ def grant(target: str, first: str, stop: str, owner: str | None, readers: str, t
 def export(target: str, file: Path, version: str | None) -> Outcome:
     """Write all of a memory into one file, what is granted to someone too."""
     check_writable(file)
-    with reading(str(local(target)), "", None, version) as memory:
-        assert isinstance(memory, Directory)
+    place = target if target.startswith(SCHEME) else str(local(target))
+    with reading(place, "", None, version) as memory:
+        assert isinstance(memory, Directory | Clustered)
         snapshot = memory.snapshot()
     save_snapshot(snapshot, file)
     return {
@@ -215,6 +221,10 @@ def export(target: str, file: Path, version: str | None) -> Outcome:
 def take_in(target: str, file: Path) -> Outcome:
     """Make the content of a memory that of a file; the memory is made where there is no directory."""
     snapshot, root = load_snapshot(file), Path(target)
+    if target.startswith(SCHEME):
+        with clustered(target) as memory:
+            memory.restore(snapshot)
+        return {"path": target, "file": str(file), "pages": len(snapshot.pages), "made": False}
     is_new = "://" not in target and not root.exists()
     if is_new:
         root.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from pathlib import Path
 
-from leworld.files import replace_file
+from leworld.files import is_running, replace_file
 from leworld.store.layout import Layout
 
 
@@ -16,7 +15,7 @@ def holder(layout: Layout) -> int | None:
         with layout.lock.open("rb") as file:
             pid = int(file.read(32) or b"0")
             # The lock itself is asked only where it is likely to be held: who takes it at this moment would not get it.
-            return pid if pid > 0 and _is_running(pid) and _is_locked(file.fileno()) else None
+            return pid if pid > 0 and is_running(pid) and _is_locked(file.fileno()) else None
     except (FileNotFoundError, ValueError):
         return None
 
@@ -42,16 +41,6 @@ def leave_address(root: Path, address: str) -> None:
 def take_address(root: Path) -> None:
     """Say that it is no longer served."""
     served_file(root).unlink(missing_ok=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
 
 
 def _is_locked(file: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -109,7 +110,10 @@ def reason(outcome: Outcome) -> None:
     record, bits = outcome["record"], outcome["address_bits"]
     print(f"word at {place(outcome['address'], bits)}: {outcome['word']:08x} ({outcome['word']})")
     if record is None:
-        print("never written")
+        parent = outcome.get("fork_of")
+        print(
+            "never written" if parent is None else f"not written here; this is a fork of {parent}, which may know more"
+        )
         return
     columns(
         [
@@ -124,6 +128,11 @@ def reason(outcome: Outcome) -> None:
 
 def status(outcome: Outcome) -> None:
     """What a memory is and what it takes."""
+    if "shards" in outcome:
+        from cluster.memory.cluster_commands import show
+
+        show(outcome)
+        return
     count, bits = outcome["pages_written"], outcome["address_bits"]
     rows = [
         ("memory", f"{outcome.get('path', outcome['target'])}, id {outcome['id']}"),
@@ -132,6 +141,10 @@ def status(outcome: Outcome) -> None:
         ("on disk", _on_disk(outcome)),
         ("versions", ", ".join(outcome["versions"]) or "none"),
     ]
+    if "fork" in outcome:
+        rows.append(("fork", _fork(outcome["fork"])))
+    if outcome.get("forks"):
+        rows.append(("forks", ", ".join(outcome["forks"])))
     if "grants" in outcome:
         rows.append(("granted", plural(len(outcome["grants"]), "stretch").replace("stretchs", "stretches")))
         pid = outcome["writer_pid"]
@@ -143,6 +156,17 @@ def status(outcome: Outcome) -> None:
         )
         rows.append(("since then", f"{asked}, {plural(outcome['refused'], 'request')} refused"))
     columns(rows)
+
+
+def forked(outcome: Outcome) -> None:
+    """A memory that was made from another one."""
+    print(f"{outcome['path']}: a fork of {outcome['target']} as it {outcome['when']}, id {outcome['id']}")
+
+
+def whole(outcome: Outcome) -> None:
+    """A fork that holds everything."""
+    kept = f"; {outcome['parent']} keeps version {outcome['version']} until it is closed, or opened again"
+    print(f"{outcome['path']}: holds everything itself{'' if outcome['let_go'] else kept}")
 
 
 def version_list(outcome: Outcome) -> None:
@@ -272,7 +296,8 @@ def _record_row(record: Outcome, bits: int) -> tuple[str, ...]:
 def _what(record: Outcome) -> str:
     kind, note = record["kind"], record["note"]
     if kind == "write":
-        return "write" + (f" ({note})" if note else "")
+        # A name that a client gave its write, so that it is made once, says nothing to people.
+        return "write" + (f" ({note})" if note and not re.fullmatch(r"[0-9a-f]{12}:\d+", note) else "")
     return f"{kind} {_NOTES.get(kind, '{}').format(note)}"
 
 
@@ -308,6 +333,12 @@ def _on_disk(outcome: Outcome) -> str:
     ledger = f"ledger {size(outcome['ledger_bytes'])}"
     other = [f"checksums {size(outcome['sums_bytes'])}"] if "sums_bytes" in outcome else []
     return ", ".join([f"words {size(outcome['words_bytes'])}", *other, journal, ledger])
+
+
+def _fork(link: Outcome) -> str:
+    what = "does not hold everything yet" if link["stage"] == "filling" else "holds everything"
+    problem = f" ({link['problem']})" if link.get("problem") else ""
+    return f"of {link['parent']}, {what}{problem}"
 
 
 def _served(outcome: Outcome) -> str:

@@ -12,6 +12,7 @@ from actors.memory_client import MemoryClient
 from leworld.errors import ConfigError, RightsError
 from leworld.memory import PAGE_WORDS, Words
 from leworld.memory.ranges import Ints
+from leworld.store.link import Link
 from leworld.store.versions import Difference
 
 LARGEST_LOG = 10_000
@@ -26,7 +27,7 @@ class Served:
 
     Attributes:
         address: of the server.
-        stat_found: what it said of itself first.
+        client: that asks it.
     """
 
     def __init__(self, address: str, token: str) -> None:
@@ -40,32 +41,32 @@ class Served:
         self.address = address
         first = _connected(address, token, CONNECT_S)
         first.close()
-        self._client = _connected(address, token, ANSWER_S)
-        self.address_bits, self.num_words = self._client.address_bits, self._client.num_words
+        self.client = _connected(address, token, ANSWER_S)
+        self.address_bits, self.num_words = self.client.address_bits, self.client.num_words
 
     def close(self) -> None:
         """Hang up."""
-        self._client.close()
+        self.client.close()
 
     def read(self, first: int, length: int) -> NDArray[np.uint32]:
         """(W,) words from an address on."""
         edges = np.unique(np.append(np.arange(first, first + length, PAGE_WORDS), first + length))
-        return self._client.read(edges[:-1], np.diff(edges)).words
+        return self.client.read(edges[:-1], np.diff(edges)).words
 
     def written(self) -> Ints:
         """Pages that hold anything, ascending."""
-        return self._client.ask("pages").words.astype(np.int64)
+        return self.client.ask("pages").words.astype(np.int64)
 
     def difference(self, before: str, after: str) -> Difference:
         """The words that differ between two versions."""
-        return self._client.diff(before, after)
+        return self.client.diff(before, after)
 
     def log(self, limit: int, address: int | None) -> list[dict[str, Any]]:
         """The newest records, without their words."""
         if limit > LARGEST_LOG:
             raise ConfigError(f"limit {limit - 1}: a server lists at most {LARGEST_LOG - 1}; lower it")
         given: dict[str, Any] = {} if address is None else {"address": address}
-        return self._client.ask("log", limit=limit, **given).content["records"]
+        return self.client.ask("log", limit=limit, **given).content["records"]
 
     def versions(self) -> list[dict[str, Any]]:
         """Those that are kept, oldest first."""
@@ -74,6 +75,11 @@ class Served:
     def stat(self) -> dict[str, Any]:
         """What the memory is, and what the server has done."""
         return {**self.ask("stat"), "address": self.address}
+
+    def link(self) -> Link | None:
+        """Where the memory is a fork, to what it was made from."""
+        found = self.ask("stat").get("fork")
+        return None if found is None else Link(*(found[name] for name in ("parent", "parent_id", "version", "stage")))
 
     def verify(self) -> dict[str, Any]:
         """The pages that are not what was written."""
@@ -91,12 +97,12 @@ class Served:
         """
         if writer is not None:
             raise ConfigError(f"writer {writer!r}: over {self.address} the token says who writes; leave out --writer")
-        receipt = self._client.write_ragged(start, blocks)
+        receipt = self.client.write_ragged(start, blocks)
         return {"sequence": receipt.sequence, "crc32": receipt.crc32}
 
     def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """What the server answers to an operation."""
-        return self._client.ask(operation, **arguments).content
+        return self.client.ask(operation, **arguments).content
 
 
 def no_address(address: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from actors.errors import ActorError
 from cluster.memory.beside import Directory
+from cluster.memory.clustered import SCHEME, Clustered, clustered
 from cluster.memory.holder import holder, served_address
 from cluster.memory.remote import Served, no_address
 from leworld.errors import ConfigError, DamageError, LeWorldError, StoreError
@@ -58,8 +59,14 @@ class Writer:
 @contextmanager
 def reading(
     target: str, token: str, who: str | None = None, version: str | None = None
-) -> Iterator[Directory | Served]:
+) -> Iterator[Directory | Served | Clustered]:
     """Open a memory for reading, beside its writer if it has one."""
+    if target.startswith(SCHEME):
+        if who is not None or version is not None:
+            raise ConfigError(f"{target}: is read as admin, and as it is now; leave out --as and --version")
+        with clustered(target) as memory:
+            yield memory
+        return
     place = locate(target)
     opened = (
         _directory(place, who or ADMIN, version) if isinstance(place, Path) else _served(place, token, who, version)
@@ -71,12 +78,16 @@ def reading(
 
 
 @contextmanager
-def writing(target: str, token: str) -> Iterator[Writer | Served]:
+def writing(target: str, token: str) -> Iterator[Writer | Served | Clustered]:
     """Open a memory for writing: by itself, or through the server that has it.
 
     Raises:
         StoreError: another process has it, and does not serve it.
     """
+    if target.startswith(SCHEME):
+        with clustered(target) as memory:
+            yield memory
+        return
     place = locate(target)
     opened = _writer(place, token) if isinstance(place, Path) else Served(place, token)
     try:

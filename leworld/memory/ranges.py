@@ -100,18 +100,18 @@ def expand(start: Ints, length: Ints) -> tuple[Ints, Ints]:
     return addresses, offsets
 
 
-def split_at_pages(start: Ints, length: Ints) -> tuple[Ints, Ints, Ints]:
-    """Cut ranges at page borders, in order; a range of length 0 leaves no fragment.
+def split_at_pages(start: Ints, length: Ints, page_words: int = PAGE_WORDS) -> tuple[Ints, Ints, Ints]:
+    """Cut ranges at page borders, or those of larger parts, in order; a range of length 0 leaves no fragment.
 
     Returns:
         ``range_index`` (F,) the range a fragment is of, ``start`` (F,) and ``length`` (F,) of the fragments.
     """
-    first_page, end = start // PAGE_WORDS, start + length
-    pieces = np.where(length > 0, (end - 1) // PAGE_WORDS - first_page + 1, 0)
+    first_page, end = start // page_words, start + length
+    pieces = np.where(length > 0, (end - 1) // page_words - first_page + 1, 0)
     range_index = np.repeat(np.arange(len(start)), pieces)
     page = expand(first_page, pieces)[0]
-    fragment_start = np.maximum(start[range_index], page * PAGE_WORDS)
-    fragment_end = np.minimum(end[range_index], (page + 1) * PAGE_WORDS)
+    fragment_start = np.maximum(start[range_index], page * page_words)
+    fragment_end = np.minimum(end[range_index], (page + 1) * page_words)
     return range_index, fragment_start, fragment_end - fragment_start
 
 

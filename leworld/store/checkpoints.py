@@ -5,6 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from leworld.errors import StoreError
 from leworld.files import sync
@@ -12,6 +16,18 @@ from leworld.store.history import History
 from leworld.store.journal import Journal
 from leworld.store.layout import Layout, read_map, write_map
 from leworld.store.versions import Version
+
+
+class Marks(Protocol):
+    """What says which pages a fork holds, see ``Filler``."""
+
+    def marks(self) -> NDArray[np.uint8] | None:
+        """Those that it holds now; None where it holds all."""
+        ...
+
+    def save_marks(self, marks: NDArray[np.uint8]) -> None:
+        """Say on the disk that it holds them."""
+        ...
 
 
 class Checkpoints:
@@ -22,6 +38,7 @@ class Checkpoints:
         going_on: held while one is taken, and by whoever must not be disturbed by one; before the store's lock.
         pins: numbers of records by name; those after them are kept.
         thread: that takes, or took, one beside reads and writes.
+        filler: of a fork, says what it holds, which must be on the disk before the checkpoint is; else None.
     """
 
     def __init__(
@@ -49,6 +66,8 @@ class Checkpoints:
         self.going_on = threading.Lock()
         self.pins: dict[str, int] = {}
         self.thread: threading.Thread | None = None
+        self.filler: Marks | None = None
+        self._refused = ""
 
     @property
     def is_running(self) -> bool:
@@ -64,17 +83,33 @@ class Checkpoints:
         with self.going_on:
             if upto <= self.upto or self._journal.is_closed:
                 return
-            try:
-                for path in (self._layout.words, self._layout.sums):
-                    sync(path)
-            except OSError as error:
-                # The system may have dropped what it could not write: no later success says that it is there.
-                reason = f"the disk failed ({error.strerror}), so nothing more is written: mend it, and open it again"
-                self._fail(reason)
-                raise StoreError(f"{self._layout.root}: {reason}") from None
+            self.sync_words()
             write_map(self._layout.checkpoint, {"sequence": upto})
             self.upto = upto
             self.forget()
+
+    def sync_words(self) -> None:
+        """Have the words and what a fork holds on the disk; whoever calls holds ``going_on``.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        if self._refused:
+            raise StoreError(f"{self._layout.root}: {self._refused}")
+        # What comes to be held from here on may not be on the disk.
+        held = None if self.filler is None else self.filler.marks()
+        try:
+            for path in (self._layout.words, self._layout.sums):
+                sync(path)
+        except OSError as error:
+            # The system may have dropped what it could not write: no later success says that it is there.
+            self._refused = (
+                f"the disk failed ({error.strerror}), so nothing more is written: mend it, and open it again"
+            )
+            self._fail(self._refused)
+            raise StoreError(f"{self._layout.root}: {self._refused}") from None
+        if self.filler is not None and held is not None:
+            self.filler.save_marks(held)
 
     def take_beside(self, upto: int) -> None:
         """The same in a thread of its own; not while the last one goes on."""
@@ -98,12 +133,11 @@ class Checkpoints:
             gone = [segment for segment in self._journal.segments[:-1] if segment.last <= needed]
         # On a full disk the rest is deleted another time.
         with suppress(OSError):
-            for segment in gone:
-                # A closed segment does not change, so that nobody has to wait for this.
-                self._history.remember(segment)
+            # A closed segment does not change, so that nobody has to wait for this.
+            whole = [self._history.remember(segment) for segment in gone]
             with self._lock:
-                for segment in gone:
-                    self._journal.drop(segment)
+                for segment, is_whole in zip(gone, whole, strict=True):
+                    self._journal.drop(segment, aside=not is_whole)
 
     def _try(self, upto: int) -> None:
         # What fails is tried again with the next segment, and at last by close.

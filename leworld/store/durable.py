@@ -22,18 +22,24 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leworld.errors import StoreError
+from leworld.errors import DamageError, StoreError
+from leworld.files import remove_leftovers
 from leworld.memory.protocol import PAGE_WORDS, Receipt, Snapshot, Words
 from leworld.memory.ranges import Ints, pages_of
 from leworld.memory.store import as_blocks, check_pages, check_width
+from leworld.store import restoring
 from leworld.store.checkpoints import Checkpoints, checkpoint_of
 from leworld.store.erase import Erasure, Traces, copied_by, is_scrubbed, scrub_segments, trace
+from leworld.store.fill import Filler
+from leworld.store.fork import fork
 from leworld.store.group import Group, join, make_group
 from leworld.store.group import Write as Write
 from leworld.store.history import History
 from leworld.store.journal import Journal
 from leworld.store.layout import Identity, Layout, WriterLock, make, read_identity, read_map, write_map
-from leworld.store.mapped import MappedMemory
+from leworld.store.link import read_link
+from leworld.store.mapped import MappedMemory, damage
+from leworld.store.pins import check_unneeded, drop_ended
 from leworld.store.records import Record
 from leworld.store.recovery import recover
 from leworld.store.segment import Segment
@@ -108,10 +114,13 @@ class DurableStore:
         self._held = WriterLock(self.layout)
         with ExitStack() as opened:
             opened.callback(self._held.release)
+            for directory in (self.root, self.layout.journal):
+                remove_leftovers(directory)
             self._mapped = MappedMemory(self.root, writable=True, verify=self.config.verify)
             self._journal = Journal(self.layout.journal, self.config.policy, checkpoint_of(self.layout))
             opened.callback(self._journal.close)
             self._versions = Versions(self.layout)
+            drop_ended(self.layout, self._versions)
             self.epoch = max(self.epoch, _epoch_of(self.layout))
             self._history = History(self.layout, self._journal)
             self._noted = np.zeros(self.num_words // PAGE_WORDS, np.int64)
@@ -119,9 +128,11 @@ class DurableStore:
             self._checkpoints = Checkpoints(
                 self.layout, self._journal, self._history, self._versions, self._lock, self.stop
             )
+            self._filler = Filler(self._mapped, self._journal, self._checkpoints)
             is_copy = self.epoch > 0
             last = recover(self._mapped, self._journal, self._history, self._checkpoints, is_copy=is_copy)
             self._finish(last)
+            self._filler.start()
             self._opened = opened.pop_all()
 
     @classmethod
@@ -188,22 +199,27 @@ class DurableStore:
             return []
         group = make_group(writes, self.num_words)
         with self._lock:
+            self._filler.take(group.pages)
             self._mapped.reserve(group.pages)
             crc32s = group.checksums()
             record = self._record(group, crc32s)
             self._commit([record], group)
         return group.receipts(record.sequence, crc32s)
 
-    def keep(self, name: str) -> Version:
+    def keep(self, name: str, of: str = "now") -> Version:
         """Keep the content of now as a version: at once, whatever the size of the memory, and nobody waits.
 
+        Args:
+            name: of the version.
+            of: another version that is kept, to keep that one under a second name.
+
         Raises:
-            StoreError: the name is taken.
+            StoreError: the name is taken, or there is no such other version.
         """
         with self._lock:
             self._check_running()
             self._journal.roll()
-            version = Version(name, self.sequence, time.time_ns())
+            version = Version(name, self._sequence_of(of), time.time_ns())
             self._versions.add(version)
             self._send_versions()
             return version
@@ -212,14 +228,32 @@ class DurableStore:
         """Keep a version no longer.
 
         Raises:
-            StoreError: there is none of this name.
+            StoreError: there is none of this name, or a fork needs it.
         """
         with self._lock:
             self._check_running()
+            check_unneeded(self.layout, name)
             self._versions.drop(name)
             self._send_versions()
         with self._checkpoints.going_on:
             self._checkpoints.forget()
+
+    def fork(self, root: str | Path, version: str = "now") -> Identity:
+        """Make another memory with the content of now or of a version: at once, whatever the size, see ``fork.fork``.
+
+        Raises:
+            StoreError: there is something in the directory, no such version, or this is one of several copies.
+        """
+        return fork(self.root, Path(root), self, version)
+
+    def fill(self) -> None:
+        """Of a fork, return when it holds everything itself, so that it does not need its parent any more.
+
+        Raises:
+            DamageError: pages of the parent are damaged; all others are held then.
+            StoreError: the parent cannot be read, or the disk refuses.
+        """
+        self._filler.finish()
 
     def diff(self, before: str, after: str = "now") -> Difference:
         """The words that differ between two versions; "now" is the content of now.
@@ -246,7 +280,7 @@ class DurableStore:
         with self._lock:
             version = self._versions.find(name)
             # What cannot be done is not begun.
-            self._mapped.whole(changed_pages(self._journal.since(version.sequence)))
+            self._check_replaceable(changed_pages(self._journal.since(version.sequence)))
             # A crash in the middle is finished when the memory is opened again.
             self._mark("restore", name)
             self._put_back(version)
@@ -259,7 +293,7 @@ class DurableStore:
             StoreError: there is no such write, or the disk refuses.
         """
         with self._lock:
-            record, traces = trace(sequence, self._history.oldest_first())
+            record, traces = trace(sequence, self._history.oldest_first(), read_link(self.layout))
             erasing = self._append_erasure(sequence, traces)
             self._finish_erasure(sequence)
             return Erasure(
@@ -288,16 +322,34 @@ class DurableStore:
         """Copy every page that holds anything; see ``Memory.snapshot``."""
         with self._lock:
             pages = self._mapped.written_pages()
-            return Snapshot(self.address_bits, self.sequence, pages, self._mapped.whole(pages))
+            self._check_whole(pages)
+            words = self._mapped.read(pages * PAGE_WORDS, np.full(len(pages), PAGE_WORDS)).words
+            return Snapshot(self.address_bits, self.sequence, pages, words.reshape(-1, PAGE_WORDS))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Replace the whole content by a snapshot's, as writes of their own; see ``Memory.restore``."""
+        """Replace the whole content by a snapshot's, as writes of their own; see ``Memory.restore``.
+
+        What is damaged is well again then. A crash leaves the content of before, or is finished by the next opening.
+
+        Raises:
+            DamageError: a version that is kept holds a damaged page; nothing is written then.
+            StoreError: the disk refuses: then a part may be done, and the rest is when the memory is opened again,
+                unless something is written before.
+        """
         check_width(snapshot, self.address_bits)
         pages, words = check_pages(snapshot)
         with self._lock:
-            gone = np.setdiff1d(self._mapped.written_pages(), pages)
-            self._write_pages(gone, np.zeros((len(gone), words.shape[1]), np.uint32), "restore of a snapshot")
-            self._write_pages(pages, words, "restore of a snapshot")
+            gone = np.setdiff1d(np.union1d(self._mapped.written_pages(), self.verify()), pages)
+            self._check_replaceable(np.union1d(gone, pages))
+            zeros = np.broadcast_to(np.uint32(0), (len(gone), PAGE_WORDS))
+            if len(gone) + len(pages) <= CHUNK_PAGES:
+                # As one record it is there or not.
+                self._write_pages(np.concatenate([gone, pages]), np.concatenate([zeros, words]), restoring.NOTE)
+                return
+            with restoring.finished_later(self.layout, snapshot, lambda: self.sequence):
+                self._write_pages(gone, zeros, restoring.NOTE)
+                self._write_pages(pages, words, restoring.NOTE)
+                self._journal.sync()
 
     def log(self, limit: int = 20, *, address: int | None = None) -> list[Record]:
         """The last writes, newest first, without their words; with ``address`` those that touched it."""
@@ -325,6 +377,7 @@ class DurableStore:
                 "journal_segments": len(segments),
                 "ledger_bytes": self.layout.ledger.stat().st_size,
                 "versions": [version.name for version in self._versions],
+                **self._filler.stat(),
             }
 
     def verify(self) -> Ints:
@@ -356,9 +409,11 @@ class DurableStore:
         Raises:
             StoreError: the disk refuses the checkpoint; nothing is lost then.
         """
+        self._filler.close()
         try:
             # Else it is for the next opening to mend it.
             if not self._journal.is_closed and not self._stopped and self._is_settled:
+                drop_ended(self.layout, self._versions)
                 self.checkpoint()
                 self._mapped.close()
         finally:
@@ -385,7 +440,7 @@ class DurableStore:
             for record in records:
                 self._mapped.reserve(pages_of(record.start, record.length))
                 if record.kind == "erased":
-                    scrub_segments(int(record.note), *self._traces_before(int(record.note)))
+                    self._scrub(int(record.note))
             self._commit(records)
 
     def follow_versions(self, versions: Sequence[Version]) -> None:
@@ -407,15 +462,34 @@ class DurableStore:
                 raise StoreError(f"{self.root}: records after {sequence} are gone: copy the memory anew")
             found, size = [], 0
             for segment in segments:
-                for record in self._history.records(segment):
-                    if record.sequence > sequence and size < max_bytes:
-                        found.append(record)
-                        size += record.words.nbytes + record.before.nbytes + 1024
+                for record in self._history.together(segment):
+                    if record.last <= sequence or size >= max_bytes:
+                        continue
+                    # What came together stays so with a copy, unless that has a part of it already.
+                    parts = [record] if record.sequence > sequence else record.split()
+                    found.extend(part for part in parts if part.sequence > sequence)
+                    size += record.words.nbytes + record.before.nbytes + 1024
             return found, [segment.first for segment in self._journal.segments]
 
     def written_pages(self) -> Ints:
         """Pages that hold anything, ascending."""
         return self._mapped.written_pages()
+
+    def whole_pages(self, pages: Ints) -> tuple[Ints, NDArray[np.uint32]]:
+        """Those of pages that are not damaged, and their (P, 256) words."""
+        with self._lock:
+            whole = np.setdiff1d(pages, self._mapped.damaged(pages))
+            return whole, self._mapped.pages[whole]
+
+    def damaged(self, pages: Ints) -> Ints:
+        """Those of (P,) pages that are not what was written."""
+        with self._lock:
+            return self._mapped.damaged(pages)
+
+    def mend(self, pages: Ints, words: NDArray[np.uint32]) -> Ints:
+        """Put damaged pages right with what another copy has there, whole; those that are right now."""
+        with self._lock:
+            return self._mapped.mend(pages, words)
 
     def closed_segments(self) -> list[Path]:
         """Files of the journal that only an erasure still changes, oldest first."""
@@ -433,6 +507,7 @@ class DurableStore:
 
     def abandon(self) -> None:
         """Let go of the directory as it is, to be deleted or opened anew; nothing happens the second time."""
+        self._filler.close()
         # A checkpoint that is being taken beside needs the lock to end.
         with self._checkpoints.going_on, self._lock, suppress(StoreError):
             self.stop("is copied anew")
@@ -510,17 +585,51 @@ class DurableStore:
     def _record(self, group: Group, crc32s: list[int]) -> Record:
         """The record of a group, with what its pages held where the segment does not tell yet."""
         pages = group.pages[self._noted[group.pages] != self._journal.last.first]
-        # What is damaged must not be taken for what was there.
-        before, number = self._mapped.whole(pages), self.sequence + 1
+        before, number = self._before(group, pages), self.sequence + 1
         return group.record(
             crc32s, sequence=number, time_ns=time.time_ns(), epoch=self.epoch, pages=pages, before=before
         )
+
+    def _before(self, group: Group, pages: Ints) -> NDArray[np.uint32]:
+        """(P, 256) what those of a group's pages hold of which the segment does not tell yet.
+
+        Raises:
+            DamageError: one of them is not what was written, and is not written whole, or a version holds it.
+        """
+        # What is damaged must not be taken for what was there.
+        try:
+            return self._mapped.whole(pages)
+        except DamageError as error:
+            damaged = np.array(error.pages, np.int64)
+            self._check_whole(np.setdiff1d(damaged, group.whole_pages))
+            self._check_replaceable(damaged)
+            return self._mapped.pages[pages]
 
     def _took_note_of(self, records: Sequence[Record]) -> None:
         """Remember which pages the last segment tells of."""
         for record in records:
             if len(record.pages):
                 self._noted[record.pages] = self._journal.last.first
+
+    def _check_whole(self, pages: Ints) -> None:
+        """Raise DamageError where a page is not what was written."""
+        damaged = self._mapped.damaged(pages)
+        if len(damaged):
+            raise damage(self.root, damaged)
+
+    def _check_replaceable(self, pages: Ints) -> None:
+        """Raise DamageError where a page, which is written whole, is not what was written, and a version holds it."""
+        damaged = self._mapped.damaged(pages[self._noted[pages] != self._journal.last.first])
+        if not len(damaged):
+            return
+        for version in self._versions:
+            held = np.setdiff1d(damaged, changed_pages(self._journal.since(version.sequence)))
+            if len(held):
+                raise DamageError(
+                    f"{self.root}: page {held[0]}: not what was written, and version {version.name!r} holds it, too:"
+                    " drop that version first, or import a snapshot into a new directory",
+                    tuple(held.tolist()),
+                )
 
     def _mark(self, kind: str, note: str) -> None:
         record = Record(self.sequence + 1, time.time_ns(), kind=kind, epoch=self.epoch, writer=self.writer, note=note)
@@ -532,7 +641,9 @@ class DurableStore:
         self._journal.roll()
         pages = changed_pages(self._journal.since(version.sequence)[:-1])
         for chunk in np.array_split(pages, max(1, -(-len(pages) // CHUNK_PAGES))):
-            self._write_pages(chunk, self._pages_at(version.sequence, chunk), str(version.sequence), "back")
+            # All of them changed since, so that the journal has what they held.
+            then = pages_before(self._journal.since(version.sequence), chunk, self._mapped.pages[chunk])
+            self._write_pages(chunk, then, str(version.sequence), "back")
 
     def _append_erasure(self, sequence: int, traces: Traces) -> Record:
         """Put zeros where the words of a write are alive, and in what the journal says that was there before."""
@@ -547,8 +658,12 @@ class DurableStore:
 
     def _finish_erasure(self, sequence: int) -> None:
         self._journal.roll()
-        scrub_segments(sequence, *self._traces_before(sequence))
+        self._scrub(sequence)
         self._mark("erased", str(sequence))
+
+    def _scrub(self, sequence: int) -> None:
+        with self._history.rewriting:
+            scrub_segments(sequence, *self._traces_before(sequence))
 
     def _traces_before(self, sequence: int) -> tuple[Traces, list[Segment]]:
         """The closed segments that may hold words of a write, and where these are before the first of them."""
@@ -584,6 +699,11 @@ class DurableStore:
             self._mark("restored", last.note)
         if last is not None and last.kind == "erase":
             self._finish_erasure(int(last.note))
+        # What a copy becomes is the leader's to say.
+        snapshot = restoring.begun(self.layout, self._history) if not self.epoch else None
+        if snapshot is not None:
+            self.restore(snapshot)
+        restoring.end(self.layout)
 
 
 def _epoch_of(layout: Layout) -> int:

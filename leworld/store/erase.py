@@ -10,17 +10,18 @@ Shapes:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leworld.errors import StoreError
+from leworld.errors import DamageError, StoreError
 from leworld.files import replace_file
 from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints, expand
+from leworld.store.link import Link
 from leworld.store.records import Record, encode
 from leworld.store.segment import Segment, scan
 
@@ -110,24 +111,35 @@ class Traces:
         return out
 
 
-def trace(sequence: int, records: Iterable[Record]) -> tuple[Record, Traces]:
+def trace(sequence: int, records: Iterable[Record], link: Link | None = None) -> tuple[Record, Traces]:
     """The record of a write, and where its words are after all later ones.
 
     Args:
         sequence: of the write.
         records: all of a memory's, oldest first, with or without words.
+        link: where the memory is a fork, to its parent.
 
     Raises:
         StoreError: there is no such write.
+        DamageError: a later record is missing, so that its words may be anywhere.
     """
     records = list(records)
     found = [record for record in records if record.sequence == sequence]
     if not found or found[0].kind not in ("write", "back"):
-        raise StoreError(f"write {sequence} is not known: leworld memory log lists those that are")
+        raise StoreError(
+            f"write {sequence} is not known: leworld memory log lists those that are"
+            + ("" if link is None else f"; those of {link.parent}, from which this is a fork, are not: write over them")
+        )
+    later = [record for record in records if record.sequence > sequence]
+    for due, record in enumerate(later, sequence + 1):
+        if record.sequence != due:
+            raise DamageError(
+                f"write {sequence}: record {due} after it is missing, so that nobody knows where its words are: export"
+                " this memory, import that into a new directory, and delete this one"
+            )
     traces = Traces(found[0], copied_by(records))
-    for record in records:
-        if record.sequence > sequence:
-            traces.scrub(record)
+    for record in later:
+        traces.scrub(record)
     return found[0], traces
 
 
@@ -146,7 +158,7 @@ def scrub_segments(sequence: int, traces: Traces, segments: Sequence[Segment]) -
     """
     for segment in segments:
         parts = []
-        for record in _writes_of(segment):
+        for record, _ in scan(segment.path):
             parts.extend(encode(_erased(record, sequence, traces)))
         replace_and_zero(segment.path, parts)
 
@@ -154,18 +166,20 @@ def scrub_segments(sequence: int, traces: Traces, segments: Sequence[Segment]) -
 def is_scrubbed(sequence: int, traces: Traces, segments: Sequence[Segment]) -> bool:
     """Whether ``scrub_segments`` would find nothing."""
     for segment in segments:
-        for record in _writes_of(segment):
+        for record, _ in scan(segment.path):
             clean = _erased(record, sequence, traces)
             if not (np.array_equal(clean.words, record.words) and np.array_equal(clean.before, record.before)):
                 return False
     return True
 
 
-def _writes_of(segment: Segment) -> Iterator[Record]:
-    return (write for record, _ in scan(segment.path) for write in record.split())
-
-
 def _erased(record: Record, sequence: int, traces: Traces) -> Record:
+    """The next record, as long as it was: whoever reads versions knows where in the file lies what pages held."""
+    clean = [_erased_write(write, sequence, traces) for write in record.split()]
+    return replace(record, words=np.concatenate([write.words for write in clean]), before=clean[0].before)
+
+
+def _erased_write(record: Record, sequence: int, traces: Traces) -> Record:
     if record.sequence < sequence:
         return record
     if record.sequence == sequence:

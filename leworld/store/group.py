@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leworld.errors import DataError
 from leworld.memory.crc import crc32
-from leworld.memory.protocol import Receipt, Words
+from leworld.memory.protocol import PAGE_WORDS, Receipt, Words
 from leworld.memory.ranges import Ints, as_integers, check_ranges, pages_of
 from leworld.memory.words import as_bytes, as_words
 from leworld.store.records import Record
@@ -47,6 +47,13 @@ class Group:
     pages: Ints
     first: list[int]
     begin: list[int]
+
+    @property
+    def whole_pages(self) -> Ints:
+        """Pages of which the first write sets every word."""
+        count = self.first[1] if self.writes else 0
+        start, length = self.start[:count], self.length[:count]
+        return start[(start % PAGE_WORDS == 0) & (length == PAGE_WORDS)] // PAGE_WORDS
 
     def checksums(self) -> list[int]:
         """CRC-32 of the words of each write."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -23,16 +24,24 @@ _MARKS = ("restore", "restored", "erase", "erased")
 
 
 class History:
-    """The records of a memory, in its ledger and its journal."""
+    """The records of a memory, in its ledger and its journal.
+
+    Attributes:
+        rewriting: held by whoever rewrites a closed segment; after the store's lock.
+    """
 
     def __init__(self, layout: Layout, journal: Journal) -> None:
+        self.rewriting = threading.Lock()
         self._path, self._journal = layout.ledger, journal
         self._size, self._last = self._find_end()
 
     def records(self, segment: Segment) -> Iterator[Record]:
         """The records of a segment, with their words."""
-        found = (record for record, _ in scan(segment.path)) if segment.records is None else iter(segment.records)
-        return chain.from_iterable(record.split() for record in found)
+        return chain.from_iterable(record.split() for record in self.together(segment))
+
+    def together(self, segment: Segment) -> Iterator[Record]:
+        """The same as they are in the journal: writes that came together are one."""
+        return (record for record, _ in scan(segment.path)) if segment.records is None else iter(segment.records)
 
     def newest_first(self) -> Iterator[Record]:
         """Every record, the newest first, without words."""
@@ -88,13 +97,18 @@ class History:
             written = written or record.kind == "write"
         return None
 
-    def remember(self, segment: Segment) -> None:
+    def remember(self, segment: Segment) -> bool:
         """Put the headers of a segment's records into the ledger; those that are there already stay once.
+
+        Returns:
+            whether the segment is whole; else only the headers before what is damaged are in the ledger.
 
         Raises:
             StoreError: the disk refuses; the ledger is as it was then.
         """
-        data = to_header_only(_mapped(segment.path), segment.first, self._last)
+        with self.rewriting:
+            raw = _mapped(segment.path)
+            data, end = to_header_only(raw, segment.first, self._last)
         try:
             with self._path.open("r+b", buffering=0) as file:
                 file.truncate(self._size)
@@ -106,6 +120,7 @@ class History:
         except OSError as error:
             raise refused(self._path, error) from error
         self._size, self._last = self._size + len(data), max(self._last, segment.last)
+        return end == len(raw)
 
     def _find_end(self) -> tuple[int, int]:
         """Bytes of whole records in the ledger, and the number of the last one."""

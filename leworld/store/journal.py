@@ -20,7 +20,7 @@ from leworld.errors import ConfigError, StoreError
 from leworld.files import sync
 from leworld.store.layout import refused
 from leworld.store.records import Frame, Record, encode
-from leworld.store.segment import Segment, load_segments, segment_path
+from leworld.store.segment import Segment, load_segments, segment_path, set_aside
 
 POLICIES = ("always", "group", "os")
 """On the disk before the acknowledgement of a write; of a group of writes that came together; within a second, so that
@@ -140,11 +140,14 @@ class Journal:
         # What the lost ones changed is not known, so that it cannot tell of versions before them.
         short.last, short._before = sequence, None
 
-    def drop(self, segment: Segment) -> None:
-        """Delete a segment that is not the last."""
+    def drop(self, segment: Segment, *, aside: bool = False) -> None:
+        """Delete a segment that is not the last, or put a damaged one ``aside``, under another name."""
         assert segment is not self.last
         self.segments.remove(segment)
-        segment.path.unlink()
+        if aside:
+            segment.path.rename(set_aside(segment.path))
+        else:
+            segment.path.unlink()
         sync(self.directory)
 
     def close(self) -> None:

@@ -7,12 +7,18 @@ checkpoint      msgpack: sequence; the words on the disk hold every write up to 
 versions        msgpack: the versions that are kept
 epoch           msgpack: of a copy, the latest epoch that it knows of
 rights          msgpack: who may read and write what; absent where everyone may do everything
+restoring       a snapshot (``leworld.memory.snapshot_file``) while it is restored, see ``leworld.store.restoring``
 words           the words, little-endian, at four times their address; sparse
-sums            of each page the CRC-32 of its words, xor that of a page of zeros; sparse
+sums            of each page the CRC-32 of its words, xor that of a page of zeros; not sparse, as every store into it
+                must find room on the disk
 state           see ``leworld.store.mapped``; of no use after the machine was started anew
 journal/        see ``leworld.store.journal``
 ledger          journal records without words: who wrote where and when, before the oldest segment
 lock            locked by the process that writes
+fork            msgpack: of a fork, what it was made from, see ``leworld.store.link``
+filling         of a fork that takes pages over: a byte a page, 1 where it holds it, then 1 where it holds all
+filled          msgpack: the same as bits, as far as it is on the disk
+forks/          of each fork of this memory, named after the version that is kept for it, where it is
 """
 
 from __future__ import annotations
@@ -67,6 +73,11 @@ class Layout:
         return self.root / "rights"
 
     @property
+    def restoring(self) -> Path:
+        """A snapshot that is being restored; absent where none is."""
+        return self.root / "restoring"
+
+    @property
     def words(self) -> Path:
         """The words."""
         return self.root / "words"
@@ -95,6 +106,26 @@ class Layout:
     def lock(self) -> Path:
         """The writer's."""
         return self.root / "lock"
+
+    @property
+    def fork(self) -> Path:
+        """What a fork was made from; absent where the memory is none."""
+        return self.root / "fork"
+
+    @property
+    def filling(self) -> Path:
+        """The pages that a fork holds, for all processes; of no use after the machine was started anew."""
+        return self.root / "filling"
+
+    @property
+    def filled(self) -> Path:
+        """The pages that a fork holds on the disk."""
+        return self.root / "filled"
+
+    @property
+    def forks(self) -> Path:
+        """The directory that says where the forks of this memory are."""
+        return self.root / "forks"
 
 
 @dataclass(frozen=True)
@@ -172,8 +203,21 @@ def read_map(path: Path, fields: dict[str, type]) -> dict[str, Any] | None:
     except ValueError:
         content = None
     if not isinstance(content, dict) or any(type(content.get(name)) is not kind for name, kind in fields.items()):
-        raise StoreError(f"{path}: is damaged or foreign; restore this memory from a replica or a snapshot")
+        raise StoreError(f"{path}: is damaged or foreign; {NEW_MEMORY}")
     return content
+
+
+NEW_MEMORY = "make a new memory of a snapshot: leworld memory import NEW FILE, with one that export wrote before"
+
+
+def way_out(root: Path) -> str:
+    """What helps against damaged pages."""
+    if Layout(root).epoch.exists():
+        return "another copy mends it soon; if none can, end this one, delete its directory, and start it again"
+    return (
+        "put a snapshot in place of all with leworld memory import DIRECTORY FILE, or go back to a version of before"
+        " the page changed with leworld memory restore DIRECTORY NAME"
+    )
 
 
 def refused(path: Path, error: OSError) -> StoreError:

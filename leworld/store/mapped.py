@@ -37,13 +37,15 @@ from leworld.memory.arena import Arena, map_file
 from leworld.memory.crc import crc32
 from leworld.memory.protocol import PAGE_WORDS, Words
 from leworld.memory.ranges import Ints, check_ranges, expand, pages_of
-from leworld.store.layout import Layout, read_identity, refused
+from leworld.store.inherit import Inherited, inherited_by
+from leworld.store.layout import Layout, read_identity, refused, way_out
 
 VERIFY = ("touch", "always", "never")
 STRIPE_PAGES = 16
 STRIPE_WORDS = STRIPE_PAGES * PAGE_WORDS
 _HEAD_BYTES = 4096
 _TRIES = 1000
+_PARENT_PAGES = 1 << 14
 _PAUSE_S = 0.001
 _ZERO_SUM = crc32(bytes(PAGE_WORDS * 4))
 _NO_ZERO_SUM = 0xFFFFFFFF
@@ -56,6 +58,7 @@ class MappedMemory:
         address_bits: of the memory.
         verify: "touch": a stripe's checksums are looked at when it is first read by this process; "always": at every
             read; "never".
+        inherited: of a fork, what it does not hold yet, as far as this process knows; else None.
     """
 
     def __init__(self, root: str | Path, *, writable: bool = False, verify: str = "touch") -> None:
@@ -79,6 +82,9 @@ class MappedMemory:
         self._head, self._touched = state[: _HEAD_BYTES // 8], state[_HEAD_BYTES // 8 :]
         if not writable and not self._head[5] and not self._of_this_boot():
             raise StoreError(f"{root}: the machine was started anew since it was written: open it for writing once")
+        self.inherited: Inherited | None = inherited_by(
+            self.layout, MappedMemory, lambda path, size: _map_array(path, size, "u1", writable), num_pages
+        )
         self._ready = np.zeros(num_stripes, np.bool_)
         self._all_ready = verify == "never"
         self._reserved = np.zeros(num_stripes, np.bool_)
@@ -87,6 +93,11 @@ class MappedMemory:
     def sequence(self) -> int:
         """Number of the last write that is wholly visible."""
         return int(self._head[1])
+
+    @property
+    def begun(self) -> int:
+        """Number of the last write of which something may be visible."""
+        return int(self._head[0])
 
     @property
     def is_whole(self) -> bool:
@@ -109,6 +120,11 @@ class MappedMemory:
             NotPrimaryError: it is a copy that does not lead.
         """
         start, length = check_ranges(start, length, self.num_words)
+        inherited = self._inherits()
+        return self._read(start, length) if inherited is None else inherited.read(self._read, start, length)
+
+    def _read(self, start: Ints, length: Ints) -> Words:
+        """The words that are in this memory's own file."""
         if not self._all_ready:
             self._make_ready(start, length)
         era, seen = int(self._head[4]), int(self._head[1])
@@ -208,18 +224,45 @@ class MappedMemory:
             DamageError: one of them is not what was written.
         """
         words = self.pages[pages]
-        wrong = page_sums(words) != self.sums[pages]
-        if wrong.any():
-            raise damage(self.layout.root, pages[wrong])
+        wrong = pages[page_sums(words) != self.sums[pages]]
+        # Of a fork that does not hold them they are not.
+        if len(wrong) and len(damaged := self.damaged(wrong)):
+            raise damage(self.layout.root, damaged)
         return words
 
     def damaged(self, pages: Ints) -> Ints:
         """Those of (P,) pages whose words are not what their checksums say."""
+        inherited = self._inherits()
+        if inherited is not None:
+            # The others are being filled, or their filling was cut off.
+            pages = pages[inherited.held[pages] != 0]
         return pages[page_sums(self.pages[pages]) != self.sums[pages]]
 
-    def written_pages(self) -> Ints:
-        """Pages that are not all zeros, ascending."""
-        return np.flatnonzero(self.sums)
+    def mend(self, pages: Ints, words: NDArray[np.uint32]) -> Ints:
+        """Put the (P, 256) words that another copy has, whole, into (P,) damaged pages; those that are right now.
+
+        They are right if they are what the page's checksum says, or if they are what is here: then that is damaged.
+        """
+        sums = page_sums(words)
+        is_right = (sums == self.sums[pages]) | (words == self.pages[pages]).all(1)
+        self.pages[pages[is_right]] = words[is_right]
+        self.sums[pages[is_right]] = sums[is_right]
+        return pages[is_right]
+
+    def written_pages(self, first: int = 0, stop: int | None = None) -> Ints:
+        """Pages that are not all zeros, ascending; of those in ``[first, stop)``."""
+        stop, inherited = len(self.sums) if stop is None else stop, self._inherits()
+
+        def own() -> Ints:
+            return first + np.flatnonzero(self.sums[first:stop])
+
+        return own() if inherited is None else inherited.written(own, first, stop)
+
+    def _inherits(self) -> Inherited | None:
+        """What there is to be read through to; None where this memory holds everything."""
+        if self.inherited is not None and self.inherited.is_over:
+            self.inherited = None
+        return self.inherited
 
     def _of_this_boot(self) -> bool:
         return self._head[2:4].tobytes() == boot_id()
@@ -279,8 +322,8 @@ class MappedMemory:
 
     def verify_all(self) -> Ints:
         """Look at every page that holds anything; the damaged ones, ascending. Whole stripes are ready then."""
-        found = []
-        stripes = np.union1d(self.written_pages() // STRIPE_PAGES, self._stripes_on_disk())
+        found = self._damaged_in_parent()
+        stripes = np.union1d(np.flatnonzero(self.sums) // STRIPE_PAGES, self._stripes_on_disk())
         for stripe in stripes.tolist():
             try:
                 self._verify_stripe(stripe)
@@ -290,7 +333,15 @@ class MappedMemory:
                 self._ready[stripe] = True
         if self.verify == "touch":
             self._all_ready = not found
-        return np.array(found, np.int64)
+        return np.unique(np.array(found, np.int64))
+
+    def _damaged_in_parent(self) -> list[int]:
+        """Pages that a fork does not hold yet and that are damaged where they are, ascending."""
+        found, inherited = [], self._inherits()
+        for first in range(0, len(self.pages) if inherited is not None else 0, _PARENT_PAGES):
+            assert inherited is not None
+            found.extend(inherited.damaged(first, min(first + _PARENT_PAGES, len(self.pages))))
+        return found
 
     def _stripes_on_disk(self) -> Ints:
         """Those for which the file of words has more than a hole: what should hold nothing may hold something."""
@@ -305,13 +356,21 @@ class MappedMemory:
         return stripes[stripes < len(self._ready)]
 
 
+def make_mappable(layout: Layout, address_bits: int) -> None:
+    """Give the files of a new memory their sizes (sparse), as one has that was written and closed."""
+    num_pages = (1 << address_bits) // PAGE_WORDS
+    os.truncate(layout.words, 4 << address_bits)
+    os.truncate(layout.sums, num_pages * 4)
+    os.truncate(layout.state, _HEAD_BYTES + -(-num_pages // STRIPE_PAGES) * 8)
+    with layout.state.open("r+b") as file:
+        file.seek(5 * 8)
+        file.write((1).to_bytes(8, "little"))
+
+
 def damage(root: Path, pages: Ints) -> DamageError:
     """What is said of damaged pages."""
     names = ", ".join(str(page) for page in pages[:4]) + (", ..." if len(pages) > 4 else "")
-    return DamageError(
-        f"{root}: page {names}: not what was written; restore this memory from a replica or a snapshot",
-        tuple(pages.tolist()),
-    )
+    return DamageError(f"{root}: page {names}: not what was written; {way_out(root)}", tuple(pages.tolist()))
 
 
 def page_sums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:

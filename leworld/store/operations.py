@@ -60,9 +60,9 @@ def pages(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
 
 
 def keep(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
-    """Keep a version ``name``."""
+    """Keep a version ``name``; with ``of``, another one under this name."""
     caller.must_be_admin()
-    return vars(store.keep(text(arguments, "name"))), _NOTHING
+    return vars(store.keep(text(arguments, "name"), text(arguments, "of", "now"))), _NOTHING
 
 
 def drop(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:

@@ -176,13 +176,16 @@ def decode_at(data: memoryview | bytes, offset: int, *, words: bool = True) -> t
     return _parse(bytes(data[offset + PREFIX_BYTES : body]), data[body : frame.end], words), frame
 
 
-def to_header_only(data: memoryview | bytes | mmap, first: int, after: int) -> bytes:
+def to_header_only(data: memoryview | bytes | mmap, first: int, after: int) -> tuple[bytes, int]:
     """The frames of whole records without their bodies, as far as they go on from each other.
 
     Args:
         data: frames, one after another.
         first: number of the first record.
         after: number of a record; those up to it are left out.
+
+    Returns:
+        them, and the offset in ``data`` at which they end: that of its end, unless it is damaged.
     """
     data, parts, offset, sequence = memoryview(data), [], 0, first
     while len(data) - offset >= PREFIX_BYTES:
@@ -198,7 +201,7 @@ def to_header_only(data: memoryview | bytes | mmap, first: int, after: int) -> b
             frame = _FRAME.pack(MAGIC, header_bytes, 0)
             parts += [frame, _CRC.pack(crc32(header, crc32(frame))), header]
         offset = end
-    return b"".join(parts)
+    return b"".join(parts), offset
 
 
 def _parse(raw: bytes, body: memoryview, words: bool) -> Record:

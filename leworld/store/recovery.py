@@ -35,6 +35,8 @@ def recover(
     Raises:
         DamageError: a record is missing that was visible.
     """
+    # Where the journal is damaged the words stay as they are, and can be read if they were closed.
+    last = history.last_mark()
     since = journal.since(checkpoints.upto)
     pages = changed_pages(since)
     intact = mapped.is_whole and mapped.sequence >= journal.sequence and not len(mapped.damaged(pages))
@@ -56,7 +58,6 @@ def recover(
         mapped.end_lease()
     mapped.settle_at(journal.sequence)
     mapped.open()
-    last = history.last_mark()
     for segment in journal.segments:
         # What is appended from here on is not among them.
         segment.records = None

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from leworld.errors import DamageError
 from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints
-from leworld.store.records import MAGIC, Frame, Record, decode_at
+from leworld.store.records import Frame, Record, decode_at
+from leworld.store.tail import whole_records
 
 PAGE_BYTES = PAGE_WORDS * 4
 SUFFIX = ".log"
+_ASIDE = ".damaged"
 
 
 @dataclass
@@ -78,6 +80,16 @@ def segment_paths(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(f"*{SUFFIX}") if path.stem.isdigit())
 
 
+def set_aside(path: Path) -> Path:
+    """Where a damaged segment lies that is needed only for who wrote what; nobody but a person looks into it."""
+    return path.with_name(f"{path.name}{_ASIDE}")
+
+
+def set_aside_segments(directory: Path) -> list[Path]:
+    """The damaged segments of a journal that are needed only for who wrote what."""
+    return sorted(directory.glob(f"*{SUFFIX}{_ASIDE}"))
+
+
 def scan(path: Path, *, words: bool = True) -> Iterator[tuple[Record, Frame]]:
     """The whole and undamaged records of a segment, up to where there is no more.
 
@@ -98,7 +110,10 @@ def scan(path: Path, *, words: bool = True) -> Iterator[tuple[Record, Frame]]:
         expected, offset = record.last + 1, frame.end
 
 
-_WAY_OUT = "restore this memory from a replica or a snapshot"
+_WAY_OUT = (
+    "make a new memory with leworld memory import NEW FILE; FILE is what leworld memory export writes of this one,"
+    " if it was closed, or an older snapshot"
+)
 
 
 def missing(directory: Path, sequence: int) -> DamageError:
@@ -120,12 +135,9 @@ def check_tail(path: Path, data: bytes, offset: int, due: int = 0) -> None:
     Not if it went to the disk together with record ``due``, which is missing there: a machine that failed may have
     written any part of what nobody was told of.
     """
-    at = data.find(MAGIC, offset + 1)
-    while at >= 0:
-        found = decode_at(data, at, words=False)
-        if found is not None and (not due or found[0].group > due):
-            raise DamageError(f"{path}: damaged at byte {offset}, before byte {at}; {_WAY_OUT}")
-        at = data.find(MAGIC, at + 1)
+    for record, frame in whole_records(data, offset):
+        if not due or record.group > due:
+            raise DamageError(f"{path}: damaged at byte {offset}, before byte {frame.offset}; {_WAY_OUT}")
 
 
 def load_segment(path: Path, *, keep: bool = False) -> Segment:

@@ -19,7 +19,7 @@ from leworld.memory.protocol import PAGE_WORDS, Snapshot
 from leworld.memory.ranges import Ints
 from leworld.store.layout import Layout
 from leworld.store.mapped import MappedMemory
-from leworld.store.segment import Segment, check_joined, load_segment, segment_paths
+from leworld.store.segment import Segment, check_joined, load_segment, missing, segment_paths
 from leworld.store.versions import Difference, Versions, changed_pages, difference, pages_before
 
 
@@ -77,6 +77,9 @@ class VersionReader:
         # All but the last of those known are closed, and do not change any more.
         known = {segment.path: segment for segment in self._segments[:-1]}
         self._segments = [known.get(path) or load_segment(path) for path in paths]
+        if not self._segments:
+            # The directory is gone, as a version is followed by a segment at least, which may be empty.
+            raise missing(self._journal, self.sequence + 1)
         check_joined(self._journal, self._segments, self.sequence + 1)
         return self._segments
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from leworld.errors import StoreError
 from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints
-from leworld.store.layout import Layout, read_map, write_map
+from leworld.store.layout import NEW_MEMORY, Layout, read_map, write_map
 from leworld.store.segment import Segment
 
 
@@ -49,7 +49,7 @@ class Versions:
         self._path = layout.versions
         found = read_map(self._path, {"versions": list}) or {"versions": []}
         if not all(_is_version(row) for row in found["versions"]):
-            raise StoreError(f"{self._path}: is damaged or foreign; restore this memory from a replica or a snapshot")
+            raise StoreError(f"{self._path}: is damaged or foreign; {NEW_MEMORY}")
         self._list = [Version(*row) for row in found["versions"]]
 
     def __iter__(self) -> Iterator[Version]:

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from actors.actor_fleet import ActorFleet
-from actors.memory_shard import MemoryShard
-from actors.sharded_memory import ShardedMemory
 from actors.slm_actor import SLMActor
 from leworld.errors import CheckpointError
 from leworld.memory import WordStore
 from leworld.models.fleet import SLMGroup
 from tests.actors.peers import LocalPeers
+from tests.actors.shards import Shards
 from tests.actors.systems import Small, run, same_bits, small
 from tests.phases.pretend_gpu import PretendGPU
 
@@ -41,10 +40,12 @@ def test_one_process_twice_gives_the_same_bits(system: Small, reference):
 
 
 @pytest.mark.parametrize(("slm_ids", "num_shards"), [(((0, 1, 2),), 4), (((0,), (1,), (2,)), 1)])
-def test_actors_match_one_process_to_the_bit(system: Small, reference, slm_ids, num_shards: int):
-    bits = system.world.spec.address_bits
-    memory = ShardedMemory(LocalPeers([MemoryShard(i, bits) for i in range(num_shards)]), range(num_shards), bits)
-    metrics, state = run(system.learner(actors(system, slm_ids), memory))
+def test_actors_match_one_process_to_the_bit(system: Small, reference, slm_ids, num_shards: int, tmp_path):
+    shards = Shards(tmp_path, system.world.spec.address_bits)
+    try:
+        metrics, state = run(system.learner(actors(system, slm_ids), shards.make(*range(num_shards))))
+    finally:
+        shards.close()
     assert metrics == reference[0]
     assert same_bits(state, reference[1])
 

@@ -162,7 +162,7 @@ def test_a_copy_keeps_what_it_has_though_it_never_heard_that_it_was_admitted(cop
         taken.append(admit(request).content["admitted"])
         raise StoreError("the answer is lost")
 
-    leader.server._peer_operations["admit"] = admit_and_be_lost  # type: ignore[assignment]
+    leader.server._hooks.operations["admit"] = admit_and_be_lost  # type: ignore[assignment]
     with pytest.raises(StoreError, match="the answer is lost"):
         copy.join()
     assert taken == [True]
@@ -219,10 +219,11 @@ def test_a_copy_that_is_started_again_at_its_address_does_not_pass_for_a_leader(
     copies.stop("a")
     copies.make("a", address).start()
     assert copies.word(1) == 1
-    assert copies.directory.get("s").epoch == 2
+    assert copies.directory.get("s").primary == "b"
 
 
 def test_a_new_leader_that_was_ended_while_it_waited_waits_again(copies):
+    DurableStore.create(copies.root / "b", BITS).close()
     copies.directory.replace("s", ShardState(1, 2, "b", ("b",), {"b": "tcp://127.0.0.1:9"}))
     begin = time.monotonic()
     copies.make("b").start()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from actors.directory import FileDirectory, ShardState, change
+from actors.elect import elect
 from actors.memory_client import MemoryClient
-from actors.replica import Replica, ReplicaConfig, elect
+from actors.replica import Replica, ReplicaConfig
 from actors.shard_client import ShardClient
 from leworld.errors import LeWorldError, NotPrimaryError, StoreError
 from leworld.store.durable import StoreConfig

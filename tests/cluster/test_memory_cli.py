@@ -304,6 +304,36 @@ class TestDamage:
         assert "page 3: not what was written" in shell.complaint("read", mem, 1000)
         assert shell("read", mem, 0) == "0x0000  00000001\n"
 
+    def test_a_snapshot_is_put_in_place_of_it(self, shell, mem):
+        shell("write", mem, 1000, 1)
+        shell("export", mem, "all.lw")
+        shell("snapshot", mem, "a")
+        shell("write", mem, 0, 1)
+        with Path("mem/words").open("r+b") as file:
+            file.seek(4000)
+            file.write(b"\xff")
+        assert "leworld memory import DIRECTORY FILE" in shell.complaint("read", mem, 1000)
+        assert "version 'a' holds it, too: drop that version first" in shell.complaint("import", mem, "all.lw")
+        shell("drop", mem, "a")
+        assert shell("import", mem, "all.lw") == "mem: now holds all.lw, 1 page\n"
+        assert shell("verify", mem) == "all is as it was written: 1 page, 3 records\n"
+
+    def test_of_the_journal_leaves_what_export_needs(self, shell, mem):
+        shell("write", mem, 5, 1)
+        shell("snapshot", mem, "a")
+        with DurableStore(mem) as store:
+            for value in (2, 3):
+                store.write([6], np.array([[value]], np.uint32))
+        segment = Path("mem/journal/00000000000000000002.log")
+        flipped = bytearray(segment.read_bytes())
+        flipped[30] ^= 1
+        segment.write_bytes(flipped)
+        line = shell.complaint("write", mem, 6, 4)
+        assert "leworld memory import NEW FILE; FILE is what leworld memory export writes of this one, if" in line
+        shell("export", mem, "all.lw")
+        shell("import", "new", "all.lw")
+        assert shell.json("read", "new", 5, 2)["words"] == [1, 3]
+
     def test_of_the_journal_is_found(self, shell, mem):
         shell("snapshot", mem, "a")
         shell("write", mem, 0, 1)

@@ -65,6 +65,16 @@ def test_the_sessions_are_real(session):
         assert shown == expected, command
 
 
+def test_what_is_sparse_is(tmp_path):
+    text = (REPOSITORY / "docs" / "memory.md").read_text()
+    rows = dict(re.findall(r"^\| `(words|sums|state)` \| (.*) \|$", text, re.MULTILINE))
+    DurableStore.create(tmp_path / "m", 24).close()
+    assert len(rows) == 3
+    for name, row in rows.items():
+        stat = (tmp_path / "m" / name).stat()
+        assert (stat.st_blocks * 512 < stat.st_size) == ("sparse" in row), name
+
+
 def test_the_reader_needs_nothing_of_leworld(blocks, session):
     reader = blocks["python"][2]
     assert "leworld" not in reader

@@ -17,8 +17,8 @@ def loaded(code: str) -> set[str]:
 
 
 def test_a_shard_does_not_import_torch_and_placement_does_when_it_is_asked_for():
-    shard = loaded("import actors.memory_shard")
-    assert "leworld.memory.store" in shard
+    shard = loaded("import actors.memory_copy")
+    assert "leworld.store.durable" in shard
     assert "torch" not in shard
     assert "torch" in loaded("from leworld.memory import HashPlacement")
 

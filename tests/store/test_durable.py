@@ -377,7 +377,7 @@ def test_snapshots_serve_no_damaged_word(store):
         file.write(b"\x06")
     for call in (store.snapshot, lambda: store.keep("a") and store.write([1], block(1))):
         store.checkpoint()
-        with pytest.raises(DamageError, match="page 0: not what was written; restore this memory from"):
+        with pytest.raises(DamageError, match="page 0: not what was written; put a snapshot in place"):
             call()
 
 

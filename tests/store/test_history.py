@@ -3,11 +3,13 @@ import errno
 import numpy as np
 import pytest
 
+from cluster.memory.beside import Directory
 from leworld.errors import DamageError, StoreError
 from leworld.memory import Words
 from leworld.store.durable import DurableStore, StoreConfig, Write
 from leworld.store.history import History
 from leworld.store.records import decode_at
+from leworld.store.segment import scan
 from tests.store.stores import block, crashed, fill, flip, reopened
 
 CONFIG = StoreConfig(segment_bytes=1, policy="os")
@@ -92,7 +94,7 @@ def test_a_crash_between_ledger_and_journal_tells_nothing_twice(store, tmp_path,
     for value in range(3):
         store.write([value], block(value))
     with monkeypatch.context() as patched:
-        patched.setattr(store._journal, "drop", lambda _: None)
+        patched.setattr(store._journal, "drop", lambda *_, **__: None)
         store.checkpoint()
     root = crashed(store, tmp_path / "copy")
     assert (root / "ledger").stat().st_size
@@ -112,7 +114,7 @@ def test_a_ledger_whose_end_was_cut_off_is_written_on(store, tmp_path, monkeypat
     for value in range(3):
         store.write([value], block(value))
     with monkeypatch.context() as patched:
-        patched.setattr(store._journal, "drop", lambda _: None)
+        patched.setattr(store._journal, "drop", lambda *_, **__: None)
         store.checkpoint()
     root = crashed(store, tmp_path / "copy")
     raw = (root / "ledger").read_bytes()
@@ -149,3 +151,43 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(store, monkeypatch):
     store.checkpoint()
     assert sequences(store.log()) == [2, 1]
     assert sequences(History(store.layout, store._journal).newest_first()) == [2, 1]
+
+
+class TestDamagedSegment:
+    """One that only history needs is put aside with what is left, and said to be missing."""
+
+    @pytest.fixture
+    def root(self, store):
+        for value in range(1, 6):
+            store.write([value * 10], block(value))
+        store.keep("a")
+        store.write([60], block(6))
+        segment = store._journal.segments[0].path
+        begins = [frame.offset for _, frame in scan(segment)]
+        flip(segment, begins[2] + 30)
+        store.drop("a")
+        store.checkpoint()
+        store.close()
+        return store.root
+
+    def test_what_is_left_is_kept(self, root):
+        (aside,) = (root / "journal").glob("*.damaged")
+        assert aside.name == f"{1:020d}.log.damaged"
+        assert decode_at(aside.read_bytes(), 0)[0].sequence == 1
+        with DurableStore(root) as again:
+            assert sequences(again.log(100)) == [6, 2, 1]
+            again.write([5], block(9))
+            assert again.read([10, 40, 5], [1, 1, 1]).words.tolist() == [1, 4, 9]
+
+    def test_it_is_said(self, root):
+        problem = Directory(root, "admin").verify()["journal"]
+        assert "3 of 6 records are missing from journal and ledger; " in problem
+        assert problem.endswith(".log.damaged has what is left")
+
+    def test_a_write_whose_traces_are_not_known_is_not_erased(self, root):
+        with DurableStore(root) as again:
+            for write in (1, 2):
+                with pytest.raises(DamageError, match="record 3 after it is missing"):
+                    again.erase(write)
+            again.erase(6)
+            assert again.read([50, 60], [1, 1]).words.tolist() == [5, 0]

@@ -1,0 +1,110 @@
+"""Forks from the command line."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cluster.memory.clustered import Clustered
+from cluster.memory.holder import holder
+from cluster.memory.remote import Served
+from cluster.memory.target import Writer, check_own, local, login, say, writing
+from leworld.errors import LeWorldError, StoreError
+from leworld.store.durable import DurableStore
+from leworld.store.fork import check_free
+from leworld.store.fork import fork as make_fork
+from leworld.store.layout import Layout, read_identity
+from leworld.store.link import FILLING, FREE, Link, read_link, relink, write_link
+from leworld.store.pins import forks_of
+
+Outcome = dict[str, Any]
+
+
+class _Keeper:
+    """Whoever has the parent open: this process, or its server."""
+
+    def __init__(self, memory: Writer | Served | Clustered) -> None:
+        self._memory = memory
+
+    def keep(self, name: str, of: str = "now") -> object:
+        return self._memory.ask("keep", name=name, of=of)
+
+    def drop(self, name: str) -> None:
+        self._memory.ask("drop", name=name)
+
+
+def fork(target: str, copy: Path, version: str, token: str) -> Outcome:
+    """Make another memory with the content of now or of a version."""
+    root = local(target)
+    check_own(root)
+    check_free(copy)
+    with writing(str(root), token) as memory:
+        copy.absolute().parent.mkdir(parents=True, exist_ok=True)
+        identity = make_fork(root, copy, _Keeper(memory), version)
+    when = "is now" if version == "now" else f"was at version {version}"
+    return {"target": str(root), "path": str(copy), "version": version, "when": when, **vars(identity)}
+
+
+def fill(target: str, parent: Path | None, token: str) -> Outcome:
+    """Have a fork hold everything.
+
+    Raises:
+        StoreError: the memory is no fork; or its parent cannot be read; or another process writes the fork.
+    """
+    root = local(target)
+    if parent is not None:
+        relink(root, parent)
+    link = _link(root)
+    if link.stage == FILLING:
+        _fill(root)
+        link = _link(root)
+    if link.stage != FREE:
+        link = _ask_to_let_go(root, link, token)
+    return {"path": str(root), "parent": link.parent, "version": link.version, "let_go": link.stage == FREE}
+
+
+def tell_of_forks(target: str) -> None:
+    """Say which forks may hold what was erased."""
+    root = Path(target)
+    held = [] if "://" in target else [path for path in forks_of(Layout(root)).values() if path.exists()]
+    if held:
+        names = ", ".join(str(path) for path in held)
+        say(f"forks made before may still hold what was erased here, and know nothing of it: {names}")
+
+
+def _link(root: Path) -> Link:
+    link = read_link(Layout(root))
+    if link is None:
+        raise StoreError(f"{root}: is no fork, so that it holds everything that it has")
+    return link
+
+
+def _fill(root: Path) -> None:
+    pid = holder(Layout(root))
+    if pid is not None:
+        raise StoreError(
+            f"{root}: is open for writing in process {pid}, which takes over the rest by itself;"
+            f" leworld memory stat {root} shows whether it has, or end that one"
+        )
+    with DurableStore(root, writer=login()) as store:
+        store.fill()
+
+
+def _ask_to_let_go(root: Path, link: Link, token: str) -> Link:
+    """Have whoever has the parent open keep the version no longer, if that can be; the link as it is then."""
+    with suppress(LeWorldError):
+        # Another memory may be there now.
+        if read_identity(Path(link.parent)).id == link.parent_id:
+            _drop(link, token)
+            link = replace(link, stage=FREE)
+            write_link(Layout(root), link)
+    return link
+
+
+def _drop(link: Link, token: str) -> None:
+    with writing(link.parent, token) as memory:
+        known = [version["name"] for version in memory.ask("versions")["versions"]]
+        if link.version in known:
+            memory.ask("drop", name=link.version)
