@@ -33,7 +33,8 @@ class History:
     def __init__(self, layout: Layout, journal: Journal) -> None:
         self.rewriting = threading.Lock()
         self._path, self._journal = layout.ledger, journal
-        self._size, self._last = self._find_end()
+        # As one, as it grows beside those who read.
+        self._end = self._find_end()
 
     def records(self, segment: Segment) -> Iterator[Record]:
         """The records of a segment, with their words."""
@@ -45,16 +46,18 @@ class History:
 
     def newest_first(self) -> Iterator[Record]:
         """Every record, the newest first, without words."""
+        size, last = self._end
         for segment in reversed(self._journal.segments):
             records = list(self._headers(segment))
-            yield from reversed([record for record in records if record.sequence > self._last])
-        yield from reversed(list(self._remembered()))
+            yield from reversed([record for record in records if record.sequence > last])
+        yield from reversed(list(self._remembered(size)))
 
     def oldest_first(self) -> Iterator[Record]:
         """Every record, the oldest first, without words."""
-        yield from self._remembered()
+        size, last = self._end
+        yield from self._remembered(size)
         for segment in self._journal.segments:
-            yield from (record for record in self._headers(segment) if record.sequence > self._last)
+            yield from (record for record in self._headers(segment) if record.sequence > last)
 
     def _headers(self, segment: Segment) -> Iterator[Record]:
         if segment.records is not None:
@@ -90,7 +93,7 @@ class History:
         """
         written = False
         for record in self.newest_first():
-            if record.sequence <= self._last:
+            if record.sequence <= self._end[1]:
                 break
             if record.kind in _MARKS:
                 return None if written and record.kind == "restore" else record
@@ -106,20 +109,21 @@ class History:
         Raises:
             StoreError: the disk refuses; the ledger is as it was then.
         """
+        size, last = self._end
         with self.rewriting:
             raw = _mapped(segment.path)
-            data, end = to_header_only(raw, segment.first, self._last)
+            data, end = to_header_only(raw, segment.first, last)
         try:
             with self._path.open("r+b", buffering=0) as file:
-                file.truncate(self._size)
-                file.seek(self._size)
+                file.truncate(size)
+                file.seek(size)
                 rest = memoryview(data)
                 while rest:
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
         except OSError as error:
             raise refused(self._path, error) from error
-        self._size, self._last = self._size + len(data), max(self._last, segment.last)
+        self._end = size + len(data), max(last, segment.last)
         return end == len(raw)
 
     def _find_end(self) -> tuple[int, int]:
@@ -129,11 +133,11 @@ class History:
             size, last = end, record.last
         return size, last
 
-    def _remembered(self) -> Iterator[Record]:
-        return chain.from_iterable(record.split() for record, _ in self._ledger())
+    def _remembered(self, size: int) -> Iterator[Record]:
+        return chain.from_iterable(record.split() for record, _ in self._ledger(size))
 
-    def _ledger(self) -> Iterator[tuple[Record, int]]:
-        data, offset = self._path.read_bytes(), 0
+    def _ledger(self, size: int | None = None) -> Iterator[tuple[Record, int]]:
+        data, offset = self._path.read_bytes()[:size], 0
         while (found := decode_at(data, offset)) is not None:
             record, frame = found
             yield record, frame.end

@@ -197,12 +197,20 @@ def test_a_record_of_several_writes_splits_into_them():
 def test_headers_of_several_writes_are_remembered_once():
     data = joined(some_record(6)) + joined(several()) + joined(some_record(10))
     for after, due in ((5, [6, 7, 10]), (6, [7, 10]), (9, [10]), (10, [])):
-        headers, offset, found = module.to_header_only(data, 6, after), 0, []
+        (headers, end), offset, found = module.to_header_only(data, 6, after), 0, []
+        assert end == len(data)
         while offset < len(headers):
             record, frame = decode_at(headers, offset)
             offset = frame.end
             found.append(record.sequence)
         assert found == due
+
+
+def test_headers_before_damage_are_remembered_with_all_their_writes():
+    whole = joined(some_record(6)) + joined(several())
+    headers, end = module.to_header_only(whole + joined(some_record(10))[:-1] + b"x", 6, 6)
+    found, _ = decode_at(headers, 0)
+    assert (end, found.sequence, found.last, len(found.words)) == (len(whole), 7, 9, 0)
 
 
 @pytest.mark.parametrize(
