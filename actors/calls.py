@@ -49,6 +49,24 @@ class ActorPeers:
         return lambda: dict(zip(messages, gather(refs, names, patience * self.timeout_s), strict=True))
 
 
+class Watch:
+    """Sees whether actors are gone, without asking them anything."""
+
+    def __init__(self, handles: Sequence[Any], names: Sequence[str]) -> None:
+        """Watch actors that have a method ``watch``, which never returns."""
+        self._refs, self._names = [handle.watch.remote() for handle in handles], tuple(names)
+
+    def is_lost(self, target: int) -> LeWorldError | None:
+        """What to raise where an actor is gone, by its number."""
+        if not _is_done(self._refs[target]):
+            return None
+        try:
+            ray.get(self._refs[target], timeout=0)
+        except (RayError, LeWorldError) as error:
+            return translate(error, self._names[target])
+        return None
+
+
 def ask(peers: Peers, method: str, messages: Mapping[int, tuple[Any, ...]] | None = None) -> dict[int, Any]:
     """Send one message to each target (everyone, without arguments, by default) and wait for the answers."""
     return peers.start(method, dict.fromkeys(range(len(peers.names)), ()) if messages is None else messages)()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from actors.directory import Directory
 from actors.memory_wire import Answer, Request
+from actors.processes import machine_id
 from actors.shard_map import ShardMap, load_map
 from leworld.errors import MovedError, StoreError
 from leworld.memory import PAGE_WORDS, Words
@@ -50,6 +51,7 @@ class Holdings:
         found = load_map(self._directory)
         if found.version > self.map.version:
             self.map = found
+        self._store().go_by(self.map.version)
 
     def check(self, request: Request) -> None:
         """Raise MovedError where a request is about words that are not here."""
@@ -63,8 +65,19 @@ class Holdings:
         """What whoever moves stripes asks for; each is called in the server's writing thread, one after another."""
         return {
             function.__name__: function
-            for function in (self.held_pages, self.see_map, self.hand_over, self.take_over, self.let_go)
+            for function in (
+                self.whereabouts,
+                self.held_pages,
+                self.see_map,
+                self.hand_over,
+                self.take_over,
+                self.let_go,
+            )
         }
+
+    def whereabouts(self, request: Request) -> Answer:
+        """Where its files are."""
+        return Answer(request.id, {"root": str(self._store().root.absolute()), "machine": machine_id()})
 
     def held_pages(self, request: Request) -> Answer:
         """The pages that hold anything here, ascending."""

@@ -12,9 +12,10 @@ from typing import Any
 import ray
 
 from actors.actor_fleet import ActorFleet
-from actors.calls import ActorPeers, ask
+from actors.calls import Watch, ask, gather
 from actors.launch_memory import ClusterMemory
 from actors.memory_copy import MemoryConfig
+from actors.plane import Endpoint, PlanePeers
 from actors.processes import ProcessStat
 from actors.sharded_store import ShardedStore
 from actors.slm_actor import SLMActor
@@ -32,7 +33,9 @@ class Handles:
     memory_name: str
     memory_keeper: Any
     slm_actors: tuple[Any, ...]
+    slm_endpoints: tuple[Endpoint, ...]
     slm_ids: tuple[tuple[int, ...], ...]
+    token: str
     timeout_s: float
 
     def memory(self) -> ShardedStore:
@@ -47,25 +50,16 @@ class Handles:
         """Every actor's process and its peak memory."""
         return [*ClusterMemory(self.memory_name).processes(), *ask(self._slms(), "process").values()]
 
-    def wait_until_ready(self) -> None:
-        """Return once every SLM actor answers.
-
-        Raises:
-            ActorError: one does not.
-        """
-        peers = self._slms()
-        peers.start("process", dict.fromkeys(range(len(peers.names)), ()), START_PATIENCE)()
-
     def stop(self) -> None:
         """End every actor; one that is gone already does no harm."""
         for actor in self.slm_actors:
             ray.kill(actor)
         ClusterMemory(self.memory_name).stop()
 
-    def _slms(self) -> ActorPeers:
-        return ActorPeers(
-            self.slm_actors, [slm_actor_name(i, ids) for i, ids in enumerate(self.slm_ids)], self.timeout_s
-        )
+    def _slms(self) -> PlanePeers:
+        names = slm_actor_names(self.slm_ids)
+        is_lost = Watch(self.slm_actors, names).is_lost
+        return PlanePeers(self.slm_endpoints, names, self.token, self.timeout_s, is_lost)
 
 
 def launch(
@@ -86,17 +80,18 @@ def launch(
         ActorError: an actor does not come up.
     """
     make_slms, world_ref = _remote(SLMActor), ray.put(world)
-    slms = [make_slms.remote(slm_actor_name(i, ids), config, world_ref, ids) for i, ids in enumerate(slm_ids)]
+    names, token = slm_actor_names(slm_ids), secrets.token_hex(16)
+    slms = [make_slms.remote(name, config, world_ref, ids) for name, ids in zip(names, slm_ids, strict=True)]
     memory = ClusterMemory.launch(run_memory(world.spec.address_bits, num_shards, copies))
+    try:
+        served = [actor.serve.remote(token) for actor in slms]
+        endpoints = gather(served, names, START_PATIENCE * timeout_s)
+    except BaseException:
+        memory.stop()
+        raise
     ids = tuple(tuple(ids) for ids in slm_ids)
     # The memory ends when nobody holds its keeper any more.
-    handles = Handles(memory.config.name, memory.keeper, tuple(slms), ids, timeout_s)
-    try:
-        handles.wait_until_ready()
-    except BaseException:
-        handles.stop()
-        raise
-    return handles
+    return Handles(memory.config.name, memory.keeper, tuple(slms), tuple(endpoints), ids, token, timeout_s)
 
 
 def run_memory(address_bits: int, num_shards: int, copies: int) -> MemoryConfig:
@@ -110,7 +105,14 @@ def run_memory(address_bits: int, num_shards: int, copies: int) -> MemoryConfig:
 
 def _remote(plain: type) -> Any:
     """Ray Train places its worker by free CPUs, so actors that wait most of the time must not hold any."""
-    return ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(plain)
+    remote = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(plain)
+    # Being watched takes one thread.
+    return remote.options(max_concurrency=2)
+
+
+def slm_actor_names(slm_ids: Sequence[Sequence[int]]) -> list[str]:
+    """Of each actor, by its SLMs."""
+    return [slm_actor_name(i, ids) for i, ids in enumerate(slm_ids)]
 
 
 def slm_actor_name(index: int, slm_ids: Sequence[int]) -> str:

@@ -94,9 +94,15 @@ class ClusterMemory:
         for shard, copies in actors.items():
             self._gather(shard, copies, "wait_until_in_sync", timeout_s, timeout_s)
 
-    def client(self, timeout_s: float = 30.0) -> ShardedStore:
-        """A client that may do everything."""
-        return ShardedStore(self.directory, token=self._token("admin"), timeout_s=timeout_s)
+    def client(self, timeout_s: float = 30.0, *, mapped: bool | None = None) -> ShardedStore:
+        """A client that may do everything.
+
+        Args:
+            timeout_s: of a call.
+            mapped: see ``ShardedStore``; by default so for a run's memory, of which nothing is granted to anyone.
+        """
+        mapped = self.config.ends_with_run if mapped is None else mapped
+        return ShardedStore(self.directory, token=self._token("admin"), timeout_s=timeout_s, mapped=mapped)
 
     def reshard(self, shards: int, progress: Callable[[float], None] = lambda _: None) -> Moved:
         """Have the words with another number of shards, while they are read and written.
@@ -161,7 +167,8 @@ class ClusterMemory:
         keeper = make.options(
             name=name, namespace=RAY_NAMESPACE, lifetime=lifetime(self.config), get_if_exists=True, max_concurrency=4
         ).remote(self.config, self._tokens, range(self.config.shards))
-        self.keeper = keeper
+        # Only the handle of whoever made it keeps it alive.
+        self.keeper = self.keeper or keeper
         return gather([getattr(keeper, method).remote(*arguments)], [name], START_S)[0]
 
     def _gather(self, shard: int, copies: Sequence[Any], method: str, timeout_s: float, *arguments: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from actors.directory import Directory
 from actors.errors import ActorError
+from actors.mapped_shards import MappedShards
 from actors.memory_wire import MAX_RANGES, Answer
 from actors.shard_client import PAUSE_S, ShardClient
 from actors.shard_map import ShardMap, load_map, shard_name
@@ -44,8 +45,9 @@ class ShardedStore:
     """
 
     def __init__(
-        self, directory: Directory, *, token: str = "", timeout_s: float = 30.0, message_timeout_s: float = 3.0
-    ) -> None:
+        self, directory: Directory, *, token: str = "", timeout_s: float = 30.0, message_timeout_s: float = 3.0,
+        mapped: bool = False,
+    ) -> None:  # fmt: skip
         """Look at the map; shards are connected to when they are needed.
 
         Args:
@@ -53,6 +55,7 @@ class ShardedStore:
             token: for the servers.
             timeout_s: of a call, with all that is tried again.
             message_timeout_s: of one message.
+            mapped: read the files of shards that are on this machine, whatever is granted to whom.
 
         Raises:
             ConfigError: the directory knows no such memory.
@@ -63,6 +66,7 @@ class ShardedStore:
         self.address_bits = self.map.address_bits
         self._token, self._timeout_s, self._message_timeout_s = token, timeout_s, message_timeout_s
         self._shards: dict[int, ShardClient] = {}
+        self._files = MappedShards(lambda shard: self.shard(shard).ask("whereabouts")) if mapped else None
         self._name, self._count = secrets.token_hex(6), 0
 
     def read(self, start: ArrayLike, length: ArrayLike) -> Words:
@@ -72,7 +76,7 @@ class ShardedStore:
         words = np.zeros(offsets[-1], np.uint32)
         self._exchange(
             "read",
-            self.map.fragments(start, length),
+            self._read_mapped(self.map.fragments(start, length), words),
             lambda part: {"start": part.start, "length": part.length},
             lambda part, answer: part.scatter(words, answer.words),
         )
@@ -155,6 +159,22 @@ class ShardedStore:
         for client in self._shards.values():
             client.close()
         self._shards.clear()
+        if self._files is not None:
+            self._files.forget()
+
+    def _read_mapped(self, fragments: Fragments, words: NDArray[np.uint32]) -> Fragments:
+        """Read what is on this machine; the fragments for which shards have to be asked."""
+        if self._files is None:
+            return fragments
+        left = [_slice(fragments, slice(0))]
+        for shard in np.unique(fragments.shard).tolist():
+            part = fragments.of(shard)
+            found = self._files.read(part, self.map.version)
+            if found is None:
+                left.append(part)
+            else:
+                part.scatter(words, found)
+        return _joined(left)
 
     def _exchange(self, op: str, fragments: Fragments, given: Ask, took: Took) -> None:
         """Ask every shard about the fragments that it holds, and again about those that moved meanwhile.

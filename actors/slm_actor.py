@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from actors.plane import Endpoint, PlaneServer
 from actors.processes import ProcessStat, own_stat
 from actors.weights import Packed, pack, unpack
 from actors.wire import from_wire, to_wire
@@ -14,15 +16,31 @@ from leworld.models.fleet import FleetConfig, Metrics, Moment, SLMGroup
 from leworld.types import Credit, Proposals, Query
 from leworld.worlds.base import World
 
+METHODS = ("pretrain", "propose", "learn", "state", "load_state", "process")
+
 
 class SLMActor:
-    """An ``SLMGroup`` whose messages are arrays. It owns its SLMs' weights and optimisers."""
+    """An ``SLMGroup`` whose messages are arrays. It owns its SLMs' weights and optimisers.
+
+    All that it is asked comes over the data plane, one thing after another; Ray only watches it.
+    """
 
     def __init__(self, name: str, config: FleetConfig, world: World, slm_ids: Sequence[int]) -> None:
         self.name = name
         # Actors share a machine, and one thread gives the same sums everywhere.
         torch.set_num_threads(1)
         self.group = SLMGroup(config, world, slm_ids)
+
+    def serve(self, token: str) -> Endpoint:
+        """Answer whoever brings the token, from now on; where."""
+        import ray
+
+        self._server = PlaneServer(self, METHODS, token, ray.util.get_node_ip_address())
+        return self._server.endpoint
+
+    def watch(self) -> None:
+        """Return never: whoever waits for it learns of this process's end."""
+        threading.Event().wait()
 
     def pretrain(self, first_step: int, num_steps: int) -> list[Metrics]:
         """See ``Fleet.pretrain``: the last metrics of each SLM."""

@@ -500,6 +500,10 @@ class DurableStore:
         """Have readers of the mapped words refuse from a moment of ``time.monotonic`` on."""
         self._mapped.lease_until(moment)
 
+    def go_by(self, map_version: int) -> None:
+        """Tell readers of the mapped words by which map a shard holds them."""
+        self._mapped.go_by(map_version)
+
     def promise(self, epoch: int) -> None:
         """Be of an epoch from now on, also after a restart."""
         write_map(self.layout.epoch, {"epoch": epoch})

@@ -12,6 +12,7 @@ again, and copies anew what was touched meanwhile. Stores reach other processes 
     32   odd while a crash is being mended, and another number after it
     40   1 where the memory was closed and all of it is on the disk
     48   of a copy: the moment, in nanoseconds of the monotonic clock, up to which it may be read; else 0
+    56   of a shard: the version of the map by which it holds words
     4096 of each stripe the number of the write that touched it last
 
 Source: sequence locks, https://docs.kernel.org/locking/seqlock.html
@@ -134,6 +135,15 @@ class MappedMemory:
         if not self._writable:
             self._check_lease()
         return found
+
+    @property
+    def map_version(self) -> int:
+        """Of the map by which a shard holds words; what is read before this changes was there still."""
+        return int(self._head[7])
+
+    def go_by(self, map_version: int) -> None:
+        """Tell readers of another map."""
+        self._head[7] = map_version
 
     def lease_until(self, moment: float) -> None:
         """Have every reader refuse from a moment of ``time.monotonic`` on, which all processes of a machine share."""

@@ -38,8 +38,9 @@ class Shards:
         assert self.directory.store(ENTRY, 1, made.to_bytes())
         return self.client()
 
-    def client(self, timeout_s: float = 20.0) -> ShardedStore:
-        self.clients.append(ShardedStore(self.directory, timeout_s=timeout_s, message_timeout_s=1.0))
+    def client(self, timeout_s: float = 20.0, *, mapped: bool = False) -> ShardedStore:
+        store = ShardedStore(self.directory, timeout_s=timeout_s, message_timeout_s=1.0, mapped=mapped)
+        self.clients.append(store)
         return self.clients[-1]
 
     def stop(self, shard: int, copy: str = "a") -> None:

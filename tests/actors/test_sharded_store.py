@@ -164,6 +164,42 @@ def test_words_of_an_older_move_do_not_come_back(shards):
         store.shard(2).again("let_go", {"words": stripe, "map": moved.version})
 
 
+def test_who_reads_the_files_sees_what_is_written_and_asks_where_words_have_moved(shards, monkeypatch):
+    store = shards.make(0, 1)
+    shards.start(2)
+    near = shards.client(mapped=True)
+    asked = []
+    start = np.arange(0, 1 << BITS, 512)
+    near.read(start, np.full(len(start), 8))
+    exchange = near._ask_all
+
+    def note_down(op, fragments, *others):
+        asked.append((op, len(fragments.start)))
+        return exchange(op, fragments, *others)
+
+    monkeypatch.setattr(near, "_ask_all", note_down)
+    for value in range(1, 4):
+        store.write(start, np.full((len(start), 8), value, np.uint32))
+        assert (near.read(start, np.full(len(start), 8)).words == value).all()
+    assert asked == []
+    reshard(store, [0, 1, 2])
+    store.write(start, np.full((len(start), 8), 9, np.uint32))
+    assert (near.read(start, np.full(len(start), 8)).words == 9).all()
+    assert asked != []
+    time.sleep(1.1)
+    near.read(start, np.full(len(start), 8))
+    asked.clear()
+    assert (near.read(start, np.full(len(start), 8)).words == 9).all()
+    assert asked == []
+    # A leader that is gone does not answer by its files for longer than its lease.
+    shards.running[1, "a"].step_down()
+    mine = start[near.map.owners(start // near.map.stripe_words) == 1][:1]
+    shards.stop(1)
+    shards.start(1)
+    store.write(mine, np.full((1, 8), 10, np.uint32))
+    assert (near.read(mine, [8]).words == 10).all()
+
+
 def test_what_keeps_versions_does_not_move(shards):
     store = shards.make(0, 1)
     shards.start(2)
@@ -184,7 +220,7 @@ def test_nothing_is_lost_where_shards_move_under_load_and_leaders_die(shards):
 
     def load(number: int) -> None:
         """Registers of one's own: what was written last is what is read."""
-        client, random = shards.client(), np.random.default_rng(number)
+        client, random = shards.client(mapped=number == 0), np.random.default_rng(number)
         start = np.arange(number * 256 + 64, 1 << BITS, 3 * 256)
         values = np.zeros(len(start), np.uint32)
         while not ended.is_set():

@@ -1,0 +1,220 @@
+"""The data plane: actors answer over ZeroMQ what is asked at every step; Ray places them, finds them and watches them.
+
+A call is one message to each actor, and one back. On one machine it goes by a unix socket.
+
+Source: as vLLM and SGLang do beside Ray; the pattern is https://zguide.zeromq.org/docs/chapter3/
+"""
+
+from __future__ import annotations
+
+import hmac
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from actors.calls import RESUME, Answers
+from actors.errors import ActorError
+from actors.plane_wire import decode, encode
+from actors.processes import machine_id
+from leworld.errors import DataError, LeWorldError
+
+PATIENCE_MS = 100
+WATCH_S = 0.2
+"""How often whoever waits looks whether the other one is still there."""
+MAX_BYTES = 1 << 31
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where an actor answers: ``here`` on ``machine``, ``far`` from others."""
+
+    machine: str
+    here: str
+    far: str
+
+    @property
+    def address(self) -> str:
+        """From this process."""
+        return self.here if self.machine == machine_id() else self.far
+
+
+class PlaneServer:
+    """Answers calls of some methods of an object, one after another, in a thread of its own.
+
+    Attributes:
+        endpoint: where.
+    """
+
+    def __init__(self, target: Any, methods: Sequence[str], token: str, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Bind.
+
+        Args:
+            target: whose methods are called.
+            methods: that may be called.
+            token: that every caller has to bring.
+            host: address of this machine that others reach.
+            port: there; 0 takes a free one.
+        """
+        self._target, self._methods, self._token = target, frozenset(methods), token
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._folder = tempfile.TemporaryDirectory(prefix="leworld-")
+        here = f"ipc://{Path(self._folder.name) / 'plane'}"
+        self._socket.bind(here)
+        self._socket.bind(f"tcp://{host}:{port or '*'}")
+        far = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\x00")
+        self.endpoint = Endpoint(machine_id(), here, far)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="plane", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what was begun, and close."""
+        self._stopping.set()
+        self._thread.join()
+        self._folder.cleanup()
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            if self._socket.poll(PATIENCE_MS):
+                peer, number, *frames = self._socket.recv_multipart()
+                self._socket.send_multipart([peer, number, *self._answer(frames)])
+        self._context.destroy()
+
+    def _answer(self, frames: Sequence[bytes]) -> list[Any]:
+        try:
+            return encode(["done", self._call(frames)])
+        except LeWorldError as error:
+            return encode(["refused", type(error).__name__, str(error)])
+        except Exception as error:
+            # Whatever it is, the caller must hear of it, and others are to be served.
+            return encode(["failed", type(error).__name__, str(error)])
+
+    def _call(self, frames: Sequence[bytes]) -> Any:
+        message = decode(frames)
+        if not isinstance(message, list) or len(message) != 3 or not isinstance(message[0], str):
+            raise DataError("a call without token, method and arguments")
+        token, method, arguments = message
+        if not hmac.compare_digest(token.encode(), self._token.encode()):
+            raise DataError("the token is not this actor's")
+        if method not in self._methods:
+            raise DataError(f"method {method!r} is not one of {', '.join(sorted(self._methods))}")
+        return getattr(self._target, method)(*arguments)
+
+
+class PlanePeers:
+    """``Peers`` over the data plane, for one thread.
+
+    Attributes:
+        names: of the actors.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        names: Sequence[str],
+        token: str,
+        timeout_s: float,
+        is_lost: Callable[[int], LeWorldError | None] = lambda _: None,
+    ) -> None:
+        """Connect.
+
+        Args:
+            endpoints: one an actor.
+            names: of the actors.
+            token: of all of them.
+            timeout_s: of every call.
+            is_lost: what to raise where an actor is gone, by its number.
+        """
+        assert len(endpoints) == len(names), (len(endpoints), len(names))
+        self.names = tuple(names)
+        self._token, self._timeout_s, self._is_lost = token, timeout_s, is_lost
+        self._links = [_Link(endpoint.address) for endpoint in endpoints]
+        self._count = 0
+        self._hang_up = weakref.finalize(self, _close, self._links)
+
+    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> Answers:
+        """See ``Peers``."""
+        self._count += 1
+        number = self._count.to_bytes(8, "little")
+        for target, arguments in messages.items():
+            self._links[target].ask(number, encode([self._token, method, list(arguments)]))
+        timeout_s = patience * self._timeout_s
+        end, targets = time.monotonic() + timeout_s, list(messages)
+        return lambda: {target: self._result(target, number, end, timeout_s) for target in targets}
+
+    def close(self) -> None:
+        """Hang up."""
+        self._hang_up()
+
+    def _result(self, target: int, number: bytes, end: float, timeout_s: float) -> Any:
+        link = self._links[target]
+        while (frames := link.answer(number, min(WATCH_S, end - time.monotonic()))) is None:
+            lost = self._is_lost(target)
+            if lost is not None:
+                raise lost
+            if time.monotonic() >= end:
+                link.give_up(number)
+                way_out = f"raise cluster.timeout_s, or {RESUME}"
+                raise ActorError(self.names[target], f"did not answer in {timeout_s:g} s", way_out)
+        kind, *content = decode(frames)
+        if kind == "done":
+            return content[0]
+        raise _error(self.names[target], kind, *content)
+
+
+class _Link:
+    """A socket to one actor; ZeroMQ connects again by itself."""
+
+    def __init__(self, address: str) -> None:
+        self.context = zmq.Context()
+        self._socket = self.context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+        self._socket.connect(address)
+        self._answers: dict[bytes, list[bytes] | None] = {}
+
+    def ask(self, number: bytes, frames: Sequence[Any]) -> None:
+        self._answers[number] = None
+        self._socket.send_multipart([number, *frames])
+
+    def answer(self, number: bytes, wait_s: float) -> list[bytes] | None:
+        """The frames of the answer to a question, if it comes in time."""
+        if self._answers[number] is None and self._socket.poll(max(0, int(1000 * wait_s))):
+            found, *frames = self._socket.recv_multipart()
+            # One to a question that was given up on may still come.
+            if found in self._answers:
+                self._answers[found] = frames
+        if self._answers[number] is None:
+            return None
+        return self._answers.pop(number)
+
+    def give_up(self, number: bytes) -> None:
+        self._answers.pop(number, None)
+
+
+def _close(links: Sequence[_Link]) -> None:
+    for link in links:
+        with suppress(zmq.ZMQError):
+            link.context.destroy(linger=0)
+
+
+def _error(name: str, kind: str, *what: str) -> LeWorldError:
+    if kind == "refused":
+        import leworld.errors as known
+
+        found = getattr(known, what[0], None)
+        if isinstance(found, type) and issubclass(found, LeWorldError):
+            return found(what[1])
+    reason = (what[1].strip() or what[0]).splitlines()[0]
+    return ActorError(name, f"failed with {what[0]} ({reason})", RESUME)

@@ -1,0 +1,201 @@
+"""The data plane: what is asked comes back as it was sent, from whoever may ask, in time or with a clear error."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.errors import ActorError
+from actors.plane import Endpoint, PlanePeers, PlaneServer
+from actors.plane_wire import decode, encode
+from actors.processes import ProcessStat
+from leworld.errors import DataError, RangeError
+from leworld.types import Ranges
+from tests.actors.systems import small
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda parts: st.lists(parts, max_size=3) | st.tuples(parts, parts) | st.dictionaries(st.text(max_size=3), parts),
+    max_leaves=12,
+)
+
+
+class Target:
+    """Does as it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    def echo(self, value: object) -> object:
+        self.calls.append(value)
+        return value
+
+    def sleep(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    def fail(self) -> None:
+        raise ValueError("bad luck\nmore")
+
+    def refuse(self) -> None:
+        raise RangeError("range 0 is outside")
+
+    def secret(self) -> str:
+        raise AssertionError
+
+
+@pytest.fixture
+def servers() -> Iterator[list[PlaneServer]]:
+    found = [PlaneServer(Target(), ("echo", "sleep", "fail", "refuse"), "s3cret") for _ in range(2)]
+    yield found
+    for server in found:
+        server.stop()
+
+
+def peers(servers: list[PlaneServer], **changes) -> PlanePeers:
+    given = {"token": "s3cret", "timeout_s": 10.0, **changes}
+    return PlanePeers([server.endpoint for server in servers], ["first", "second"], **given)
+
+
+@given(PLAIN)
+@settings(max_examples=100, deadline=None)
+def test_plain_values_come_back_as_they_were(value: object):
+    assert decode(encode(value)) == value
+
+
+@pytest.mark.parametrize("kind", ["<f4", "<f8", "<i8", "<u4", "u1", "?"])
+def test_arrays_come_back_as_they_were(kind: str):
+    for shape in [(), (0,), (3,), (2, 0, 4), (2, 3, 4)]:
+        array = np.arange(np.prod(shape, dtype=int)).astype(kind).reshape(shape)
+        found = decode([bytes(frame) for frame in encode({"a": [array.T, (array,)]})])
+        assert found["a"][0].dtype == array.dtype
+        assert np.array_equal(found["a"][0], array.T)
+        assert np.array_equal(found["a"][1][0], array)
+
+
+def test_records_come_back_as_they_were():
+    ranges = Ranges(np.arange(6).reshape(2, 3), np.ones((2, 3), np.int64))  # type: ignore[arg-type]
+    stat = ProcessStat("one", 7, 1 << 33)
+    found, other = decode(encode([ranges, stat]))
+    assert type(found) is Ranges
+    assert np.array_equal(found.start, ranges.start)
+    assert other == stat
+
+
+def test_what_does_not_travel_is_named():
+    for value in (object(), {1, 2}, np.array(["a"]), np.array([object()]), small().config):
+        with pytest.raises(DataError, match="does not travel"):
+            encode(value)
+
+
+@given(st.binary(max_size=60), st.lists(st.binary(max_size=20), max_size=2))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_a_message_or_a_data_error(head: bytes, frames: list[bytes]):
+    try:
+        decode([head, *frames])
+    except DataError:
+        return
+
+
+def test_messages_that_lie_are_data_errors():
+    good = encode(np.arange(4.0))
+    (head,) = [bytes(good[0])]
+    lies = [
+        [],
+        [head],
+        [head, b"123"],
+        [head.replace(b"<f8", b"|O8"), good[1]],
+        [head.replace(b"<f8", b"<f2"), good[1]],
+    ]
+    lies.append([msgpack.Packer().pack(msgpack.ExtType(2, msgpack.Packer().pack(["WordStore", {}])))])
+    lies.append([msgpack.Packer().pack(msgpack.ExtType(9, b"\x90"))])
+    for frames in lies:
+        with pytest.raises(DataError):
+            decode(frames)
+
+
+def test_each_is_asked_what_is_meant_for_it_and_answers_come_in_any_order(servers):
+    both = peers(servers)
+    one = both.start("echo", {0: (1,), 1: (np.arange(3),)})
+    two = both.start("echo", {1: ("later",)})
+    assert two() == {1: "later"}
+    found = one()
+    assert found[0] == 1
+    assert found[1].tolist() == [0, 1, 2]
+    both.close()
+
+
+def test_over_tcp_it_is_the_same(servers):
+    far = [replace(server.endpoint, machine="of another") for server in servers]
+    assert far[0].address.startswith("tcp://")
+    assert servers[0].endpoint.address.startswith("ipc://")
+    other = PlanePeers(far, ["first", "second"], "s3cret", 10.0)
+    assert other.start("echo", {0: (5,), 1: (6,)})() == {0: 5, 1: 6}
+    other.close()
+
+
+def test_errors_are_those_of_the_actor_in_one_line(servers):
+    both = peers(servers)
+    with pytest.raises(RangeError, match=r"^range 0 is outside$"):
+        both.start("refuse", {0: ()})()
+    with pytest.raises(ActorError, match=r"^second failed with ValueError \(bad luck\): continue from"):
+        both.start("fail", {1: ()})()
+    for method in ("secret", "__init__", "calls"):
+        with pytest.raises(DataError, match=f"method '{method}' is not one of echo, fail, refuse, sleep"):
+            both.start(method, {0: ()})()
+    both.close()
+
+
+def test_who_brings_another_token_is_told_so_and_nothing_is_done(servers):
+    stranger = peers(servers, token="guess")
+    with pytest.raises(DataError, match="the token is not this actor's"):
+        stranger.start("echo", {0: (1,)})()
+    stranger.close()
+    assert servers[0]._target.calls == []
+
+
+def test_who_is_slow_is_named_and_its_late_answer_is_nobodys(servers):
+    both = peers(servers, timeout_s=0.3)
+    with pytest.raises(ActorError, match=r"^first did not answer in 0\.3 s: raise cluster\.timeout_s"):
+        both.start("sleep", {0: (0.8,)})()
+    assert both.start("sleep", {0: (0.0,)}, patience=20.0)() == {0: 0.0}
+    both.close()
+
+
+def test_who_is_gone_is_named_before_the_time_is_over(servers):
+    gone = ActorError("first", "died", "look")
+    both = peers(servers, is_lost=lambda target: gone if target == 0 else None)
+    begin = time.monotonic()
+    with pytest.raises(ActorError, match=r"^first died: look$"):
+        both.start("sleep", {0: (3.0,)})()
+    assert time.monotonic() - begin < 2.5
+    both.close()
+
+
+def test_a_server_that_comes_back_is_found_again(servers):
+    both = peers(servers)
+    address = servers[0].endpoint.far
+    far = PlanePeers([Endpoint("", "", address)], ["first"], "s3cret", 20.0)
+    assert far.start("echo", {0: (1,)})() == {0: 1}
+    port = int(address.rpartition(":")[2])
+    servers[0].stop()
+    renewed: list[PlaneServer] = []
+
+    def begin_again() -> None:
+        time.sleep(0.5)
+        renewed.append(PlaneServer(Target(), ("echo",), "s3cret", port=port))
+
+    thread = threading.Thread(target=begin_again)
+    thread.start()
+    answers = far.start("echo", {0: (2,)})
+    assert answers() == {0: 2}
+    thread.join()
+    far.close()
+    both.close()
+    servers[0] = renewed[0]
