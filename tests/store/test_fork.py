@@ -432,7 +432,7 @@ class TestCrashes:
         parent.drop(version.name)
         assert parent.versions == []
 
-    def test_a_full_disk_ends_filling_and_no_words_are_wrong(self, parent, child, monkeypatch):
+    def test_a_full_disk_ends_filling_and_no_words_are_wrong(self, parent, child, idle):
         right = content(parent)
 
         def refuse(*_):
@@ -441,7 +441,7 @@ class TestCrashes:
         with DurableStore(child) as fork:
             fork._filler.close()
             fork._filler._stopped.clear()
-            with monkeypatch.context() as patch:
+            with idle.context() as patch:
                 patch.setattr(os, "posix_fallocate", refuse)
                 with pytest.raises(StoreError, match="make room"):
                     fork.fill()
