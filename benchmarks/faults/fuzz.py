@@ -58,9 +58,9 @@ def _in_batches(name: str, target: Callable[..., Counts], count: int, batch: int
 
 def decode_many(name: str, count: int, seed: int, _: None) -> Counts:
     """Decode records that were changed; what is decoded and not refused must be encoded as it was."""
-    random, counts, good = np.random.default_rng(seed), Counts(name, injected=count), some_record()
-    for _ in range(count):
-        data = changed(good, random) if random.random() < 0.5 else crafted(random)
+    random, counts, good = np.random.default_rng(seed), Counts(name, injected=count), (some_record(), several())
+    for number in range(count):
+        data = changed(good[number % 2], random) if random.random() < 0.5 else crafted(random)
         try:
             found = decode_at(data, 0)
         except LeWorldError as error:
@@ -80,7 +80,15 @@ def some_record() -> bytes:
     before = np.arange(512, dtype=np.uint32).reshape(2, 256)
     start, length = np.array([5, 300]), np.array([2, 1])
     words = np.array([1, 2, 3], np.uint32)
-    return b"".join(encode(Record(7, 8, start, length, words, np.array([0, 1]), before, 99, 3, "write", "ann", "x")))
+    return b"".join(encode(Record(7, 8, start, length, words, np.array([0, 1]), before, 99, 3, 7, "write", "ann", "x")))
+
+
+def several() -> bytes:
+    """Of two writes that came together."""
+    found = decode_at(some_record(), 0)
+    assert found is not None
+    writes = ((1, 99, "ann", "x"), (1, 98, "", ""))
+    return b"".join(encode(replace(found[0], kind="writes", writes=writes)))
 
 
 def changed(good: bytes, random: np.random.Generator) -> bytes:

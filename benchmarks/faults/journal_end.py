@@ -53,8 +53,8 @@ def _prepared(directory: Path) -> tuple[Path, Path, Model, Model]:
     with_last = copy_of(store.root, directory / "with-last")
     let_go(store)
     other = DurableStore(before)
-    write = _write(WRITES)
-    other._journal.append(other._records(make_group([write], other.num_words)))
+    group = make_group([_write(WRITES)], other.num_words)
+    other._journal.append([other._record(group, group.checksums())])
     let_go(other)
     return with_last, before, model, after
 

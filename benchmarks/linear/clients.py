@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -208,21 +208,35 @@ class Lazy:
         return self._clients[address]
 
 
-class Seen:
+class Seen(Directory):
     """A directory in which copies have other addresses: the ways that lead to them from here."""
 
     def __init__(self, directory: Directory, ways: Mapping[str, str]) -> None:
         self._directory, self._ways = directory, ways
 
+    def load(self, name: str) -> bytes | None:
+        """See ``Directory``."""
+        return self._directory.load(name)
+
+    def store(self, name: str, version: int, raw: bytes) -> bool:
+        """See ``Directory``."""
+        return self._directory.store(name, version, raw)
+
+    def seed(self, name: str, raw: bytes) -> bool:
+        """See ``Directory``."""
+        return self._directory.seed(name, raw)
+
     def get(self, shard: str) -> ShardState:
         """See ``Directory``."""
-        state = self._directory.get(shard)
-        addresses = {name: self._ways.get(address, address) for name, address in state.addresses.items()}
-        return ShardState(state.version, state.epoch, state.primary, state.in_sync, addresses)
+        return _with_addresses(super().get(shard), self._ways)
 
     def replace(self, shard: str, state: ShardState) -> bool:
-        """Nobody's business here."""
-        raise NotImplementedError
+        """See ``Directory``."""
+        return super().replace(shard, _with_addresses(state, {way: address for address, way in self._ways.items()}))
+
+
+def _with_addresses(state: ShardState, other: Mapping[str, str]) -> ShardState:
+    return replace(state, addresses={name: other.get(known, known) for name, known in state.addresses.items()})
 
 
 def shard_client(directory: Directory, timeout_s: float, message_timeout_s: float) -> ShardClient:

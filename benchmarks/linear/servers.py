@@ -7,13 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.directory import Directory, FileDirectory, ShardState
+from actors.directory import Directory, FileDirectory
 from actors.memory_server import MemoryServer
 from actors.replica import Replica, ReplicaConfig
 from leworld.errors import StoreError
@@ -113,23 +112,27 @@ def serve_replica(
     _for_ever()
 
 
-class CutDirectory:
-    """A directory with other addresses, see ``Seen``, that cannot be reached while a file exists."""
+class CutDirectory(Seen):
+    """A directory with other addresses that cannot be reached while a file exists."""
 
     def __init__(self, directory: Directory, ways: Mapping[str, str], cut: Path) -> None:
-        self._directory, self._ways, self._cut = directory, ways, cut
+        super().__init__(directory, ways)
+        self._cut = cut
 
-    def get(self, shard: str) -> ShardState:
+    def load(self, name: str) -> bytes | None:
         """See ``Directory``."""
         self._check()
-        return Seen(self._directory, self._ways).get(shard)
+        return super().load(name)
 
-    def replace(self, shard: str, state: ShardState) -> bool:
+    def store(self, name: str, version: int, raw: bytes) -> bool:
         """See ``Directory``."""
         self._check()
-        back = {way: address for address, way in self._ways.items()}
-        addresses = {name: back.get(way, way) for name, way in state.addresses.items()}
-        return self._directory.replace(shard, replace(state, addresses=addresses))
+        return super().store(name, version, raw)
+
+    def seed(self, name: str, raw: bytes) -> bool:
+        """See ``Directory``."""
+        self._check()
+        return super().seed(name, raw)
 
     def _check(self) -> None:
         if self._cut.exists():

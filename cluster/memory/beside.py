@@ -221,7 +221,7 @@ class HistoryBeside(History):
 
     def _pass(self) -> Iterator[Record]:
         for path in reversed(segment_paths(self._layout.journal)):
-            yield from reversed([record for record, _ in scan(path, words=False)])
+            yield from reversed([write for record, _ in scan(path, words=False) for write in record.split()])
         yield from reversed(list(ledger_records(self._layout.ledger)))
 
 
@@ -233,7 +233,7 @@ def ledger_records(path: Path) -> Iterator[Record]:
     """
     data, offset = path.read_bytes(), 0
     while (found := decode_at(data, offset)) is not None:
-        yield found[0]
+        yield from found[0].split()
         offset = found[1].end
     check_tail(path, data, offset)
 

@@ -7,7 +7,7 @@ Shapes:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,7 @@ class Words:
     offsets: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(NamedTuple):
     """Proof of a write: what was set, as which write of this memory, and the checksum of its words."""
 
     sequence: int

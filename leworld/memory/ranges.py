@@ -32,6 +32,8 @@ def check_address_bits(bits: int) -> int:
 def as_integers(values: ArrayLike, name: str) -> Ints:
     """(R,) int64 from any integers; DataError for other types and shapes."""
     array = np.asarray(values)
+    if array.dtype == np.int64 and array.ndim == 1:
+        return array
     if array.size == 0:
         array = array.astype(np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -115,7 +117,12 @@ def split_at_pages(start: Ints, length: Ints, page_words: int = PAGE_WORDS) -> t
 
 def pages_of(start: Ints, length: Ints) -> Ints:
     """The pages that hold a word of the ranges, ascending, each once."""
-    full = length > 0
-    first, last = start[full] // PAGE_WORDS, (start[full] + length[full] - 1) // PAGE_WORDS
+    if not length.all():
+        start, length = start[length > 0], length[length > 0]
     # A range is at most a page long, so that it lies in two pages at most.
-    return np.unique(np.concatenate([first, last]))
+    first, last = start // PAGE_WORDS, (start + length - 1) // PAGE_WORDS
+    pages = np.concatenate([first, last[last != first]])
+    pages.sort()
+    new = np.ones(len(pages), np.bool_)
+    np.not_equal(pages[1:], pages[:-1], out=new[1:])
+    return pages[new]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from leworld.errors import DataError
+from leworld.memory.crc import crc32
 from leworld.memory.protocol import WORD_BITS
 
 
@@ -69,4 +69,9 @@ def as_zeros_and_ones(bits: NDArray[Any]) -> NDArray[np.uint8]:
 
 def checksum(words: NDArray[np.uint32]) -> int:
     """CRC-32 of words as little-endian bytes in C order, so that every machine finds the same."""
-    return zlib.crc32(np.ascontiguousarray(words.astype("<u4", copy=False)).tobytes())
+    return crc32(as_bytes(words))
+
+
+def as_bytes(words: NDArray[np.uint32]) -> memoryview:
+    """Words as little-endian bytes in C order, without a copy where they lie so."""
+    return np.ascontiguousarray(words.astype("<u4", copy=False)).reshape(-1).view(np.uint8).data

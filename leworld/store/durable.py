@@ -27,7 +27,6 @@ from leworld.files import remove_leftovers
 from leworld.memory.protocol import PAGE_WORDS, Receipt, Snapshot, Words
 from leworld.memory.ranges import Ints, pages_of
 from leworld.memory.store import as_blocks, check_pages, check_width
-from leworld.memory.words import checksum
 from leworld.store import restoring
 from leworld.store.checkpoints import Checkpoints, checkpoint_of
 from leworld.store.erase import Erasure, Traces, copied_by, is_scrubbed, scrub_segments, trace
@@ -62,7 +61,7 @@ class StoreConfig:
     """
 
     policy: str = "group"
-    segment_bytes: int = 64 << 20
+    segment_bytes: int = 256 << 20
     verify: str = "touch"
 
 
@@ -202,9 +201,10 @@ class DurableStore:
         with self._lock:
             self._filler.take(group.pages)
             self._mapped.reserve(group.pages)
-            records = self._records(group)
-            self._commit(records, group)
-        return [Receipt(r.sequence, r.start.copy(), r.length.copy(), r.crc32) for r in records]
+            crc32s = group.checksums()
+            record = self._record(group, crc32s)
+            self._commit([record], group)
+        return group.receipts(record.sequence, crc32s)
 
     def keep(self, name: str, of: str = "now") -> Version:
         """Keep the content of now as a version: at once, whatever the size of the memory, and nobody waits.
@@ -440,7 +440,7 @@ class DurableStore:
             for record in records:
                 self._mapped.reserve(pages_of(record.start, record.length))
                 if record.kind == "erased":
-                    scrub_segments(int(record.note), *self._traces_before(int(record.note)))
+                    self._scrub(int(record.note))
             self._commit(records)
 
     def follow_versions(self, versions: Sequence[Version]) -> None:
@@ -462,10 +462,13 @@ class DurableStore:
                 raise StoreError(f"{self.root}: records after {sequence} are gone: copy the memory anew")
             found, size = [], 0
             for segment in segments:
-                for record in self._history.records(segment):
-                    if record.sequence > sequence and size < max_bytes:
-                        found.append(record)
-                        size += record.words.nbytes + record.before.nbytes + 1024
+                for record in self._history.together(segment):
+                    if record.last <= sequence or size >= max_bytes:
+                        continue
+                    # What came together stays so with a copy, unless that has a part of it already.
+                    parts = [record] if record.sequence > sequence else record.split()
+                    found.extend(part for part in parts if part.sequence > sequence)
+                    size += record.words.nbytes + record.before.nbytes + 1024
             return found, [segment.first for segment in self._journal.segments]
 
     def written_pages(self) -> Ints:
@@ -583,33 +586,28 @@ class DurableStore:
             with suppress(StoreError):
                 self.checkpoint(wait=False)
 
-    def _records(self, group: Group) -> list[Record]:
-        """The records of a group; the first one carries what its pages held, where the segment does not tell yet."""
+    def _record(self, group: Group, crc32s: list[int]) -> Record:
+        """The record of a group, with what its pages held where the segment does not tell yet."""
         pages = group.pages[self._noted[group.pages] != self._journal.last.first]
+        before, number = self._before(group, pages), self.sequence + 1
+        return group.record(
+            crc32s, sequence=number, time_ns=time.time_ns(), epoch=self.epoch, pages=pages, before=before
+        )
+
+    def _before(self, group: Group, pages: Ints) -> NDArray[np.uint32]:
+        """(P, 256) what those of a group's pages hold of which the segment does not tell yet.
+
+        Raises:
+            DamageError: one of them is not what was written, and is not written whole, or a version holds it.
+        """
         # What is damaged must not be taken for what was there.
-        damaged = self._mapped.damaged(pages)
-        if len(damaged):
+        try:
+            return self._mapped.whole(pages)
+        except DamageError as error:
+            damaged = np.array(error.pages, np.int64)
             self._check_whole(np.setdiff1d(damaged, group.whole_pages))
             self._check_replaceable(damaged)
-        now, none = time.time_ns(), np.zeros(0, np.int64)
-        return [
-            Record(
-                sequence=self.sequence + 1 + i,
-                time_ns=now,
-                start=start,
-                length=length,
-                words=words,
-                pages=none if i else pages,
-                before=self._mapped.pages[none if i else pages],
-                crc32=checksum(words),
-                epoch=self.epoch,
-                group=self.sequence + 1,
-                kind=write.kind,
-                writer=write.writer,
-                note=write.note,
-            )
-            for i, (start, length, words, write) in enumerate(group.parts())
-        ]
+            return self._mapped.pages[pages]
 
     def _took_note_of(self, records: Sequence[Record]) -> None:
         """Remember which pages the last segment tells of."""
@@ -657,15 +655,19 @@ class DurableStore:
         zeros = Words(np.zeros(length.sum(), np.uint32), np.concatenate([[0], np.cumsum(length)]))
         write = Write(start, zeros, self.writer, str(sequence), "erase")
         group = make_group([write], self.num_words)
-        (record,) = self._records(group)
+        record = self._record(group, group.checksums())
         record = replace(record, before=traces.clean(record.pages, record.before))
         self._commit([record], group)
         return record
 
     def _finish_erasure(self, sequence: int) -> None:
         self._journal.roll()
-        scrub_segments(sequence, *self._traces_before(sequence))
+        self._scrub(sequence)
         self._mark("erased", str(sequence))
+
+    def _scrub(self, sequence: int) -> None:
+        with self._history.rewriting:
+            scrub_segments(sequence, *self._traces_before(sequence))
 
     def _traces_before(self, sequence: int) -> tuple[Traces, list[Segment]]:
         """The closed segments that may hold words of a write, and where these are before the first of them."""
@@ -691,9 +693,7 @@ class DurableStore:
 
     def _pages_at(self, sequence: int, pages: Ints) -> NDArray[np.uint32]:
         """(P, 256) what pages held after a write that ends a segment."""
-        self._check_whole(pages)
-        now = self._mapped.pages[pages]
-        return pages_before(self._journal.since(sequence), pages, now)
+        return pages_before(self._journal.since(sequence), pages, self._mapped.whole(pages))
 
     def _finish(self, last: Record | None) -> None:
         """Go on with what a crash cut off, as the last mark in the journal tells."""

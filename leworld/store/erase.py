@@ -174,6 +174,12 @@ def is_scrubbed(sequence: int, traces: Traces, segments: Sequence[Segment]) -> b
 
 
 def _erased(record: Record, sequence: int, traces: Traces) -> Record:
+    """The next record, as long as it was: whoever reads versions knows where in the file lies what pages held."""
+    clean = [_erased_write(write, sequence, traces) for write in record.split()]
+    return replace(record, words=np.concatenate([write.words for write in clean]), before=clean[0].before)
+
+
+def _erased_write(record: Record, sequence: int, traces: Traces) -> Record:
     if record.sequence < sequence:
         return record
     if record.sequence == sequence:

@@ -5,8 +5,12 @@ Segments that are no longer needed leave their records' headers in the ledger, a
 
 from __future__ import annotations
 
+import mmap
 import os
+import threading
 from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -20,33 +24,45 @@ _MARKS = ("restore", "restored", "erase", "erased")
 
 
 class History:
-    """The records of a memory, in its ledger and its journal."""
+    """The records of a memory, in its ledger and its journal.
+
+    Attributes:
+        rewriting: held by whoever rewrites a closed segment; after the store's lock.
+    """
 
     def __init__(self, layout: Layout, journal: Journal) -> None:
+        self.rewriting = threading.Lock()
         self._path, self._journal = layout.ledger, journal
-        self._size, self._last = self._find_end()
+        # As one, as it grows beside those who read.
+        self._end = self._find_end()
 
     def records(self, segment: Segment) -> Iterator[Record]:
         """The records of a segment, with their words."""
+        return chain.from_iterable(record.split() for record in self.together(segment))
+
+    def together(self, segment: Segment) -> Iterator[Record]:
+        """The same as they are in the journal: writes that came together are one."""
         return (record for record, _ in scan(segment.path)) if segment.records is None else iter(segment.records)
 
     def newest_first(self) -> Iterator[Record]:
         """Every record, the newest first, without words."""
+        size, last = self._end
         for segment in reversed(self._journal.segments):
             records = list(self._headers(segment))
-            yield from reversed([record for record in records if record.sequence > self._last])
-        yield from reversed(list(self._remembered()))
+            yield from reversed([record for record in records if record.sequence > last])
+        yield from reversed(list(self._remembered(size)))
 
     def oldest_first(self) -> Iterator[Record]:
         """Every record, the oldest first, without words."""
-        yield from self._remembered()
+        size, last = self._end
+        yield from self._remembered(size)
         for segment in self._journal.segments:
-            yield from (record for record in self._headers(segment) if record.sequence > self._last)
+            yield from (record for record in self._headers(segment) if record.sequence > last)
 
     def _headers(self, segment: Segment) -> Iterator[Record]:
         if segment.records is not None:
-            return iter(segment.records)
-        return (record for record, _ in scan(segment.path, words=False))
+            return self.records(segment)
+        return chain.from_iterable(record.split() for record, _ in scan(segment.path, words=False))
 
     def last(self, limit: int, address: int | None = None) -> list[Record]:
         """The newest records, those that touched an address where one is given."""
@@ -77,7 +93,7 @@ class History:
         """
         written = False
         for record in self.newest_first():
-            if record.sequence <= self._last:
+            if record.sequence <= self._end[1]:
                 break
             if record.kind in _MARKS:
                 return None if written and record.kind == "restore" else record
@@ -93,38 +109,47 @@ class History:
         Raises:
             StoreError: the disk refuses; the ledger is as it was then.
         """
-        raw = segment.path.read_bytes()
-        data, end = to_header_only(raw, segment.first, self._last)
+        size, last = self._end
+        with self.rewriting:
+            raw = _mapped(segment.path)
+            data, end = to_header_only(raw, segment.first, last)
         try:
             with self._path.open("r+b", buffering=0) as file:
-                file.truncate(self._size)
-                file.seek(self._size)
+                file.truncate(size)
+                file.seek(size)
                 rest = memoryview(data)
                 while rest:
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
         except OSError as error:
             raise refused(self._path, error) from error
-        self._size, self._last = self._size + len(data), max(self._last, segment.last)
+        self._end = size + len(data), max(last, segment.last)
         return end == len(raw)
 
     def _find_end(self) -> tuple[int, int]:
         """Bytes of whole records in the ledger, and the number of the last one."""
         size, last = 0, 0
         for record, end in self._ledger():
-            size, last = end, record.sequence
+            size, last = end, record.last
         return size, last
 
-    def _remembered(self) -> Iterator[Record]:
-        return (record for record, _ in self._ledger())
+    def _remembered(self, size: int) -> Iterator[Record]:
+        return chain.from_iterable(record.split() for record, _ in self._ledger(size))
 
-    def _ledger(self) -> Iterator[tuple[Record, int]]:
-        data, offset = self._path.read_bytes(), 0
+    def _ledger(self, size: int | None = None) -> Iterator[tuple[Record, int]]:
+        data, offset = self._path.read_bytes()[:size], 0
         while (found := decode_at(data, offset)) is not None:
             record, frame = found
             yield record, frame.end
             offset = frame.end
         check_tail(self._path, data, offset)
+
+
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    """A file's bytes, without a copy of them."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
 
 
 def touches(record: Record, address: int) -> bool:

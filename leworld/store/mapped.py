@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import os
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from leworld.errors import ConfigError, DamageError, NotPrimaryError, StoreError
 from leworld.files import sync
 from leworld.memory.arena import Arena, map_file
+from leworld.memory.crc import crc32
 from leworld.memory.protocol import PAGE_WORDS, Words
 from leworld.memory.ranges import Ints, check_ranges, expand, pages_of
 from leworld.store.inherit import Inherited, inherited_by
@@ -48,7 +48,7 @@ _HEAD_BYTES = 4096
 _TRIES = 1000
 _PARENT_PAGES = 1 << 14
 _PAUSE_S = 0.001
-_ZERO_SUM = zlib.crc32(bytes(PAGE_WORDS * 4))
+_ZERO_SUM = crc32(bytes(PAGE_WORDS * 4))
 _NO_ZERO_SUM = 0xFFFFFFFF
 
 
@@ -227,6 +227,19 @@ class MappedMemory:
         self._head[5] = 1
         sync(self.layout.state)
 
+    def whole(self, pages: Ints) -> NDArray[np.uint32]:
+        """(P, 256) copy of (P,) pages.
+
+        Raises:
+            DamageError: one of them is not what was written.
+        """
+        words = self.pages[pages]
+        wrong = pages[page_sums(words) != self.sums[pages]]
+        # Of a fork that does not hold them they are not.
+        if len(wrong) and len(damaged := self.damaged(wrong)):
+            raise damage(self.layout.root, damaged)
+        return words
+
     def damaged(self, pages: Ints) -> Ints:
         """Those of (P,) pages whose words are not what their checksums say."""
         inherited = self._inherits()
@@ -265,7 +278,7 @@ class MappedMemory:
         return self._head[2:4].tobytes() == boot_id()
 
     def _begin(self, sequence: int, pages: Ints) -> None:
-        self._touched[np.unique(pages // STRIPE_PAGES)] = sequence
+        self._touched[pages // STRIPE_PAGES] = sequence
         self._head[0] = sequence
 
     def _settle(self, start: Ints, length: Ints, found: Words, era: int, seen: int) -> Words:
@@ -373,9 +386,10 @@ def damage(root: Path, pages: Ints) -> DamageError:
 def page_sums(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """(P,) checksums of (P, 256) words; 0 for a page of zeros, and only for that, as a file has where it is a hole."""
     raw = np.ascontiguousarray(words.astype("<u4", copy=False)).view(np.uint8)
-    sums = np.fromiter(map(zlib.crc32, raw), np.uint32, len(raw)) ^ np.uint32(_ZERO_SUM)
-    zero = np.flatnonzero(sums == 0)
-    sums[zero[raw[zero].any(1)]] = _NO_ZERO_SUM
+    sums = np.fromiter(map(crc32, raw), np.uint32, len(raw)) ^ np.uint32(_ZERO_SUM)
+    if not sums.all():
+        zero = np.flatnonzero(sums == 0)
+        sums[zero[raw[zero].any(1)]] = _NO_ZERO_SUM
     return sums
 
 

@@ -54,7 +54,7 @@ class Segment:
 
     def add(self, record: Record, frame: Frame) -> None:
         """Take note of a record at the end of the file."""
-        self.last, self.size = record.sequence, frame.end
+        self.last, self.size = record.last, frame.end
         if not len(record.pages):
             return
         at = frame.end - len(record.pages) * PAGE_BYTES
@@ -107,7 +107,7 @@ def scan(path: Path, *, words: bool = True) -> Iterator[tuple[Record, Frame]]:
         if record.sequence != expected:
             raise DamageError(f"{path}: record {record.sequence} where {expected} was due; {_WAY_OUT}")
         yield found
-        expected, offset = expected + 1, frame.end
+        expected, offset = record.last + 1, frame.end
 
 
 _WAY_OUT = (

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leworld.memory.crc import crc32
 from leworld.memory.ranges import Ints
 from leworld.store.records import MAGIC, MAX_BODY_BYTES, MAX_HEADER_BYTES, PREFIX_BYTES, Frame, Record, decode_at
 
@@ -45,7 +45,7 @@ def _whole(data: bytes, offset: int) -> Ints:
     body = begin + PREFIX_BYTES
     points = np.unique(np.concatenate([body, end]))
     sums = _sums_up_to(data, points)
-    of_head = [zlib.crc32(data[at : at + _HEAD_BYTES]) for at in begin.tolist()]
+    of_head = [crc32(data[at : at + _HEAD_BYTES]) for at in begin.tolist()]
     said = [int.from_bytes(data[at + _HEAD_BYTES : at + PREFIX_BYTES], "little") for at in begin.tolist()]
     before, upto = sums[np.searchsorted(points, body)], sums[np.searchsorted(points, end)]
     computed = _carried(np.array(of_head, np.uint32) ^ before, end - body) ^ upto
@@ -68,7 +68,7 @@ def _sums_up_to(data: bytes, points: Ints) -> NDArray[np.uint32]:
     """(N,) checksums of what lies between the first of (N,) places, which ascend, and each of them."""
     view, out, total, before = memoryview(data), np.zeros(len(points), np.uint32), 0, int(points[0])
     for row, point in enumerate(points.tolist()):
-        total, before = zlib.crc32(view[before:point], total), point
+        total, before = crc32(view[before:point], total), point
         out[row] = total
     return out
 
@@ -93,7 +93,7 @@ def _tables() -> list[NDArray[np.uint32]]:
     """(4, 256) what a checksum with one byte set becomes over 1, 2, 4, 8, ... bytes."""
     values = np.arange(256, dtype=np.uint32)
     # Over one byte of zeros, from what the checksum of one byte is.
-    step = np.array([zlib.crc32(bytes([value ^ 255])) for value in range(256)], np.uint32) ^ np.uint32(0xFF000000)
+    step = np.array([crc32(bytes([value ^ 255])) for value in range(256)], np.uint32) ^ np.uint32(0xFF000000)
     found = [np.stack([step, *(values << np.uint32(shift) for shift in (0, 8, 16))])]
     while 1 << len(found) <= MAX_HEADER_BYTES + MAX_BODY_BYTES:
         found.append(np.stack([_look_up(found[-1], row) for row in found[-1]]))

@@ -3,7 +3,8 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,94 @@ def test_an_erasure_reaches_every_copy(copies):
     for name in ("a", "b"):
         found = [p for p in (copies.root / name).rglob("*") if p.is_file() and b"\xef\xbe\xad\xde" in p.read_bytes()]
         assert found == [], name
+
+
+def write_together(copies: Copies, name: str, written: Sequence[tuple[int, int, str]]) -> list[dict]:
+    """Have (address, value, name) written as one group; what the server answers to each."""
+    server = copies.running[name].server
+    clients = [MemoryClient(server.address, address_bits=BITS) for _ in written]
+    with server._using:
+        # The writing thread has taken the first one, and the others wait.
+        pending = []
+        for client, (address, value, named) in zip(clients, written, strict=True):
+            words = np.full(4, value, np.uint32)
+            sent = {"start": np.array([address]), "length": np.array([4]), "words": words, "name": named}
+            pending.append(client.begin("write", **sent))
+            while sum(server._peers_waiting.values()) < len(pending):
+                time.sleep(0.001)
+    answers = [each.answer().content for each in pending]
+    for client in clients:
+        client.close()
+    return answers
+
+
+def kinds(store) -> list[str]:
+    return [record.kind for record in store.records_after(0, 1 << 30)[0]]
+
+
+def what_was_done(store) -> list[tuple]:
+    return [(r.sequence, r.kind, r.writer, r.note, r.crc32, r.start.tolist()) for r in store.log(99)]
+
+
+def test_writes_that_came_together_are_followed_listed_and_erased_as_with_the_leader(copies):
+    copies.start("a", "b")
+    copies.write(0, 1)
+    copies.client.ask("keep", name="before")
+    named = [(100 + 100 * i, 0xDEADBEEF if i == 2 else i + 1, f"name {i}") for i in range(6)]
+    answers = write_together(copies, "a", named)
+    assert [answer["sequence"] for answer in answers] == list(range(2, 8))
+    # One that comes late takes over what came together as such, too.
+    copies.start("c")
+    assert sum(kind == "writes" for kind in kinds(copies.running["a"].store)) == 1
+    copies.client.ask("keep", name="with-it")
+    copies.write(800, 8)
+    stores = [copies.running[name].store for name in ("a", "b", "c")]
+    erased = copies.client.ask("erase", sequence=4)
+    for store in stores:
+        assert what_was_done(store) == what_was_done(stores[0])
+        assert [(r.sequence, r.note) for r in store.log(99) if r.note.startswith("name")] == [
+            (7 - i, f"name {5 - i}") for i in range(6)
+        ]
+        assert (store.why(402).sequence, store.why(402).note) == (5, "name 3")
+        assert store.why(302).sequence == erased["sequence"]
+        assert np.array_equal(everything(store), everything(stores[0]))
+        for version in ("before", "with-it"):
+            found, right = store.diff(version), stores[0].diff(version)
+            assert np.array_equal(found.address, right.address)
+            assert np.array_equal(found.before, right.before)
+        needle = b"\xef\xbe\xad\xde"
+        assert [p for p in store.root.rglob("*") if p.is_file() and needle in p.read_bytes()] == []
+
+
+def test_a_copy_that_was_away_follows_what_came_together(copies):
+    copies.start("a", "b")
+    copies.write(0, 1)
+    leader, follower = copies.running["a"].store, copies.running["b"].store
+    link = copies.running["a"]._followers._links.pop("b")
+    write_together(copies, "a", [(100 * i, i, f"name {i}") for i in range(1, 6)])
+    records, firsts = leader.records_after(follower.sequence, 1 << 20)
+    assert [(r.sequence, r.last) for r in records] == [(2, 2), (3, 6)]
+    for record in records:
+        follower.follow([record], roll=record.sequence in firsts)
+    # Of one that it has a part of, only the rest comes.
+    assert [(r.sequence, r.kind) for r in leader.records_after(4, 1 << 20)[0]] == [(5, "write"), (6, "write")]
+    copies.running["a"]._followers._links["b"] = link
+    copies.write(900, 9)
+    assert what_was_done(follower) == what_was_done(leader)
+    assert np.array_equal(everything(follower), everything(leader))
+
+
+def test_writes_that_came_together_and_are_sent_again_are_made_once_by_the_next_leader(copies):
+    copies.start("a", "b")
+    named = [(100 * i, i + 1, f"name {i}") for i in range(6)]
+    answers = write_together(copies, "a", named)
+    assert write_together(copies, "a", named) == answers
+    copies.write(300, 77)
+    copies.stop("a")
+    copies.write(2000, 1)
+    assert "writes" in kinds(copies.running["b"].store)
+    assert write_together(copies, "b", named) == answers
+    assert copies.client.read([300, 400], [1, 1]).words.tolist() == [77, 5]
 
 
 def test_another_copy_leads_when_the_leader_is_gone_and_nothing_is_lost(copies):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from leworld.memory.protocol import PAGE_WORDS
-from leworld.store.durable import DurableStore
+from leworld.memory.protocol import PAGE_WORDS, Words
+from leworld.store.durable import DurableStore, Write
 
 
 def block(*values):
@@ -15,6 +15,11 @@ def block(*values):
 
 def fill(value, length=8, rows=1):
     return np.full((rows, length), value, np.uint32)
+
+
+def one_write(start, value, length=1, writer="", note=""):
+    """A write of one range, for a group of several."""
+    return Write(np.array([start]), Words(fill(value, length)[0], np.array([0, length])), writer, note)
 
 
 def content(reader):

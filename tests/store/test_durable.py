@@ -198,9 +198,8 @@ def test_what_was_acknowledged_is_there_after_a_crash(tmp_path, policy, anew):
 def test_a_record_that_was_not_applied_is_applied(store, tmp_path, anew):
     store.write([0], block(1))
     root = crashed(store, tmp_path / "copy")
-    (record,) = store._records(
-        make_group([Write([300], Words(np.array([8, 9], np.uint32), np.array([0, 2])))], 1 << 16)
-    )
+    group = make_group([Write([300], Words(np.array([8, 9], np.uint32), np.array([0, 2])))], 1 << 16)
+    record = store._record(group, group.checksums())
     with last_segment(root).open("ab") as file:
         file.write(b"".join(encode(record)))
     if anew:

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from leworld.errors import StoreError
-from leworld.store.durable import DurableStore, StoreConfig
+from leworld.memory import Words
+from leworld.store.durable import DurableStore, StoreConfig, Write
+from leworld.store.version_reader import VersionReader
+from tests.store.stores import block, one_write, version_content
 
 NUM_WORDS = 1 << 16
 SECRET = 0xDEADBEEF
@@ -41,6 +44,10 @@ def files_with(root: Path, needle: bytes) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file() and needle in path.read_bytes()]
 
 
+def as_write(start: int, words: np.ndarray) -> Write:
+    return Write(np.array([start]), Words(words, np.array([0, len(words)])))
+
+
 def wander(store: DurableStore, model: Model, random: np.random.Generator, at: int, steps: int) -> DurableStore:
     """Random writes near an address, versions kept, dropped and gone back to, and reopening."""
     for _ in range(steps):
@@ -62,7 +69,10 @@ def wander(store: DurableStore, model: Model, random: np.random.Generator, at: i
         else:
             starts = random.integers(max(0, at - 200), at + 200, 3)
             words = random.integers(0, 1 << 31, (3, int(random.integers(1, 50))), dtype=np.uint32)
-            store.write(starts, words)
+            if step == 4:
+                store.write_many([as_write(start, row) for start, row in zip(starts, words, strict=True)])
+            else:
+                store.write(starts, words)
             for start, row in zip(starts.tolist(), words, strict=True):
                 model.write(start, row)
     return store
@@ -73,9 +83,14 @@ def test_nothing_of_an_erased_write_is_left_in_any_file_and_all_else_stays(tmp_p
     random, model = np.random.default_rng(seed), Model()
     at = int(random.integers(300, 60_000))
     store = wander(DurableStore.create(tmp_path / "m", 16, CONFIG), model, random, at, 10)
-    sequence = store.write([at], np.full((1, 64), SECRET, np.uint32)).sequence
-    model.write(at, np.full(64, SECRET, np.uint32), secret=True)
-    if seed % 2:
+    # Alone, or together with writes before, after, or both.
+    before, after = seed % 4 in (1, 3), seed % 4 in (2, 3)
+    together = [(at - 9, 7, 30)] * before + [(at, SECRET, 64)] + [(at + 50, 8, 30)] * after
+    receipts = store.write_many([as_write(start, np.full(n, value, np.uint32)) for start, value, n in together])
+    sequence = receipts[before].sequence
+    for start, value, n in together:
+        model.write(start, np.full(n, value, np.uint32), secret=value == SECRET)
+    if seed % 3:
         store.keep("with-it")
         model.keep("with-it")
     store = wander(store, model, random, at, 30)
@@ -96,6 +111,31 @@ def test_nothing_of_an_erased_write_is_left_in_any_file_and_all_else_stays(tmp_p
     with DurableStore(store.root) as again:
         assert np.array_equal(content(again), model.without_secret())
         assert again.is_erased(erasure)
+
+
+def test_what_held_pages_before_stays_where_it_was_when_a_write_of_a_group_is_erased(tmp_path):
+    with DurableStore.create(tmp_path / "m", 16) as store:
+        store.write([0, 1000], np.full((2, 250), 5, np.uint32))
+        store.keep("before")
+        words = content(store)
+        group = [one_write(3, 11), one_write(1010, 12, 2), one_write(5, 13, 3)]
+        receipts = store.write_many(group)
+        store.keep("after")
+        readers = [VersionReader(store.root, name) for name in ("before", "after")]
+        pages = [reader.pages(np.array([0, 3])) for reader in readers]
+        segment = store._journal.segments[1].path
+        size = segment.stat().st_size
+        store.write([1010], block(20))
+        erasure = store.erase(receipts[1].sequence)
+        # Those who read beside know where the pages lie in the file.
+        assert segment.stat().st_size == size
+        pages[1][1][[1010 % 256, 1011 % 256]] = 0
+        for reader, right in zip(readers, pages, strict=True):
+            np.testing.assert_array_equal(reader.pages(np.array([0, 3])), right)
+        np.testing.assert_array_equal(version_content(store, "before"), words)
+        assert store.is_erased(erasure)
+        store.go_back("before")
+        np.testing.assert_array_equal(content(store), words)
 
 
 def test_a_receipt_that_was_changed_or_is_of_another_memory_proves_nothing(tmp_path):

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from leworld.errors import DamageError, StoreError
+from leworld.memory import Words
 from leworld.store import fill as filling
-from leworld.store.durable import DurableStore, StoreConfig
+from leworld.store.durable import DurableStore, StoreConfig, Write
 from leworld.store.layout import Layout, read_map
 from leworld.store.link import FILLED, FILLING, FREE, read_link, relink
 from leworld.store.mapped import MappedMemory, page_sums
@@ -231,7 +232,11 @@ class TestFilling:
             store, model = stores[name], models[name]
             start, length = random.integers(0, 65_000, 3), int(random.integers(1, 257))
             words = random.integers(0, 5, (3, length), np.uint32)
-            store.write(start, words)
+            if step % 3:
+                store.write(start, words)
+            else:
+                offsets = np.array([0, length])
+                store.write_many([Write(start[i : i + 1], Words(words[i], offsets)) for i in range(3)])
             for first, row in zip(start.tolist(), words, strict=True):
                 model[first : first + length] = row
             what = random.integers(0, 12)
@@ -427,7 +432,7 @@ class TestCrashes:
         parent.drop(version.name)
         assert parent.versions == []
 
-    def test_a_full_disk_ends_filling_and_no_words_are_wrong(self, parent, child, monkeypatch):
+    def test_a_full_disk_ends_filling_and_no_words_are_wrong(self, parent, child, idle):
         right = content(parent)
 
         def refuse(*_):
@@ -436,7 +441,7 @@ class TestCrashes:
         with DurableStore(child) as fork:
             fork._filler.close()
             fork._filler._stopped.clear()
-            with monkeypatch.context() as patch:
+            with idle.context() as patch:
                 patch.setattr(os, "posix_fallocate", refuse)
                 with pytest.raises(StoreError, match="make room"):
                     fork.fill()

@@ -1,4 +1,5 @@
 import errno
+import threading
 
 import numpy as np
 import pytest
@@ -6,11 +7,12 @@ import pytest
 from cluster.memory.beside import Directory
 from leworld.errors import DamageError, StoreError
 from leworld.memory import Words
+from leworld.store import history
 from leworld.store.durable import DurableStore, StoreConfig, Write
 from leworld.store.history import History
 from leworld.store.records import decode_at
-from leworld.store.segment import scan
-from tests.store.stores import block, crashed, fill, flip, reopened
+from leworld.store.segment import scan, set_aside_segments
+from tests.store.stores import block, crashed, fill, flip, one_write, reopened
 
 CONFIG = StoreConfig(segment_bytes=1, policy="os")
 
@@ -153,6 +155,28 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(store, monkeypatch):
     assert sequences(History(store.layout, store._journal).newest_first()) == [2, 1]
 
 
+def test_who_wrote_what_is_kept_though_something_is_erased_meanwhile(store, monkeypatch):
+    store.write_many([one_write(10 * i, i, 3) for i in range(1, 6)])
+    store.keep("a")
+    store.write([60], block(6))
+    erasing = threading.Thread(target=store.erase, args=(2,))
+    to_header_only = history.to_header_only
+
+    def slowly(*arguments):
+        erasing.start()
+        erasing.join(0.5)
+        return to_header_only(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "to_header_only", slowly)
+        whole = store._history.remember(store._journal.segments[0])
+    erasing.join()
+    assert whole
+    store.drop("a")
+    assert sequences(store.log(99)) == list(range(8, 0, -1))
+    assert not set_aside_segments(store.layout.journal)
+
+
 class TestDamagedSegment:
     """One that only history needs is put aside with what is left, and said to be missing."""
 
@@ -191,3 +215,21 @@ class TestDamagedSegment:
                     again.erase(write)
             again.erase(6)
             assert again.read([50, 60], [1, 1]).words.tolist() == [5, 0]
+
+    def test_writes_that_came_together_are_lost_together(self, tmp_path):
+        with DurableStore.create(tmp_path / "g", 16) as store:
+            store.write_many([one_write(10, 1, note="a"), one_write(20, 2, note="b")])
+            store.write_many([one_write(30, 3), one_write(40, 4), one_write(50, 5)])
+            store.keep("a")
+            store.write([60], block(6))
+            segment = store._journal.segments[0].path
+            flip(segment, [frame.offset for _, frame in scan(segment)][1] + 30)
+            store.drop("a")
+            store.checkpoint()
+            assert [(record.sequence, record.note) for record in store.log(99)] == [(6, ""), (2, "b"), (1, "a")]
+        problem = Directory(store.root, "admin").verify()["journal"]
+        assert "3 of 6 records are missing from journal and ledger; " in problem
+        with DurableStore(store.root) as again:
+            assert again.read([10, 20, 30, 50], [1, 1, 1, 1]).words.tolist() == [1, 2, 3, 5]
+            with pytest.raises(DamageError, match="record 3 after it is missing"):
+                again.erase(2)

@@ -260,6 +260,62 @@ def test_policy_os_brings_records_to_the_disk_soon(tmp_path, monkeypatch):
     journal.close()
 
 
+def test_with_policy_os_others_write_while_the_disk_works_unless_it_is_late(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SYNC_EVERY_S", 0.01)
+    working, done, sync = threading.Event(), threading.Event(), os.fdatasync
+    monkeypatch.setattr(module.os, "fdatasync", lambda file: (working.set(), done.wait(10), sync(file)))
+    journal = Journal(tmp_path, "os", 0)
+    journal.append([record(1)])
+    assert working.wait(10)
+    journal.append([record(2)])
+    monkeypatch.setattr(module, "MAX_LATE_S", 0)
+    late = threading.Thread(target=journal.append, args=([record(3)],))
+    late.start()
+    late.join(0.1)
+    assert late.is_alive()
+    done.set()
+    late.join(10)
+    assert journal.sequence == 3
+    journal.close()
+    assert sequences(tmp_path) == [1, 2, 3]
+
+
+def test_a_new_segment_waits_for_the_sync_of_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SYNC_EVERY_S", 0.01)
+    working, done, sync = threading.Event(), threading.Event(), os.fdatasync
+    monkeypatch.setattr(module.os, "fdatasync", lambda file: (working.set(), done.wait(10), sync(file)))
+    journal = Journal(tmp_path, "os", 0)
+    journal.append([record(1)])
+    assert working.wait(10)
+    rolling = threading.Thread(target=journal.roll)
+    rolling.start()
+    rolling.join(0.1)
+    assert (rolling.is_alive(), len(segment_paths(tmp_path))) == (True, 1)
+    done.set()
+    rolling.join(10)
+    assert len(segment_paths(tmp_path)) == 2
+    journal.close()
+
+
+def test_with_policy_os_nothing_is_written_after_the_disk_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SYNC_EVERY_S", 0.01)
+    tried = threading.Event()
+
+    def failing(_):
+        tried.set()
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(module.os, "fdatasync", failing)
+    journal = Journal(tmp_path, "os", 0)
+    journal.append([record(1)])
+    assert tried.wait(10)
+    journal._thread.join(10)
+    for refused in (lambda: journal.append([record(2)]), journal.sync, journal.roll):
+        with pytest.raises(StoreError, match="the disk failed"):
+            refused()
+    journal.close()
+
+
 def test_a_group_of_which_a_machine_that_failed_wrote_only_later_parts_is_cut_off(tmp_path):
     journal = Journal(tmp_path, "group", 0)
     journal.append([record(1)])

@@ -1,5 +1,6 @@
 import struct
 import zlib
+from dataclasses import replace
 
 import msgpack
 import numpy as np
@@ -33,7 +34,7 @@ def some_record(sequence=7):
 
 
 def assert_same(one, two):
-    for name in ("sequence", "time_ns", "crc32", "epoch", "kind", "writer", "note"):
+    for name in ("sequence", "time_ns", "crc32", "epoch", "kind", "writer", "note", "writes"):
         assert getattr(one, name) == getattr(two, name)
     for name in ("start", "length", "words", "pages", "before"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
@@ -56,6 +57,8 @@ def records(draw):
     start = np.array(draw(st.lists(st.integers(0, 2**32 - 1), min_size=len(length), max_size=len(length))), np.int64)
     pages = np.array(sorted(draw(st.sets(st.integers(0, 2**24 - 1), max_size=4))), np.int64)
     random = np.random.default_rng(draw(st.integers(0, 1000)))
+    kind = draw(st.sampled_from(module.KINDS))
+    writes = [(1, draw(st.integers(0, 2**32 - 1)), draw(st.text(max_size=5)), "") for _ in length]
     return Record(
         sequence=draw(st.integers(1, 2**63)),
         time_ns=draw(st.integers(0, 2**63)),
@@ -66,7 +69,8 @@ def records(draw):
         before=random.integers(0, 1 << 32, (len(pages), 256), dtype=np.uint32),
         crc32=draw(st.integers(0, 2**32 - 1)),
         epoch=draw(st.integers(0, 2**40)),
-        kind=draw(st.sampled_from(module.KINDS)),
+        kind=kind,
+        writes=(*writes, (0, 0, "", "empty")) if kind == "writes" else (),
         writer=draw(st.text(max_size=5)),
         note=draw(st.text(max_size=5)),
     )
@@ -167,3 +171,51 @@ def test_random_bytes_are_a_record_of_ours_or_refused(junk, as_header):
     except LeWorldError:
         return
     assert found is None or isinstance(found[0], Record)
+
+
+def several():
+    """A record of a write of two ranges, one of none and one of a range."""
+    writes = ((2, 11, "ann", "a"), (0, 0, "bob", ""), (1, 33, "bob", "c"))
+    return replace(some_record(), start=np.array([5, 300, 9]), length=np.array([2, 1, 3]), writes=writes,
+                   words=np.arange(6, dtype=np.uint32), kind="writes", crc32=0, group=7)  # fmt: skip
+
+
+def test_a_record_of_several_writes_splits_into_them():
+    found, _ = decode_at(joined(several()), 0)
+    assert found.last == 9
+    assert [(one.sequence, one.last, one.kind, one.group) for one in found.split()] == [
+        (7, 7, "write", 7), (8, 8, "write", 7), (9, 9, "write", 7)
+    ]  # fmt: skip
+    assert [(one.crc32, one.writer, one.note) for one in found.split()] == [row[1:] for row in several().writes]
+    assert [one.start.tolist() for one in found.split()] == [[5, 300], [], [9]]
+    assert [one.words.tolist() for one in found.split()] == [[0, 1, 2], [], [3, 4, 5]]
+    assert [one.pages.tolist() for one in found.split()] == [[0, 1], [], []]
+    assert [len(one.words) for one in found.header_only().split()] == [0, 0, 0]
+    assert some_record().split()[0].last == 7
+
+
+def test_headers_of_several_writes_are_remembered_once():
+    data = joined(some_record(6)) + joined(several()) + joined(some_record(10))
+    for after, due in ((5, [6, 7, 10]), (6, [7, 10]), (9, [10]), (10, [])):
+        (headers, end), offset, found = module.to_header_only(data, 6, after), 0, []
+        assert end == len(data)
+        while offset < len(headers):
+            record, frame = decode_at(headers, offset)
+            offset = frame.end
+            found.append(record.sequence)
+        assert found == due
+
+
+def test_headers_before_damage_are_remembered_with_all_their_writes():
+    whole = joined(some_record(6)) + joined(several())
+    headers, end = module.to_header_only(whole + joined(some_record(10))[:-1] + b"x", 6, 6)
+    found, _ = decode_at(headers, 0)
+    assert (end, found.sequence, found.last, len(found.words)) == (len(whole), 7, 9, 0)
+
+
+@pytest.mark.parametrize(
+    "rows", [None, [], 3, [[2, 1, "a"]], [[2, 1, "a", 4]], [[-1, 1, "a", "b"], [1, 1, "a", "b"]], [[1, 1, "a", "b"]]]
+)
+def test_a_list_of_writes_that_cannot_be_is_of_another_program(rows):
+    with pytest.raises(StoreError, match="list of writes"):
+        decode_at(with_header({"kind": "writes", "writes": rows}), 0)

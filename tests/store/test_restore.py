@@ -233,7 +233,7 @@ class TestDamage:
             module.Write([256], module.Words(fill(3, 256)[0], np.array([0, 256])), "", ""),
             module.Write([0], module.Words(fill(4, 1)[0], np.array([0, 1]))),
         )
-        # A crash may leave the first record of a group alone, which says what the page held.
+        # What the page held must not matter to any of them.
         with pytest.raises(DamageError):
             store.write_many([part, whole])
         store.write_many([whole, part])
