@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from actors.errors import ActorError
 from leworld.errors import LeWorldError
 
+PAUSE_S, DIED = 0.2, "died"
 RESUME = "continue from the last checkpoint with 'leworld resume'"
 
 Answers = Callable[[], dict[int, Any]]
@@ -47,6 +49,25 @@ class ActorPeers:
         refs = [getattr(self.handles[target], method).remote(*arguments) for target, arguments in messages.items()]
         names = [self.names[target] for target in messages]
         return lambda: dict(zip(messages, gather(refs, names, patience * self.timeout_s), strict=True))
+
+
+def when_up(
+    handles: Sequence[Any], method: str, messages: Sequence[tuple[Any, ...]], names: Sequence[str], timeout_s: float
+) -> list[Any]:
+    """Ask actors what may be asked again; those that are just being started again are waited for.
+
+    Raises:
+        ActorError: one does not come up.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            asked = [getattr(handle, method).remote(*given) for handle, given in zip(handles, messages, strict=True)]
+            return gather(asked, names, timeout_s)
+        except ActorError as error:
+            if error.problem != DIED or time.monotonic() > end:
+                raise
+        time.sleep(PAUSE_S)
 
 
 class Watch:
@@ -120,6 +141,6 @@ def translate(error: Exception, name: str) -> LeWorldError:
     if isinstance(cause, LeWorldError):
         return cause
     if isinstance(cause, RayActorError):
-        return ActorError(name, "died", f"see that machine's memory and Ray's logs, then {RESUME}")
+        return ActorError(name, DIED, f"see that machine's memory and Ray's logs, then {RESUME}")
     first_line = (str(cause).strip() or "no message").splitlines()[0]
     return ActorError(name, f"failed with {type(cause).__name__} ({first_line})", f"mend the cause, then {RESUME}")

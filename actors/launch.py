@@ -12,13 +12,13 @@ from typing import Any
 import ray
 
 from actors.actor_fleet import ActorFleet
-from actors.calls import Watch, ask, gather
+from actors.calls import Watch, ask, when_up
 from actors.launch_memory import ClusterMemory
 from actors.memory_copy import MemoryConfig
-from actors.plane import Endpoint, PlanePeers
+from actors.plane import PlanePeers
 from actors.processes import ProcessStat
 from actors.sharded_store import ShardedStore
-from actors.slm_actor import SLMActor
+from actors.slm_actor import SLMProcess
 from leworld.models.fleet import FleetConfig
 from leworld.worlds.base import World
 
@@ -28,13 +28,17 @@ START_PATIENCE = 4.0
 
 @dataclass(frozen=True)
 class Handles:
-    """A system's actors; any process of the cluster that gets this can connect to them."""
+    """A system's actors; any process of the cluster that gets this can connect to them.
+
+    ``config`` and ``world``, which is a reference, are for SLM actors that were started anew.
+    """
 
     memory_name: str
     memory_keeper: Any
     slm_actors: tuple[Any, ...]
-    slm_endpoints: tuple[Endpoint, ...]
     slm_ids: tuple[tuple[int, ...], ...]
+    config: FleetConfig
+    world: Any
     token: str
     timeout_s: float
 
@@ -43,7 +47,11 @@ class Handles:
         return ClusterMemory(self.memory_name).client(self.timeout_s)
 
     def fleet(self) -> ActorFleet:
-        """A new client of the SLMs."""
+        """A new client of the SLMs; one that died is waited for.
+
+        Raises:
+            ActorError: it does not come back.
+        """
         return ActorFleet(self._slms(), self.slm_ids)
 
     def processes(self) -> list[ProcessStat]:
@@ -58,8 +66,10 @@ class Handles:
 
     def _slms(self) -> PlanePeers:
         names = slm_actor_names(self.slm_ids)
+        given = [(self.config, self.world, ids, self.token) for ids in self.slm_ids]
+        endpoints = when_up(self.slm_actors, "serve", given, names, START_PATIENCE * self.timeout_s)
         is_lost = Watch(self.slm_actors, names).is_lost
-        return PlanePeers(self.slm_endpoints, names, self.token, self.timeout_s, is_lost)
+        return PlanePeers(endpoints, names, self.token, self.timeout_s, is_lost)
 
 
 def launch(
@@ -79,19 +89,20 @@ def launch(
     Raises:
         ActorError: an actor does not come up.
     """
-    make_slms, world_ref = _remote(SLMActor), ray.put(world)
-    names, token = slm_actor_names(slm_ids), secrets.token_hex(16)
-    slms = [make_slms.remote(name, config, world_ref, ids) for name, ids in zip(names, slm_ids, strict=True)]
+    make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(SLMProcess)
+    slms = tuple(make.remote(name) for name in slm_actor_names(slm_ids))
     memory = ClusterMemory.launch(run_memory(world.spec.address_bits, num_shards, copies))
-    try:
-        served = [actor.serve.remote(token) for actor in slms]
-        endpoints = gather(served, names, START_PATIENCE * timeout_s)
-    except BaseException:
-        memory.stop()
-        raise
     ids = tuple(tuple(ids) for ids in slm_ids)
     # The memory ends when nobody holds its keeper any more.
-    return Handles(memory.config.name, memory.keeper, tuple(slms), tuple(endpoints), ids, token, timeout_s)
+    handles = Handles(
+        memory.config.name, memory.keeper, slms, ids, config, ray.put(world), secrets.token_hex(16), timeout_s
+    )
+    try:
+        handles.fleet()
+    except BaseException:
+        handles.stop()
+        raise
+    return handles
 
 
 def run_memory(address_bits: int, num_shards: int, copies: int) -> MemoryConfig:
@@ -101,13 +112,6 @@ def run_memory(address_bits: int, num_shards: int, copies: int) -> MemoryConfig:
         f"run-{secrets.token_hex(4)}", str(folder), address_bits, num_shards, copies, policy="os", lease_s=1.0,
         together=True, ends_with_run=True,
     )  # fmt: skip
-
-
-def _remote(plain: type) -> Any:
-    """Ray Train places its worker by free CPUs, so actors that wait most of the time must not hold any."""
-    remote = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(plain)
-    # Being watched takes one thread.
-    return remote.options(max_concurrency=2)
 
 
 def slm_actor_names(slm_ids: Sequence[Sequence[int]]) -> list[str]:

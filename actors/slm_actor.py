@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +22,7 @@ METHODS = ("pretrain", "propose", "learn", "state", "load_state", "process")
 class SLMActor:
     """An ``SLMGroup`` whose messages are arrays. It owns its SLMs' weights and optimisers.
 
-    All that it is asked comes over the data plane, one thing after another; Ray only watches it.
+    In a process of its own it is asked over the data plane, one thing after another; see ``SLMProcess``.
     """
 
     def __init__(self, name: str, config: FleetConfig, world: World, slm_ids: Sequence[int]) -> None:
@@ -30,17 +30,6 @@ class SLMActor:
         # Actors share a machine, and one thread gives the same sums everywhere.
         torch.set_num_threads(1)
         self.group = SLMGroup(config, world, slm_ids)
-
-    def serve(self, token: str) -> Endpoint:
-        """Answer whoever brings the token, from now on; where."""
-        import ray
-
-        self._server = PlaneServer(self, METHODS, token, ray.util.get_node_ip_address())
-        return self._server.endpoint
-
-    def watch(self) -> None:
-        """Return never: whoever waits for it learns of this process's end."""
-        threading.Event().wait()
 
     def pretrain(self, first_step: int, num_steps: int) -> list[Metrics]:
         """See ``Fleet.pretrain``: the last metrics of each SLM."""
@@ -66,3 +55,31 @@ class SLMActor:
     def process(self) -> ProcessStat:
         """Its process and that one's peak memory."""
         return own_stat(self.name)
+
+
+class SLMProcess:
+    """A process for an ``SLMActor``. Ray starts it again where it dies; it is empty then until it is asked to serve."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._server: PlaneServer | None = None
+
+    def serve(self, config: FleetConfig, world: World, slm_ids: Sequence[int], token: str) -> Endpoint:
+        """Where its SLMs answer; they are made where there are none yet.
+
+        Args:
+            config: of the SLMs.
+            world: that they are of.
+            slm_ids: which of them.
+            token: that whoever asks them has to bring.
+        """
+        import ray
+
+        if self._server is None:
+            actor = SLMActor(self._name, config, world, slm_ids)
+            self._server = PlaneServer(actor, METHODS, token, ray.util.get_node_ip_address())
+        return self._server.endpoint
+
+    async def watch(self) -> None:
+        """Return never: whoever waits for it learns of this process's end."""
+        await asyncio.Event().wait()

@@ -124,7 +124,7 @@ def started(config: RunConfig, console: Console) -> Iterator[Runtime]:
 def train_and_evaluate(runtime: Runtime, run: RunDir, console: Console) -> Outcome:
     """Do what is left of a run."""
     with resumable(run):
-        with training_bars(run.metrics, phase_steps(runtime.config), console):
+        with training_bars(run.metrics, run.events, phase_steps(runtime.config), console):
             runtime.train(run)
         newest = run.newest_checkpoint()
         assert newest is not None, run.path

@@ -43,7 +43,8 @@ class ClusterConfig:
         threads: CPU threads of the learner. More than 1 changes the order of sums, and so the last bits.
         device: of the learner and the evaluation: ``auto`` takes a GPU where there is one, ``cuda`` insists on one for
             the learner. A GPU gives the same numbers to rounding, not to the bit. SLMs and memory stay on the CPU.
-        max_failures: times that a lost learner is started again from the last checkpoint.
+        max_failures: times that a run goes on from its last checkpoint by itself, after a lost learner or another part
+            that died.
     """
 
     mode: Literal["ray", "inline"] = "ray"
@@ -54,7 +55,7 @@ class ClusterConfig:
     timeout_s: float = 60.0
     threads: int = 1
     device: Wish = "auto"
-    max_failures: int = 1
+    max_failures: int = 3
 
     def __post_init__(self) -> None:
         _at_least("cluster", self, 1, "shards", "copies", "slm_actors", "threads")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,18 @@ def make_bars(console: Console) -> Progress:
 
 
 @contextmanager
-def training_bars(metrics: Path, totals: dict[str, int], console: Console) -> Iterator[None]:
+def training_bars(metrics: Path, events: Path, totals: dict[str, int], console: Console) -> Iterator[None]:
     """Show training while the body runs.
 
     Args:
         metrics: the run's ``metrics.jsonl``, which may not be there yet.
+        events: its ``events.jsonl``, likewise; each is a line above the bars.
         totals: phase to its number of steps.
         console: where to.
     """
     with make_bars(console) as bars:
         tasks = {name: bars.add_task(name, total=totals[name], figures="") for name in PHASES if totals[name]}
-        follower = Follower(metrics, bars, tasks)
+        follower = Follower(metrics, events, bars, tasks)
         follower.start()
         try:
             yield
@@ -49,14 +50,14 @@ def training_bars(metrics: Path, totals: dict[str, int], console: Console) -> It
 
 
 class Follower(threading.Thread):
-    """Reads what is appended to a file and moves the bars."""
+    """Reads what is appended to files, moves the bars and prints what happened."""
 
-    def __init__(self, path: Path, bars: Progress, tasks: dict[str, TaskID]) -> None:
+    def __init__(self, metrics: Path, events: Path, bars: Progress, tasks: dict[str, TaskID]) -> None:
         super().__init__(name="progress", daemon=True)
-        self.path = path
+        self.metrics, self.events = _Tail(metrics), _Tail(events)
+        self.events.skip()
         self.bars = bars
         self.tasks = tasks
-        self.offset = 0
         self.figures: dict[str, dict[str, float]] = {name: {} for name in tasks}
         self.ended = threading.Event()
 
@@ -73,19 +74,10 @@ class Follower(threading.Thread):
 
     def read(self) -> None:
         """Take the whole lines that came since."""
-        try:
-            size = self.path.stat().st_size
-            # A learner that goes on from a checkpoint cuts the file first.
-            self.offset = 0 if size < self.offset else self.offset
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                text = file.read()
-        except OSError:
-            return
-        end = text.rfind(b"\n") + 1
-        self.offset += end
-        for line in text[:end].splitlines():
-            self._show(json.loads(line))
+        for event in self.events.read():
+            self.bars.console.print(f"{event['what']}; {event['done']}", style="yellow", highlight=False, markup=False)
+        for record in self.metrics.read():
+            self._show(record)
 
     def _show(self, record: dict[str, Any]) -> None:
         phase = record["phase"]
@@ -94,3 +86,29 @@ class Follower(threading.Thread):
         figures.update({label: record[name] for name, label in shown.items() if record.get(name) is not None})
         text = "  ".join(f"{label} {value:.3g}" for label, value in figures.items())
         self.bars.update(self.tasks[phase], completed=record["step"], figures=text)
+
+
+class _Tail:
+    """The lines that are appended to a file of JSON lines, which may not be there yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def skip(self) -> None:
+        """Leave out what is there."""
+        with suppress(OSError):
+            self._offset = self._path.stat().st_size
+
+    def read(self) -> list[dict[str, Any]]:
+        """The whole lines that came since."""
+        try:
+            # A learner that goes on from a checkpoint cuts the file first.
+            self._offset = 0 if self._path.stat().st_size < self._offset else self._offset
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+        except OSError:
+            return []
+        end = text.rfind(b"\n") + 1
+        self._offset += end
+        return [json.loads(line) for line in text[:end].splitlines()]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import ray
@@ -136,24 +137,35 @@ def scaling(threads: int, device: str) -> ScalingConfig:
 
 
 def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
-    """What the Ray Train worker does. Errors of ours are returned: to try again would not mend them."""
+    """What the Ray Train worker does. Errors of ours are returned: what trying again can mend was tried here."""
     work: Work = settings["work"]
+    for failures in count(1):
+        try:
+            learn(_learner(work), work.run, work.config, work.handles.processes, train.report)
+        except ActorError as error:
+            if failures > work.config.cluster.max_failures:
+                return error
+            work.run.note_event(f"{error.actor} {error.problem}", "goes on from the last checkpoint when all are there")
+        except LeWorldError as error:
+            return error
+        else:
+            return None
+    raise AssertionError
+
+
+def _learner(work: Work) -> BLMLearner:
+    """A new learner, and new clients of the parts; those that are just being started again are waited for."""
     config = work.config
-    try:
-        learner = BLMLearner(
-            config.model,
-            config.phases,
-            ray.get(work.world, timeout=config.cluster.timeout_s),
-            work.handles.fleet(),
-            work.handles.memory(),
-            seed=config.seed,
-            threads=config.cluster.threads,
-            device=worker_device(config.cluster.device, work.device, torch_gpus()),
-        )
-        learn(learner, work.run, config, work.handles.processes, train.report)
-    except LeWorldError as error:
-        return error
-    return None
+    return BLMLearner(
+        config.model,
+        config.phases,
+        ray.get(work.world, timeout=config.cluster.timeout_s),
+        work.handles.fleet(),
+        work.handles.memory(),
+        seed=config.seed,
+        threads=config.cluster.threads,
+        device=worker_device(config.cluster.device, work.device, torch_gpus()),
+    )
 
 
 def worker_device(wish: Wish, granted: str, gpus: int) -> str:

@@ -4,6 +4,7 @@ Files::
 
     config.yaml      the config, whole
     metrics.jsonl    a line a step
+    events.jsonl     what died, and what was done; a line each
     timing.json      seconds and peak memory by phase
     checkpoints/     one directory each; ``newest`` names the one to go on from
     gate.json        what the evaluation found
@@ -33,6 +34,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.metrics = self.path / "metrics.jsonl"
+        self.events = self.path / "events.jsonl"
         self.timing = self.path / "timing.json"
         self.checkpoints = self.path / "checkpoints"
         self.gate = self.path / "gate.json"
@@ -94,6 +96,11 @@ class RunDir:
     def records(self) -> list[dict[str, Any]]:
         """What was measured at each step, in order."""
         return list(_records(self.metrics))
+
+    def note_event(self, what: str, done: str) -> None:
+        """Put down that something happened, and what was done."""
+        with self.events.open("a", encoding="utf-8") as file:
+            file.write(to_json({"time": time.time(), "what": what, "done": done}) + "\n")
 
     def cut_metrics(self, position: Position) -> None:
         """Drop the steps after a position: they are about to be done again."""

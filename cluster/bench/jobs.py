@@ -19,12 +19,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cluster.bench.claims import Study
-from cluster.config import OutputConfig, RunConfig
+from cluster.config import RunConfig
 from cluster.files import to_json, write_json
 from cluster.presets import load_config
 from cluster.run_dir import RunDir
@@ -51,8 +51,11 @@ class Job:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        config = replace(self.config, output=OutputConfig())
-        digest = hashlib.sha256(to_json(asdict(config)).encode()).hexdigest()
+        content = asdict(self.config)
+        # Where a run's files and processes are is of no matter to its numbers.
+        del content["output"]
+        content["cluster"] = {name: content["cluster"][name] for name in ("device", "threads")}
+        digest = hashlib.sha256(to_json(content).encode()).hexdigest()
         object.__setattr__(self, "digest", digest)
 
     @property

@@ -1,6 +1,11 @@
 """End to end through Ray Train: one ``fit()``, the same bits as one process, and the gate after it."""
 
 import io
+import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +52,34 @@ def test_fit_gives_the_bits_of_one_process(ray_cluster, tmp_path: Path):
         runtime.train(other)
     assert same_bits(final_state(run), final_state(other))
     assert not list(run.path.glob(".ray*"))
+
+
+def test_parts_that_die_come_back_and_the_run_ends_with_the_same_bits(ray_cluster, tmp_path: Path):
+    changes = [*CHANGES, f"output.dir={tmp_path}", "output.checkpoint_every=1"]
+    config = load_config("tiny", changes)
+    world = build_world(config.world.name, config.world.settings, config.seed)
+    run = RunDir.create(config)
+    with launched(config, world, plan(config)) as runtime:
+        slms, shard = runtime.processes()[-1], runtime.processes()[0]
+
+        def disturb() -> None:
+            for phase, process in (("joint", slms), ("refine", shard)):
+                while not any(record["phase"] == phase for record in run.records()):
+                    time.sleep(0.02)
+                os.kill(process.pid, signal.SIGKILL)
+
+        thread = threading.Thread(target=disturb, daemon=True)
+        thread.start()
+        runtime.train(run)
+        thread.join()
+    events = [json.loads(line)["what"] for line in run.events.read_text().splitlines()]
+    assert any(event.startswith(f"{slms.name} died") for event in events)
+
+    inline = load_config("tiny", [*changes, "cluster.mode=inline"])
+    other = RunDir.create(inline)
+    with open_runtime(inline) as runtime:
+        runtime.train(other)
+    assert same_bits(final_state(run), final_state(other))
 
 
 def test_a_gpu_that_no_machine_of_the_cluster_has_is_refused_before_anything_starts(ray_cluster):
