@@ -108,6 +108,9 @@ def load(directory: Path) -> Ints:
     """(N, 7) rows of all clients."""
     found = [np.zeros((0, len(COLUMNS)), np.int64)]
     for path in sorted(directory.glob("*.rows")):
+        if path.stat().st_size < CAPACITY * len(COLUMNS) * 8:
+            # Its client was killed before it did anything.
+            continue
         rows = np.memmap(path, np.int64, "r", shape=(CAPACITY, len(COLUMNS)))
         found.append(np.array(rows[1 : 1 + int(rows[0, 0])]))
     return np.concatenate(found)
