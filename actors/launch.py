@@ -15,6 +15,7 @@ from actors.actor_fleet import ActorFleet
 from actors.calls import Watch, ask, gather
 from actors.launch_memory import ClusterMemory
 from actors.memory_copy import MemoryConfig
+from actors.places import spread
 from actors.plane import Endpoint, PlanePeers
 from actors.processes import ProcessStat
 from actors.sharded_store import ShardedStore
@@ -81,7 +82,11 @@ def launch(
     """
     make_slms, world_ref = _remote(SLMActor), ray.put(world)
     names, token = slm_actor_names(slm_ids), secrets.token_hex(16)
-    slms = [make_slms.remote(name, config, world_ref, ids) for name, ids in zip(names, slm_ids, strict=True)]
+    places = spread("slm", len(names), ray.nodes())
+    slms = [
+        make_slms.options(scheduling_strategy=place).remote(name, config, world_ref, ids)
+        for name, ids, place in zip(names, slm_ids, places, strict=True)
+    ]
     memory = ClusterMemory.launch(run_memory(world.spec.address_bits, num_shards, copies))
     try:
         served = [actor.serve.remote(token) for actor in slms]

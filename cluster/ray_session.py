@@ -34,20 +34,26 @@ ENVIRONMENT = {
 def ray_session(address: str | None, topology: Topology) -> Iterator[None]:
     """Hold a connection to Ray; end it, and a cluster started for it, whatever happens.
 
+    Args:
+        address: see ``joined``; None starts a cluster on this machine.
+        topology: what is to run.
+
     Raises:
         ActorError: no cluster answers at the address, or none can be started.
         ConfigError: there are too few CPUs.
     """
-    if address is None:
-        check_cpus(topology, os.cpu_count() or 1, "this machine")
-    else:
-        check_reachable(address)
-    prepare_environment(address)
+    if address is not None:
+        with joined(address):
+            check_cpus(topology, free_of_one_machine("CPU"), address)
+            yield
+        return
+    check_cpus(topology, os.cpu_count() or 1, "this machine")
+    prepare_environment(None)
     import ray  # Reads the environment that was just prepared.
 
     try:
-        _connect(address)
-        check_cpus(topology, free_of_one_machine("CPU"), address or "this machine")
+        _connect(None)
+        check_cpus(topology, free_of_one_machine("CPU"), "this machine")
         yield
     finally:
         ray.shutdown()
