@@ -128,9 +128,9 @@ class Machines:
         script = self.folder / name / "start.sh"
         script.write_text("\n".join(["set -e", *self._mounts(name), *self._first_program(name)]) + "\n")
         with (self.folder / name / "log").open("wb") as log:
+            own = ("--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child")
             self._processes[name] = subprocess.Popen(
-                ["ip", "netns", "exec", space, "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc",
-                 "--kill-child", "sh", str(script)],
+                ["ip", "netns", "exec", space, "unshare", *own, "sh", str(script)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 

@@ -15,19 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import ActorError
+from cluster.environment import ENVIRONMENT
 from cluster.topology import Topology, check_cpus
 
 CONNECT_TIMEOUT_S = 3.0
 START = "start one with 'ray start --head', or leave --address out to run on this machine"
-
-ENVIRONMENT = {
-    # Ray reads these when it is imported or started.
-    "RAY_worker_niceness": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +14,8 @@ from typing import Any
 
 from actors.errors import ActorError
 from cluster.launch.dashboard import Dashboard, Node, NotUp, no_token, tunnel
-from cluster.launch.file import ClusterFile, client_environment, prepare
+from cluster.launch.file import ClusterFile, check_with_ray, client_environment, prepare
+from cluster.launch.joining import LOGS, wait_for_nodes
 from cluster.launch.probe import Probe, probe, probe_all, problems
 from cluster.launch.shell import on, run
 from cluster.launch.submission import entry_point, is_source, ships_code
@@ -29,12 +29,10 @@ ASK_S = 28.0
 """Of Ray's commands that only look something up."""
 DOWN_S = 180.0
 STOP_S = 60.0
-POLL_S = 1.0
-LOGS = "/tmp/ray/session_latest/logs"
 
 
 def up(file: ClusterFile, limit_s: float, restart: bool, tell: Tell) -> Outcome:
-    """Start a cluster, and wait until all of its nodes have joined.
+    """Start a cluster, or those of its nodes that are missing, and wait until all have joined.
 
     Args:
         file: of the cluster.
@@ -43,26 +41,25 @@ def up(file: ClusterFile, limit_s: float, restart: bool, tell: Tell) -> Outcome:
         tell: is told each step.
 
     Raises:
-        ConfigError: it runs already.
+        ConfigError: all of it runs already.
         ActorError: a node is not as it has to be, or the cluster does not come up.
     """
-    tell(f"{file.path}: valid for Ray; {file.num_nodes} nodes")
     found: dict[str, Probe | ActorError] = {}
     if file.is_local:
         assert file.head is not None
         found = probe_all(file, [file.head, *file.workers])
         raise_problems(file, problems(found, file.head))
         tell(f"{len(found)} machines answer, with the same Ray and Python")
-    if not restart:
-        _refuse_running(file, found)
-    prepare(file)
-    tell(f"token: {file.token}, shipped to ~/{file.remote_token} on every node")
-    _forget_old_state(file)
-    _ray_up(file, limit_s)
+    num_up = 0 if restart else _nodes_that_run(file, found)
+    if num_up >= file.num_nodes:
+        see = f"see 'leworld cluster status {file.path}', or start it anew with --restart, which ends its jobs"
+        raise ConfigError(f"cluster {file.name}: is up already with {num_up} nodes; {see}")
+    if num_up == 0:
+        _start(file, limit_s, tell)
     head = head_of(file)
     tell(f"head: {head}")
     with tunnel(file, head) as dashboard:
-        _wait_for_nodes(file, head, dashboard, limit_s, tell)
+        wait_for_nodes(file, head, dashboard, limit_s, tell)
         return _status(file, head, dashboard)
 
 
@@ -188,21 +185,32 @@ def _look_up(file: ClusterFile, what: str) -> list[str]:
     return lines
 
 
-def _refuse_running(file: ClusterFile, found: dict[str, Probe | ActorError]) -> None:
+def _nodes_that_run(file: ClusterFile, found: dict[str, Probe | ActorError]) -> int:
+    """Nodes of this cluster that are up already.
+
+    Raises:
+        ConfigError: another cluster is.
+    """
     state = found.get(file.head or "")
     runs = isinstance(state, Probe) and state.runs_ray
     if not file.token.is_file():
         if runs:
             raise ConfigError(f"machine {file.head}: runs Ray that is not ours; stop it, or take it with --restart")
-        return
+        return 0
     if isinstance(state, Probe) and not runs:
-        return
+        return 0
     with suppress(NotUp), tunnel(file, head_of(file)) as dashboard:
-        nodes = dashboard.nodes()
-        raise ConfigError(
-            f"cluster {file.name}: is up already with {len(nodes)} nodes; see 'leworld cluster status {file.path}',"
-            " or start it anew with --restart, which ends its jobs"
-        )
+        return len(dashboard.nodes())
+    return 0
+
+
+def _start(file: ClusterFile, limit_s: float, tell: Tell) -> None:
+    check_with_ray(file)
+    tell(f"{file.path} is valid for Ray")
+    prepare(file)
+    tell(f"token: {file.token}, shipped to ~/{file.remote_token} on every node")
+    _forget_old_state(file)
+    _ray_up(file, limit_s)
 
 
 def _forget_old_state(file: ClusterFile) -> None:
@@ -231,33 +239,6 @@ def _ray_up(file: ClusterFile, limit_s: float) -> None:
     if ran.code:
         reason = last_trouble(ran.out + ran.err) or ran.last_line
         raise ActorError(f"cluster {file.name}", f"did not start ({reason})", f"all that Ray said is in {file.log}")
-
-
-def _wait_for_nodes(file: ClusterFile, head: str, dashboard: Dashboard, limit_s: float, tell: Tell) -> None:
-    joined: set[str] = set()
-    deadline = time.monotonic() + limit_s
-    while True:
-        with suppress(NotUp):
-            for node in dashboard.nodes():
-                if node.address not in joined:
-                    tell(f"joined: {node.address} ({resources(node)})")
-                    joined.add(node.address)
-        if len(joined) >= file.num_nodes:
-            return
-        if time.monotonic() > deadline:
-            raise _missing(file, head, dashboard, joined, limit_s)
-        time.sleep(POLL_S)
-
-
-def _missing(file: ClusterFile, head: str, dashboard: Dashboard, joined: set[str], limit_s: float) -> ActorError:
-    waiting = dashboard.waiting()
-    missing = [address for address in file.workers or waiting if address not in joined]
-    who = f"node {missing[0]}" if missing else f"cluster {file.name}"
-    more = f", nor did {', '.join(missing[1:])}" if missing[1:] else ""
-    text = on(file, head, f"tail -n 400 {LOGS}/monitor.log {LOGS}/monitor.out {LOGS}/monitor.err").out
-    why = last_trouble(text, missing[0] if missing else "") or (waiting.get(missing[0], "") if missing else "")
-    problem = f"has not joined in {limit_s:g} s{more}" + (f" ({why})" if why else "")
-    return ActorError(who, problem, f"see {LOGS}/monitor.out on {head}")
 
 
 def _status(file: ClusterFile, head: str, dashboard: Dashboard) -> Outcome:
@@ -289,12 +270,6 @@ def _versions(state: Probe | None) -> Outcome:
     if state is None:
         return {"ray": None, "python": None, "leworld": None}
     return {"ray": state.ray, "python": state.python, "leworld": state.leworld}
-
-
-def resources(node: Node) -> str:
-    """Such as ``2 CPU, 1 GPU``."""
-    shown = {name: node.resources.get(name, 0.0) for name in ("CPU", "GPU")}
-    return ", ".join(f"{number:g} {name}" for name, number in shown.items() if number or name == "CPU")
 
 
 def _job(file: ClusterFile, dashboard: Dashboard, verb: str, arguments: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from actors.errors import ActorError
 from cluster.launch.file import ClusterFile, dashboard_port
-from cluster.launch.shell import SSH_S, not_reached, ssh_arguments
+from cluster.launch.shell import SSH_S, end, not_reached, ssh_arguments, start
 
 ANSWER_S = 10.0
 
@@ -107,20 +107,12 @@ def tunnel(file: ClusterFile, head: str) -> Iterator[Dashboard]:
     port = _free_port()
     forward = f"127.0.0.1:{port}:127.0.0.1:{dashboard_port(file)}"
     arguments = ssh_arguments(file, "-N", "-L", forward, "-o", "ExitOnForwardFailure=yes", f"{file.user}@{head}")
-    try:
-        process = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            # Ctrl-C is for whoever reads through the tunnel.
-            start_new_session=True,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise ActorError("ssh", "is not installed on this machine", "install it, or put it on PATH") from None
+    process = start(arguments)
     try:
         _wait_until_open(file, head, process, port)
         yield Dashboard(file, port)
     finally:
-        process.kill()
-        process.communicate()
+        end(process)
 
 
 def no_token(file: ClusterFile) -> ActorError:

@@ -6,6 +6,7 @@ environment is that of a run on one machine; and a local cluster gets the autosc
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import shlex
@@ -16,14 +17,21 @@ from typing import Any
 
 import yaml
 
+from cluster.environment import ENVIRONMENT
 from cluster.files import write_text
-from cluster.ray_session import ENVIRONMENT
 from leworld.errors import ConfigError
 
 Config = dict[str, Any]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
+START_COMMANDS = {
+    "head_start_ray_commands": [
+        "ray stop",
+        "ray start --head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml",
+    ],
+    "worker_start_ray_commands": ["ray stop", "ray start --address=$RAY_HEAD_IP:6379"],
+}
+"""Of a file that says nothing about them."""
 DASHBOARD_PORT = 8265
 PORTS_OF_WORKERS = range(10002, 20000)
 
@@ -35,13 +43,11 @@ class ClusterFile:
     Attributes:
         path: of the file.
         given: its content.
-        filled: the same with Ray's defaults.
         home: this machine's folder for what belongs to the cluster: token, prepared file, log.
     """
 
     path: Path
     given: Config
-    filled: Config
     home: Path
 
     @property
@@ -68,10 +74,15 @@ class ClusterFile:
     @property
     def num_nodes(self) -> int:
         """Nodes of the whole cluster when it begins, the head among them."""
-        types, head = self.filled["available_node_types"], self.filled["head_node_type"]
-        # For Ray the one type of a local cluster is its head's too.
-        counts = [kind.get("min_workers", 0) for name, kind in types.items() if self.is_local or name != head]
-        return 1 + sum(counts)
+        if self.is_local:
+            most = (len(self.workers), self.given.get("max_workers", len(self.workers)))
+            return 1 + min(*most, self.given.get("min_workers", len(self.workers)))
+        types, head = self.given.get("available_node_types", {}), self.given.get("head_node_type")
+        return 1 + sum(kind.get("min_workers", 0) for name, kind in types.items() if name != head)
+
+    def start_commands(self, kind: str) -> list[str]:
+        """What starts Ray on the head, or on workers; see ``START_COMMANDS``."""
+        return self.given.get(kind) or START_COMMANDS[kind]
 
     @property
     def user(self) -> str:
@@ -106,21 +117,40 @@ class ClusterFile:
 
 
 def load_cluster(path: Path, home: Path | None = None) -> ClusterFile:
-    """Read a cluster file and check it, with Ray's own schema too.
+    """Read a cluster file and check what Ray would say unclearly, late or never.
 
     Args:
         path: of the YAML file.
         home: where this machine keeps what belongs to clusters; by default in the user's home.
 
     Raises:
-        ConfigError: it is not there, or Ray would not take it, or there is a pitfall in it.
+        ConfigError: it is not there, or is not for a cluster, or there is a pitfall in it.
     """
     given = _read(path)
     home = home or Path.home() / ".leworld" / "clusters"
     _check(path, given)
-    filled = _as_ray_sees_it(path, given)
-    _check_ports(path, filled)
-    return ClusterFile(path, given, filled, home / given["cluster_name"])
+    file = ClusterFile(path, given, home / given["cluster_name"])
+    _check_ports(file)
+    return file
+
+
+def check_with_ray(file: ClusterFile) -> None:
+    """Ray's own check of a cluster file.
+
+    Raises:
+        ConfigError: Ray would not take it.
+    """
+    # These are what 'ray up' itself calls first; there is no public way to them.
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        validate_config(prepare_config(file.given))
+    except Exception as error:
+        where = ".".join(map(str, getattr(error, "absolute_path", ())))
+        reason = getattr(error, "message", "") or str(error) or type(error).__name__
+        line = " ".join(reason.split())
+        raise ConfigError(f"cluster file {file.path}: {f'{where}: ' if where else ''}{line}; mend it there") from None
 
 
 def prepare(file: ClusterFile) -> None:
@@ -134,7 +164,9 @@ def prepare(file: ClusterFile) -> None:
 
 def prepared_config(file: ClusterFile) -> Config:
     """What Ray is given: the file's content, with the token shipped and asked for."""
-    commands = {name: [with_token(line, file.remote_token) for line in file.filled[name]] for name in START_COMMANDS}
+    commands = {
+        kind: [with_token(line, file.remote_token) for line in file.start_commands(kind)] for kind in START_COMMANDS
+    }
     mounts = {**(file.given.get("file_mounts") or {}), f"~/{file.remote_token}": str(file.token)}
     return {**file.given, **commands, "file_mounts": mounts}
 
@@ -160,7 +192,7 @@ def client_environment(file: ClusterFile) -> dict[str, str]:
 
 def dashboard_port(file: ClusterFile) -> int:
     """Where the head's dashboard listens, on the head itself."""
-    found = re.search(r"--dashboard-port[ =](\d+)", " ".join(file.filled["head_start_ray_commands"]))
+    found = re.search(r"--dashboard-port[ =](\d+)", " ".join(file.start_commands("head_start_ray_commands")))
     return int(found[1]) if found else DASHBOARD_PORT
 
 
@@ -177,7 +209,6 @@ def _read(path: Path) -> Config:
 
 
 def _check(path: Path, given: Mapping[str, Any]) -> None:
-    """What Ray would say unclearly, late or never."""
     what, name = f"cluster file {path}", given.get("cluster_name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"{what}: cluster_name is {name!r}; give letters, digits, - and _")
@@ -205,25 +236,9 @@ def _check_key(what: str, provider: Mapping[str, Any], auth: Mapping[str, Any]) 
         raise ConfigError(f"{what}: auth.ssh_private_key {key} is no file here; name the key that opens the machines")
 
 
-def _as_ray_sees_it(path: Path, given: Config) -> Config:
-    """Ray's own check, and its defaults."""
-    # These are what 'ray up' itself calls first; there is no public way to them.
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    try:
-        filled = prepare_config(given)
-        validate_config(filled)
-    except Exception as error:
-        where = ".".join(map(str, getattr(error, "absolute_path", ())))
-        reason = getattr(error, "message", "") or str(error) or type(error).__name__
-        line = " ".join(reason.split())
-        raise ConfigError(f"cluster file {path}: {f'{where}: ' if where else ''}{line}; mend it there") from None
-    return filled
-
-
-def _check_ports(path: Path, filled: Config) -> None:
+def _check_ports(file: ClusterFile) -> None:
     """Raise for a port that Ray's workers may take first."""
-    found = re.findall(r"ray start[^;&]*?--port[ =](\d+)", " ".join(filled["head_start_ray_commands"]))
-    for port in map(int, found):
+    command = " ".join(file.start_commands("head_start_ray_commands"))
+    for port in map(int, re.findall(r"ray start[^;&]*?--port[ =](\d+)", command)):
         if port in PORTS_OF_WORKERS:
-            raise ConfigError(f"cluster file {path}: --port={port} is among the ports of Ray's workers; take 6379")
+            raise ConfigError(f"cluster file {file.path}: --port={port} is among those of Ray's workers; take 6379")

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.launch.commands import resources
 from cluster.launch.dashboard import Node
-from cluster.memory.output import columns
+from cluster.launch.joining import resources
 
 
 def teller() -> Callable[[str], None]:
@@ -28,7 +27,9 @@ def show_status(outcome: dict[str, Any]) -> None:
         ray, python, leworld = (row[name] or "-" for name in ("ray", "python", "leworld"))
         role = "head" if node.is_head else "worker"
         rows.append((node.address, role, resources(node), ray, python, leworld, labels))
-    columns(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     for line in outcome["problems"]:
         print(line)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,22 +41,50 @@ class Ran:
         return lines[-1] if lines else f"exit status {self.code}"
 
 
-def run(arguments: Sequence[str], limit_s: float, environment: Mapping[str, str] | None = None) -> Ran:
-    """Run a command to its end; it is never asked anything.
+def run(arguments: Sequence[str], limit_s: float, environment: Mapping[str, str] | None = None, given: str = "") -> Ran:
+    """Run a command to its end, with what is given on its standard input.
 
     Raises:
         ActorError: it is not installed, or takes longer than the limit.
     """
+    process = start(arguments, environment, stdout=subprocess.PIPE, stdin=subprocess.PIPE)
     try:
-        done = subprocess.run(
-            arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, text=True, errors="replace",
+        out, err = process.communicate(given, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        raise ActorError(" ".join(arguments[:2]), f"took longer than {limit_s:g} s", "try again, or see why") from None
+    finally:
+        end(process)
+    return Ran(process.returncode, out, err)
+
+
+def start(
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    stdout: int = subprocess.DEVNULL,
+    stdin: int = subprocess.DEVNULL,
+) -> subprocess.Popen[str]:
+    """Start a command in a session of its own, where Ctrl-C does not reach it.
+
+    Raises:
+        ActorError: it is not installed.
+    """
+    try:
+        return subprocess.Popen(
+            arguments, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True, errors="replace",
             env={**os.environ, **(environment or {})}, start_new_session=True,
         )  # fmt: skip
     except FileNotFoundError:
         raise ActorError(arguments[0], "is not installed on this machine", "install it, or put it on PATH") from None
-    except subprocess.TimeoutExpired:
-        raise ActorError(" ".join(arguments[:2]), f"took longer than {limit_s:g} s", "try again, or see why") from None
-    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End a command and all that it started, which would else hold on to its output."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def ssh_arguments(file: ClusterFile, *options: str) -> list[str]:
@@ -70,7 +99,7 @@ def ssh_arguments(file: ClusterFile, *options: str) -> list[str]:
     return ["ssh", *(part for pair in settings.items() for part in ("-o", "=".join(pair))), *key, *through, *options]
 
 
-def on(file: ClusterFile, host: str, command: str, limit_s: float = SSH_S) -> Ran:
+def on(file: ClusterFile, host: str, command: str, limit_s: float = SSH_S, given: str = "") -> Ran:
     """Run a command on a machine, in the same kind of shell that Ray starts its nodes in.
 
     Raises:
@@ -78,7 +107,7 @@ def on(file: ClusterFile, host: str, command: str, limit_s: float = SSH_S) -> Ra
     """
     remote = f"bash --login -c -i {shlex.quote(command)}"
     try:
-        ran = run([*ssh_arguments(file), f"{file.user}@{host}", remote], limit_s)
+        ran = run([*ssh_arguments(file), f"{file.user}@{host}", remote], limit_s, given=given)
     except ActorError as error:
         if error.actor == "ssh":
             raise

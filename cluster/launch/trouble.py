@@ -6,12 +6,13 @@ import re
 
 CLEAR = (
     r"version mismatch|no module named|command not found|permission denied|no route to host|could not resolve"
-    r"|connection (?:refused|timed out)|no space left|authentication"
+    r"|connection (?:refused|timed out)|no space left|authentication|timed out during startup"
 )
 BEST = re.compile(CLEAR, re.IGNORECASE)
 CUES = re.compile(rf"{CLEAR}|exception|error|failed", re.IGNORECASE)
 NOISE = re.compile(r"\x1b\[[0-9;]*m|^\d{4}-\d\d-\d\d [\d:,]+\s+\w+\s+\S+ -- ")
 MOST = 160
+EMPTY = "SSH command failed"
 
 
 def last_trouble(text: str, about: str = "") -> str:
@@ -22,7 +23,9 @@ def last_trouble(text: str, about: str = "") -> str:
         about: lines that name this count before others.
     """
     lines = [NOISE.sub("", NOISE.sub("", line)).strip() for line in text.splitlines()]
-    clear, vague = ([line for line in lines if cue.search(line)] for cue in (BEST, CUES))
+    clear, vague = (
+        [line for line in lines if cue.search(line) and "Error message: " not in line] for cue in (BEST, CUES)
+    )
     named = [line for line in clear if about and about in line]
     chosen = next((found[-1] for found in (named, clear, vague) if found), "")
     return chosen if len(chosen) <= MOST else chosen[: MOST - 3] + "..."
