@@ -15,6 +15,7 @@ from actors.actor_fleet import ActorFleet
 from actors.calls import Watch, ask, when_up
 from actors.launch_memory import ClusterMemory
 from actors.memory_copy import MemoryConfig
+from actors.places import spread
 from actors.plane import PlanePeers
 from actors.processes import ProcessStat
 from actors.sharded_store import ShardedStore
@@ -90,7 +91,11 @@ def launch(
         ActorError: an actor does not come up.
     """
     make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(SLMProcess)
-    slms = tuple(make.remote(name) for name in slm_actor_names(slm_ids))
+    names = slm_actor_names(slm_ids)
+    places = spread("slm", len(names), ray.nodes())
+    slms = tuple(
+        make.options(scheduling_strategy=place).remote(name) for name, place in zip(names, places, strict=True)
+    )
     memory = ClusterMemory.launch(run_memory(world.spec.address_bits, num_shards, copies))
     ids = tuple(tuple(ids) for ids in slm_ids)
     # The memory ends when nobody holds its keeper any more.

@@ -1,4 +1,4 @@
-"""Command line: ``leworld train | eval | resume | describe | worlds | bench | memory``.
+"""Command line: ``leworld train | eval | resume | describe | worlds | bench | memory | cluster``.
 
 What is heavy is imported by the commands that need it, so that help comes at once.
 """
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.bench.cli import bench
+from cluster.launch.cli import cluster
 from cluster.memory.cluster_cli import memory
 from cluster.options import Address, Changes, Checkpoint, Config, Json, Run, Seed, print_outcome
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 
 app.add_typer(bench)
 app.add_typer(memory)
+app.add_typer(cluster)
 
 
 @app.command()

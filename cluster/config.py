@@ -33,8 +33,8 @@ class ClusterConfig:
 
     Attributes:
         mode: ``ray`` runs the parts as actors; ``inline`` runs all of them in one process, without Ray.
-        address: host:port of a Ray cluster to join; none starts one on this machine for the run. The learner may run
-            on any machine of a cluster, so all of them must see ``output.dir``.
+        address: host:port of a Ray cluster to join, or ``auto`` for this machine's; none starts one for the run. The
+            learner may run on any machine of a cluster, so all of them must see ``output.dir``.
         shards: memory shards.
         copies: of each shard, on different machines where there are several. A shard that dies with its machine is lost
             where it has no other copy; the run goes on from its last checkpoint then.

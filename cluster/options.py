@@ -18,7 +18,8 @@ Checkpoint = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random. By default the config's.")]
 Address = Annotated[
-    str | None, typer.Option(help="host:port of a Ray cluster to join. By default one is started on this machine.")
+    str | None,
+    typer.Option(help="host:port of a Ray cluster, or auto for this machine's, to join. By default one is started."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, to standard output.")]
 

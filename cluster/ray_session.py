@@ -15,41 +15,37 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import ActorError
+from cluster.environment import ENVIRONMENT
 from cluster.topology import Topology, check_cpus
 
 CONNECT_TIMEOUT_S = 3.0
 START = "start one with 'ray start --head', or leave --address out to run on this machine"
-
-ENVIRONMENT = {
-    # Ray reads these when it is imported or started.
-    "RAY_worker_niceness": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # One that nobody waits for any more, as another one came first, is not told with Ray's stack.
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 @contextmanager
 def ray_session(address: str | None, topology: Topology) -> Iterator[None]:
     """Hold a connection to Ray; end it, and a cluster started for it, whatever happens.
 
+    Args:
+        address: see ``joined``; None starts a cluster on this machine.
+        topology: what is to run.
+
     Raises:
         ActorError: no cluster answers at the address, or none can be started.
         ConfigError: there are too few CPUs.
     """
-    if address is None:
-        check_cpus(topology, os.cpu_count() or 1, "this machine")
-    else:
-        check_reachable(address)
-    prepare_environment(address)
+    if address is not None:
+        with joined(address):
+            check_cpus(topology, free_of_one_machine("CPU"), address)
+            yield
+        return
+    check_cpus(topology, os.cpu_count() or 1, "this machine")
+    prepare_environment(None)
     import ray  # Reads the environment that was just prepared.
 
     try:
-        _connect(address)
-        check_cpus(topology, free_of_one_machine("CPU"), address or "this machine")
+        _connect(None)
+        check_cpus(topology, free_of_one_machine("CPU"), "this machine")
         yield
     finally:
         ray.shutdown()

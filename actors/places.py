@@ -1,0 +1,34 @@
+"""Places: the nodes that actors are put on. They ask for no CPUs, so Ray would put them anywhere, the head too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+ROLE = "leworld-role"
+"""The label of a node by which it asks for actors of one kind: ``ray start --labels leworld-role=slm``."""
+
+
+def spread(role: str, count: int, nodes: Sequence[Mapping[str, Any]]) -> list[NodeAffinitySchedulingStrategy]:
+    """Where actors go: one after the other over the nodes of their role, elsewhere should that node be lost.
+
+    Args:
+        role: of the actors.
+        count: of them.
+        nodes: as ``ray.nodes()`` lists them.
+    """
+    chosen = candidates(role, nodes)
+    return [NodeAffinitySchedulingStrategy(chosen[i % len(chosen)], soft=True) for i in range(count)]
+
+
+def candidates(role: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ids of the nodes with a role's label, else of those that have CPUs and no other role, else of all."""
+    alive = sorted((node for node in nodes if node["Alive"]), key=lambda node: node["NodeID"])
+    roles = [node.get("Labels", {}).get(ROLE) for node in alive]
+    free = [given is None and node["Resources"].get("CPU", 0) > 0 for node, given in zip(alive, roles, strict=True)]
+    for fits in ([given == role for given in roles], free):
+        if any(fits):
+            return [node["NodeID"] for node, fit in zip(alive, fits, strict=True) if fit]
+    return [node["NodeID"] for node in alive]

@@ -1,0 +1,12 @@
+"""What Ray is told by environment variables, wherever a cluster is started."""
+
+ENVIRONMENT = {
+    # Ray reads these when it is imported or started.
+    "RAY_worker_niceness": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # One that nobody waits for any more, as another one came first, is not told with Ray's stack.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}

@@ -1,0 +1,88 @@
+"""Commands of ``leworld cluster``: up, status, submit, logs and down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.options import Json, print_outcome
+
+cluster = typer.Typer(name="cluster", help="Start, look at, use and stop a cluster of machines.", no_args_is_help=True)
+
+File = Annotated[
+    Path, typer.Argument(help="A YAML file for 'ray up', such as cluster/ray/local.yaml.", show_default=False)
+]
+
+
+@cluster.command()
+def up(
+    file: File,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds that the start, and then the joining, may take.")] = 600,
+    restart: Annotated[bool, typer.Option("--restart", help="Even if it runs already; its jobs end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start a cluster and wait until every node has joined.
+
+    All machines are looked at first: what does not fit is said before anything starts.
+    """
+    from cluster.launch import commands, output
+    from cluster.launch.file import load_cluster
+
+    outcome = commands.up(load_cluster(file), limit, restart, output.teller())
+    print_outcome(outcome, as_json, output.show_status)
+
+
+@cluster.command()
+def status(file: File, as_json: Json = False) -> None:
+    """Show every node with its resources and versions, and what is wrong; exit code 1 if something is."""
+    from cluster.launch import commands, output
+    from cluster.launch.file import load_cluster
+
+    outcome = commands.status(load_cluster(file))
+    print_outcome(outcome, as_json, output.show_status)
+    raise typer.Exit(1 if outcome["problems"] else 0)
+
+
+@cluster.command(context_settings={"ignore_unknown_options": True})
+def submit(
+    file: File,
+    command: Annotated[list[str], typer.Argument(help="After --, such as: -- leworld train --out /shared/runs")],
+    working_dir: Annotated[Path, typer.Option(help="Is shipped, but for what .gitignore and .rayignore name.")] = Path(
+        "."
+    ),
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once; see it with logs.")] = False,
+) -> None:
+    """Run a command on the cluster, with this folder shipped to every node, and show its output.
+
+    Ctrl-C stops the showing, not the job.
+    """
+    from cluster.launch import commands, output
+    from cluster.launch.file import load_cluster
+
+    raise typer.Exit(commands.submit(load_cluster(file), working_dir, command, not no_wait, output.teller()))
+
+
+@cluster.command()
+def logs(
+    file: File,
+    job: Annotated[str | None, typer.Option(help="Its name, raysubmit_... By default the newest.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+) -> None:
+    """Show what a job printed."""
+    from cluster.launch import commands
+    from cluster.launch.file import load_cluster
+
+    raise typer.Exit(commands.logs(load_cluster(file), job, follow))
+
+
+@cluster.command()
+def down(file: File, as_json: Json = False) -> None:
+    """Stop a cluster, its workers too; exit code 1 if a machine could not be stopped."""
+    from cluster.launch import commands, output
+    from cluster.launch.file import load_cluster
+
+    outcome = commands.down(load_cluster(file), output.teller())
+    print_outcome(outcome, as_json, output.show_down)
+    raise typer.Exit(1 if outcome["left"] else 0)

@@ -1,0 +1,144 @@
+"""What a node is like: its versions, and what it lacks; and what that means for the cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+
+from actors.errors import ActorError
+from cluster.launch.file import ClusterFile
+from cluster.launch.shell import NOT_FOUND, on
+
+# Runs on the node, with nothing but Python there.
+SCRIPT = """
+import glob, importlib.metadata as metadata, importlib.util as util, json, platform, shutil, subprocess, sys
+def version(name):
+    try: return metadata.version(name)
+    except metadata.PackageNotFoundError: return None
+def is_raylet(path):
+    try: return b"/raylet/raylet" in open(path, "rb").read().split(b"\\0")[0]
+    except OSError: return False
+def has(module):
+    try: return util.find_spec(module) is not None
+    except ModuleNotFoundError: return False
+addresses = subprocess.run(["hostname", "-I"], capture_output=True, text=True).stdout.split()
+print(json.dumps({
+    "python": platform.python_version(), "ray": version("ray"),
+    "leworld": version("leworld") if has("leworld.errors") else None,
+    "missing": [name for name in sys.argv[1:] if version(name) is None],
+    "addresses": addresses, "has_rsync": bool(shutil.which("rsync")),
+    "runs_ray": any(map(is_raylet, glob.glob("/proc/[0-9]*/cmdline")))}))
+"""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A node as it was found.
+
+    Attributes:
+        python: its version.
+        ray: its version; None without it.
+        leworld: its version; None without it, which is no harm where it is shipped.
+        missing: packages that leworld needs and that are not there.
+        addresses: the node's own.
+        has_rsync: whether files can be shipped to it.
+        runs_ray: whether a node of Ray runs there.
+    """
+
+    python: str
+    ray: str | None
+    leworld: str | None
+    missing: tuple[str, ...]
+    addresses: tuple[str, ...]
+    has_rsync: bool
+    runs_ray: bool
+
+
+def probe(file: ClusterFile, host: str) -> Probe:
+    """Look at a node.
+
+    Raises:
+        ActorError: it cannot be reached, or has no Python.
+    """
+    words = " ".join(map(shlex.quote, ("-c", SCRIPT, *needed_packages())))
+    ran = on(file, host, f'python=$(command -v python || command -v python3) || exit {NOT_FOUND}; "$python" {words}')
+    if ran.code == NOT_FOUND:
+        raise ActorError(f"node {host}", "has no python on its PATH", "have ~/.bashrc there put the right one first")
+    try:
+        # The shell's own start may print too.
+        found = json.loads(ran.out.strip().splitlines()[-1])
+        return Probe(**{**found, "missing": tuple(found["missing"]), "addresses": tuple(found["addresses"])})
+    except (ValueError, IndexError, TypeError, KeyError):
+        raise ActorError(f"node {host}", f"could not be looked at ({ran.last_line})", "log in and see why") from None
+
+
+def probe_all(file: ClusterFile, hosts: Sequence[str]) -> dict[str, Probe | ActorError]:
+    """Look at all nodes at once; what is wrong with one does not hide the others."""
+
+    def look(host: str) -> Probe | ActorError:
+        try:
+            return probe(file, host)
+        except ActorError as error:
+            return error
+
+    with ThreadPoolExecutor(max(1, min(32, len(hosts)))) as pool:
+        return dict(zip(hosts, pool.map(look, hosts), strict=True))
+
+
+def needed_packages() -> list[str]:
+    """Names of the packages that leworld depends on, as far as this machine knows them."""
+    try:
+        required = metadata.requires("leworld") or []
+    except metadata.PackageNotFoundError:
+        return ["ray"]
+    return [re.split(r"[^A-Za-z0-9._-]", line)[0] for line in required if "extra ==" not in line]
+
+
+def problems(found: Mapping[str, Probe | ActorError], head: str, *, shipped: bool = True) -> list[ActorError]:
+    """What is wrong with nodes.
+
+    Args:
+        found: by host.
+        head: whose versions count; all nodes have to be like it.
+        shipped: whether the code comes with the job; else each node needs it installed.
+    """
+    like = found.get(head)
+    return [line for host, state in found.items() for line in _wrong(host, state, like, shipped)]
+
+
+def _wrong(
+    host: str, state: Probe | ActorError, like: Probe | ActorError | None, shipped: bool
+) -> Iterable[ActorError]:
+    who = f"node {host}"
+    if isinstance(state, ActorError):
+        yield state
+        return
+    if state.ray is None:
+        yield ActorError(who, "has no Ray", "pip install leworld there, and have ~/.bashrc put its python first")
+    elif state.missing:
+        yield ActorError(who, f"lacks {', '.join(state.missing)}", "pip install leworld there")
+    if not state.has_rsync:
+        yield ActorError(who, "has no rsync, by which files are shipped", "install it there")
+    if not shipped and state.leworld is None:
+        yield ActorError(who, "has no leworld", "pip install it there, or submit from the folder of its source")
+    if isinstance(like, Probe) and state.ray is not None:
+        yield from _differs(who, state, like)
+
+
+def _differs(who: str, state: Probe, like: Probe) -> Iterable[ActorError]:
+    pairs = [("Ray", state.ray, like.ray), ("Python", minor(state.python), minor(like.python))]
+    if state.leworld and like.leworld:
+        pairs.append(("leworld", state.leworld, like.leworld))
+    for what, here, there in pairs:
+        if there is not None and here != there:
+            yield ActorError(who, f"has {what} {here}, and the head {there}", "install the same on every node")
+
+
+def minor(version: str) -> str:
+    """Ray joins nodes whose Python differs only in the last number."""
+    return ".".join(version.split(".")[:2])
