@@ -111,7 +111,8 @@ def run_memory(address_bits: int, num_shards: int, copies: int) -> MemoryConfig:
 def _remote(plain: type) -> Any:
     """Ray Train places its worker by free CPUs, so actors that wait most of the time must not hold any."""
     # Being watched takes one thread.
-    return ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=2)(plain)
+    settings: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
+    return ray.remote(**settings)(plain)
 
 
 def slm_actor_names(slm_ids: Sequence[Sequence[int]]) -> list[str]:
