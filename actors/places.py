@@ -12,7 +12,7 @@ ROLE = "leworld-role"
 
 
 def spread(role: str, count: int, nodes: Sequence[Mapping[str, Any]]) -> list[NodeAffinitySchedulingStrategy]:
-    """Where actors go: one after the other over the nodes of their role, elsewhere should that node be lost.
+    """Where actors go: one after the other over the nodes of their role.
 
     Args:
         role: of the actors.
@@ -20,7 +20,8 @@ def spread(role: str, count: int, nodes: Sequence[Mapping[str, Any]]) -> list[No
         nodes: as ``ray.nodes()`` lists them.
     """
     chosen = candidates(role, nodes)
-    return [NodeAffinitySchedulingStrategy(chosen[i % len(chosen)], soft=True) for i in range(count)]
+    # Ray puts actors that ask for nothing on random nodes, whatever they would prefer; only a must counts.
+    return [NodeAffinitySchedulingStrategy(chosen[i % len(chosen)], soft=False) for i in range(count)]
 
 
 def candidates(role: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -27,7 +27,7 @@ from machines import LAPTOP, SHARED, Machines
 SOURCE = Path(__file__).resolve().parents[1]
 FILE = "lab.yaml"
 RUNS = f"{SHARED}/runs"
-STEPS = "--set phases.joint.steps=40 --set output.checkpoint_every=5 --set cluster.timeout_s=20"
+STEPS = "--set phases.joint.steps=40 --set output.checkpoint_every=5"
 LINE_S = 30.0
 """Whatever is wrong has to be said by then."""
 
@@ -233,7 +233,7 @@ def all_join_again(lab: Lab) -> None:
     with lab.step("up again: the node joins") as said:
         ran = lab.leworld(f"cluster up ~/{FILE} --limit 200")
         there = ran.returncode == 0 or "is up already with 3 nodes" in ran.stderr
-        said.append((ran.stdout or ran.stderr).splitlines()[0])
+        said.append((ran.stdout or ran.stderr.strip()).splitlines()[-1 if ran.returncode else 0].strip())
         assert there, ran.stderr[-500:]
 
 
@@ -242,7 +242,7 @@ def finish(lab: Lab) -> None:
     with lab.step("resume to the end") as said:
         ran = lab.leworld(f"cluster submit ~/{FILE} -- leworld resume {RUNS}/latest", 400)
         report = re.search(r"report: (\S+)", ran.stdout)
-        said.append(report[0] if report else ran.stdout[-600:] + ran.stderr[-300:])
+        said.append(report[0] if report else " ".join((ran.stdout + ran.stderr)[-300:].split()))
         assert ran.returncode == 0, f"exit code {ran.returncode}"
     with lab.step("the same in one process, on the laptop") as said:
         lab.leworld(f"train --config tiny --out /tmp/inline {STEPS} --set cluster.mode=inline")

@@ -67,7 +67,7 @@ def submit(
 @cluster.command()
 def logs(
     file: File,
-    job: Annotated[str | None, typer.Option(help="Its name, raysubmit_... By default the newest.")] = None,
+    job: Annotated[str | None, typer.Option(help="Its name, leworld-... By default the newest.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Show what a job printed."""

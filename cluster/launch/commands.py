@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,6 +30,8 @@ Tell = Callable[[str], None]
 ASK_S = 28.0
 """Of Ray's commands that only look something up."""
 DOWN_S = 180.0
+POLL_S = 1.0
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOP_S = 60.0
 
 
@@ -85,7 +89,7 @@ def submit(file: ClusterFile, folder: Path, command: Sequence[str], wait: bool, 
         tell: is told each step.
 
     Returns:
-        the exit code of ``ray job submit``.
+        0 where the job succeeded, or, if it is not waited for, where it was taken.
 
     Raises:
         ConfigError: the command could not work on a cluster.
@@ -100,8 +104,10 @@ def submit(file: ClusterFile, folder: Path, command: Sequence[str], wait: bool, 
         shipped = is_source(folder) or not ships_code(command)
         raise_problems(file, problems(probe_all(file, hosts_of(file, head)), head, shipped=shipped))
         tell(f"{len(nodes)} nodes; ships {folder.resolve()}")
-        arguments = ["--working-dir", str(folder), *([] if wait else ["--no-wait"]), "--", *entry]
-        return _job(file, dashboard, "submit", arguments)
+        name = f"leworld-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        options = ["--submission-id", name, "--working-dir", str(folder), *([] if wait else ["--no-wait"])]
+        code = _job(file, dashboard, "submit", [*options, "--", *entry])
+        return _job_end(file, dashboard, name, tell) if wait and code == 0 else code
 
 
 def logs(file: ClusterFile, job: str | None, follow: bool) -> int:
@@ -285,6 +291,19 @@ def _job(file: ClusterFile, dashboard: Dashboard, verb: str, arguments: Sequence
     except KeyboardInterrupt:
         process.wait()
         raise
+
+
+def _job_end(file: ClusterFile, dashboard: Dashboard, name: str, tell: Tell) -> int:
+    """Wait until a job has ended: on a busy head Ray stops showing its output, and calls that success."""
+    told = False
+    while (state := dashboard.get(f"/api/jobs/{name}")["status"]) not in ENDED:
+        if not told:
+            tell(f"Ray shows no more of job {name}, which goes on: waits for its end")
+            told = True
+        time.sleep(POLL_S)
+    if told:
+        tell(f"job {name}: {state}; see all it printed with 'leworld cluster logs {file.path} --job {name}'")
+    return 0 if state == "SUCCEEDED" else 1
 
 
 def _stop_machines(file: ClusterFile, tell: Tell) -> dict[str, ActorError]:

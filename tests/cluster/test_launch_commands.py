@@ -1,6 +1,7 @@
 """``leworld cluster`` with stand-ins for ``ray`` and ``ssh``: what they are asked, and errors of one line, in time."""
 
 import json
+import re
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -11,8 +12,8 @@ import yaml
 
 from actors.errors import ActorError
 from cluster.cli import main
+from cluster.launch import commands, joining, shell
 from cluster.launch import dashboard as dashboards
-from cluster.launch import joining, shell
 from cluster.launch.dashboard import Dashboard, NotUp
 from cluster.launch.file import ClusterFile, load_cluster, prepare
 from cluster.launch.probe import Probe, problems
@@ -182,6 +183,10 @@ NODES = [
 PENDING = {"autoscalerReport": {"pendingNodes": [["10.0.0.3", "t", "setting-up"]], "failedNodes": [["10.0.0.4", "t"]]}}
 
 
+STATES: list[str] = []
+"""Of a submitted job, one a question."""
+
+
 class Head(BaseHTTPRequestHandler):
     """A head's dashboard."""
 
@@ -197,6 +202,8 @@ class Head(BaseHTTPRequestHandler):
             ],
             "/api/version": {"ray_version": "2.60.0"},
         }  # fmt: skip
+        if self.path.startswith("/api/jobs/leworld-"):
+            pages[self.path] = {"status": STATES.pop(0)}
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(pages[self.path.partition("?")[0]]).encode())
@@ -293,8 +300,20 @@ def test_submit_asks_ray_with_the_source_and_the_token(bench: Bench, through, ca
     command = ["leworld", "train", "--out", "/shared/runs", "--set", "seed=1"]
     assert main(["cluster", "submit", str(bench.path), "--working-dir", str(ROOT), "--", *command]) == 3
     [line] = [line for line in bench.asked() if line.startswith("ray")]
+    line = re.sub(r"--submission-id leworld-\S+ ", "", line)
     entry = "python -m cluster train --out /shared/runs --set seed=1 --address auto"
     assert line == (f"ray job submit --address {through.url} --working-dir {ROOT} -- {entry} token {bench.file.token}")
+
+
+def test_submit_ends_when_the_job_does(bench: Bench, through, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "POLL_S", 0.01)
+    arguments = ["cluster", "submit", str(bench.path), "--", "ls"]
+    for states, code in (["SUCCEEDED"], 0), (["RUNNING", "RUNNING", "SUCCEEDED"], 0), (["PENDING", "FAILED"], 1):
+        STATES[:] = states
+        assert main(arguments) == code
+        assert ("which goes on: waits for its end" in capsys.readouterr().err) == (len(states) > 1)
+    STATES.clear()
+    assert main([*arguments[:3], "--no-wait", "--", "ls"]) == 0
 
 
 def test_submit_without_the_source_needs_leworld_on_every_node(bench: Bench, through, capsys):
