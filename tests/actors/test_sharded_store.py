@@ -245,7 +245,7 @@ def test_nothing_is_lost_where_shards_move_under_load_and_leaders_die(shards):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert min(counts) > 5
+    assert min(counts) > 2
 
 
 def test_who_asks_a_shard_that_is_no_more_looks_where_its_words_are(shards):
