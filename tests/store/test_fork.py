@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,11 @@ def stage(root):
 
 
 def held(root):
-    """Number of pages that a fork holds, as all processes see it."""
-    return np.count_nonzero(np.fromfile(root / "filling", np.uint8)[:-1])
+    """Number of pages that a fork of 256 holds, as all processes see it."""
+    try:
+        return np.count_nonzero(np.fromfile(root / "filling", np.uint8)[:-1])
+    except FileNotFoundError:
+        return 256
 
 
 def filled(root):
@@ -341,6 +345,13 @@ with DurableStore(root, StoreConfig(segment_bytes=1 << 13)) as store:
 """
 
 
+def killed_when(process, child, pages):
+    """Kill the process when its file holds that many pages."""
+    while process.poll() is None and held(child) < pages:
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+
+
 class TestCrashes:
     def test_killed_while_it_is_filled(self, parent, child):
         model, seen, random = content(parent), [], np.random.default_rng(0)
@@ -350,8 +361,9 @@ class TestCrashes:
                 [sys.executable, "-c", PROGRAM, str(child), str(seed)], stdout=subprocess.PIPE, env=environment
             )
             assert process.stdout.readline() == b"ready\n"
-            timer = threading.Timer(random.uniform(0.01, 0.25), process.send_signal, [signal.SIGKILL])
-            timer.start()
+            threading.Thread(
+                target=killed_when, args=(process, child, min(256, held(child) + random.integers(1, 40)))
+            ).start()
             # The last line may be cut off, too.
             lines = process.communicate()[0].decode().rpartition("\n")[0].splitlines()
             parent.write(random.integers(0, 65_000, 4), fill(99, 200, 4))
@@ -359,7 +371,7 @@ class TestCrashes:
             for line in lines:
                 kind, *numbers = line.split()
                 unsure = tuple(map(int, numbers)) if kind == "begin" else model.__setitem__(*unsure)
-            seen.append(held(child) if (child / "filling").exists() else 256)
+            seen.append(held(child))
             with DurableStore(child) as fork:
                 found = content(fork)
             if unsure is not None and found[unsure[0]] == unsure[1]:
