@@ -37,6 +37,8 @@ class Arena:
         self.num_words = 1 << address_bits
         num_bytes = self.num_words * WORD_BYTES
         self._map = _nameless(num_bytes) if fd is None else map_file(fd, num_bytes, writable)
+        # Addresses come in no order; where little of a file is written, reading ahead is a hundred times the work.
+        self._map.madvise(mmap.MADV_RANDOM)
         self.words: NDArray[np.uint32] = np.frombuffer(self._map, "<u4")
         self.pages = self.words.reshape(-1, PAGE_WORDS)
 
@@ -56,6 +58,11 @@ class Arena:
             self.words[expand(start, length)[0]] = words
         else:
             self._windows(common)[start] = words.reshape(-1, common)
+
+    def soon(self, first: int, stop: int) -> None:
+        """Have the operating system read the file's words ``[first, stop)`` ahead of their use."""
+        begin = first * WORD_BYTES // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_WILLNEED, begin, stop * WORD_BYTES - begin)
 
     def _windows(self, length: int) -> NDArray[np.uint32]:
         """(num_words - L + 1, L) view: row a holds the words from address a on. A row is copied in one go."""

@@ -47,6 +47,7 @@ STRIPE_WORDS = STRIPE_PAGES * PAGE_WORDS
 _HEAD_BYTES = 4096
 _TRIES = 1000
 _PARENT_PAGES = 1 << 14
+_VERIFIED_PAGES = 1 << 10
 _PAUSE_S = 0.001
 _ZERO_SUM = crc32(bytes(PAGE_WORDS * 4))
 _NO_ZERO_SUM = 0xFFFFFFFF
@@ -57,7 +58,7 @@ class MappedMemory:
 
     Attributes:
         address_bits: of the memory.
-        verify: "touch": a stripe's checksums are looked at when it is first read by this process; "always": at every
+        verify: "touch": a page's checksum is looked at when it is first read by this process; "always": at every
             read; "never".
         inherited: of a fork, what it does not hold yet, as far as this process knows; else None.
     """
@@ -86,7 +87,7 @@ class MappedMemory:
         self.inherited: Inherited | None = inherited_by(
             self.layout, MappedMemory, lambda path, size: _map_array(path, size, "u1", writable), num_pages
         )
-        self._ready = np.zeros(num_stripes, np.bool_)
+        self._ready = np.zeros(num_pages, np.bool_)
         self._all_ready = verify == "never"
         self._reserved = np.zeros(num_stripes, np.bool_)
 
@@ -299,51 +300,50 @@ class MappedMemory:
         raise self._stuck()
 
     def _make_ready(self, start: Ints, length: Ints) -> None:
-        """Look at the checksums of the stripes that the ranges touch, where this was not done yet."""
-        first, last = _stripes_of(start, length)
+        """Look at the checksums of the pages that the ranges touch, where this was not done yet."""
+        # No range is longer than a page.
+        first, last = start // PAGE_WORDS, np.maximum(start + length - 1, start) // PAGE_WORDS
         new = np.unique(np.concatenate([first[~self._ready[first]], last[~self._ready[last]]]))
-        for stripe in new.tolist():
-            try:
-                self._verify_stripe(stripe)
-            except DamageError as error:
-                # The other pages of the stripe are as good as ever.
-                wrong = np.intersect1d(error.pages, pages_of(start, length))
-                if len(wrong):
-                    raise damage(self.layout.root, wrong) from None
-            else:
-                self._ready[stripe] = self.verify == "touch"
+        wrong = self._verify_pages(new) if len(new) else new
+        if len(wrong) and len(wrong := np.intersect1d(wrong, pages_of(start, length))):
+            raise damage(self.layout.root, wrong)
 
-    def _verify_stripe(self, stripe: int) -> None:
-        pages = np.arange(stripe * STRIPE_PAGES, min((stripe + 1) * STRIPE_PAGES, len(self.pages)))
+    def _verify_pages(self, pages: Ints) -> Ints:
+        """Those of (P,) pages that are damaged; the others are ready from now on."""
+        pending, wrong = pages, [pages[:0]]
         for attempt in range(_TRIES):
             if attempt > 1:
                 time.sleep(_PAUSE_S)
             era, seen = int(self._head[4]), int(self._head[1])
-            damaged = self.damaged(pages)
-            if not len(damaged):
-                return
-            # Else a write may have come between the words and their checksums.
-            if int(self._touched[stripe]) <= seen and not era % 2 and int(self._head[4]) == era:
-                raise damage(self.layout.root, damaged)
+            pending = self.damaged(pending)
+            # A write may have come between the words and their checksums.
+            sure = self._touched[pending // STRIPE_PAGES] <= seen
+            if not era % 2 and int(self._head[4]) == era:
+                wrong.append(pending[sure])
+                pending = pending[~sure]
+            if not len(pending):
+                damaged = np.concatenate(wrong)
+                self._ready[pages] = self.verify == "touch"
+                self._ready[damaged] = False
+                return damaged
         raise self._stuck()
 
     def _stuck(self) -> StoreError:
         return StoreError(f"{self.layout.root}: write {int(self._head[0])} does not end; open the memory to mend it")
 
     def verify_all(self) -> Ints:
-        """Look at every page that holds anything; the damaged ones, ascending. Whole stripes are ready then."""
-        found = self._damaged_in_parent()
-        stripes = np.union1d(np.flatnonzero(self.sums) // STRIPE_PAGES, self._stripes_on_disk())
-        for stripe in stripes.tolist():
-            try:
-                self._verify_stripe(stripe)
-            except DamageError as error:
-                found.extend(error.pages)
-            else:
-                self._ready[stripe] = True
+        """Look at every page that holds anything; the damaged ones, ascending. The others are ready then."""
+        found = [np.array(self._damaged_in_parent(), np.int64)]
+        pages = np.union1d(np.flatnonzero(self.sums), self._pages_on_disk())
+        for first in range(0, len(pages), _VERIFIED_PAGES):
+            some = pages[first : first + _VERIFIED_PAGES]
+            if some[-1] - some[0] < 2 * len(some):
+                self.arena.soon(int(some[0]) * PAGE_WORDS, int(some[-1] + 1) * PAGE_WORDS)
+            found.append(self._verify_pages(some))
+        damaged = np.unique(np.concatenate(found))
         if self.verify == "touch":
-            self._all_ready = not found
-        return np.unique(np.array(found, np.int64))
+            self._all_ready = not len(damaged)
+        return damaged
 
     def _damaged_in_parent(self) -> list[int]:
         """Pages that a fork does not hold yet and that are damaged where they are, ascending."""
@@ -353,17 +353,17 @@ class MappedMemory:
             found.extend(inherited.damaged(first, min(first + _PARENT_PAGES, len(self.pages))))
         return found
 
-    def _stripes_on_disk(self) -> Ints:
+    def _pages_on_disk(self) -> Ints:
         """Those for which the file of words has more than a hole: what should hold nothing may hold something."""
-        found, stop, stripe_bytes = [np.zeros(0, np.int64)], 0, STRIPE_WORDS * 4
+        found, stop, page_bytes = [np.zeros(0, np.int64)], 0, PAGE_WORDS * 4
         with self.layout.words.open("rb") as file, suppress(OSError):
             while True:
                 # Raises where there is no more.
                 begin = os.lseek(file.fileno(), stop, os.SEEK_DATA)
                 stop = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
-                found.append(np.arange(begin // stripe_bytes, -(-stop // stripe_bytes)))
-        stripes = np.unique(np.concatenate(found))
-        return stripes[stripes < len(self._ready)]
+                found.append(np.arange(begin // page_bytes, -(-stop // page_bytes)))
+        pages = np.unique(np.concatenate(found))
+        return pages[pages < len(self._ready)]
 
 
 def make_mappable(layout: Layout, address_bits: int) -> None:
