@@ -21,6 +21,7 @@ from actors.directory import version_of
 from actors.errors import ActorError
 from actors.memory_actors import RAY_NAMESPACE, Place, copy_name, is_up
 from actors.memory_copy import MemoryConfig, MemoryCopy, files_here
+from actors.places import candidates
 from actors.ray_directory import RayDirectory
 from actors.shard_map import load_map
 from leworld.errors import ConfigError, LeWorldError
@@ -100,6 +101,7 @@ class MemoryKeeper:
         if not missing:
             return
         alive, files = self._find_files()
+        alive = [node for node in candidates("memory", ray.nodes()) if node in alive]
         version, known = self._load_places()
         nodes = {place: node for place, node in known.items() if place in places and place not in missing}
         problem = None

@@ -19,9 +19,14 @@ def spread(role: str, count: int, nodes: Sequence[Mapping[str, Any]]) -> list[No
         count: of them.
         nodes: as ``ray.nodes()`` lists them.
     """
-    chosen = candidates(role, nodes)
     # Ray puts actors that ask for nothing on random nodes, whatever they would prefer; only a must counts.
-    return [NodeAffinitySchedulingStrategy(chosen[i % len(chosen)], soft=False) for i in range(count)]
+    return [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes_for(role, count, nodes)]
+
+
+def nodes_for(role: str, count: int, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ids of the nodes that ``count`` actors go to; see ``spread``."""
+    chosen = candidates(role, nodes)
+    return [chosen[i % len(chosen)] for i in range(count)]
 
 
 def candidates(role: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -33,3 +38,8 @@ def candidates(role: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
         if any(fits):
             return [node["NodeID"] for node, fit in zip(alive, fits, strict=True) if fit]
     return [node["NodeID"] for node in alive]
+
+
+def has_role(role: str, nodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a node asks for actors of a role."""
+    return any(node["Alive"] and node.get("Labels", {}).get(ROLE) == role for node in nodes)

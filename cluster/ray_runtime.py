@@ -22,14 +22,16 @@ from actors.blm_learner import BLMLearner
 from actors.calls import RESUME
 from actors.errors import ActorError
 from actors.launch import Handles, launch
+from actors.places import ROLE, has_role
 from actors.processes import ProcessStat
 from cluster.config import RunConfig
 from cluster.devices import Wish, choose_device, torch_gpus
+from cluster.placement import place_run
 from cluster.ray_session import free_of_one_machine
 from cluster.run_dir import RunDir
 from cluster.topology import Topology
 from cluster.training import learn
-from leworld.errors import LeWorldError
+from leworld.errors import ConfigError, LeWorldError
 from leworld.memory import Memory
 from leworld.models.fleet import Fleet
 from leworld.phases.trainer import fleet_config
@@ -86,11 +88,14 @@ def launched(config: RunConfig, world: World, topology: Topology) -> Iterator[Ra
     """Start the actors, and end them whatever happens.
 
     Raises:
-        ConfigError: the learner is to have a GPU, and no machine has a free one.
+        ConfigError: the learner is to have a GPU, and no machine has a free one; or something cannot fit.
         ActorError: an actor does not come up.
     """
     where = config.cluster.address or "this machine"
     learner_device = choose_device(config.cluster.device, free_of_one_machine("GPU"), where)
+    placement = place_run(config, topology, world.spec, ray.nodes())
+    if placement.problems:
+        raise ConfigError(placement.problems[0])
     slms = fleet_config(config.model, config.phases, config.seed)
     cluster = config.cluster
     handles = launch(slms, world, len(topology.shard_ids), topology.slm_ids, cluster.timeout_s, copies=topology.copies)
@@ -132,8 +137,16 @@ def fit(work: Work) -> LeWorldError | None:
 
 
 def scaling(threads: int, device: str) -> ScalingConfig:
-    """One worker that holds the learner's CPUs, and a GPU if it was granted one."""
-    return ScalingConfig(num_workers=1, resources_per_worker={"CPU": threads}, use_gpu=device == "cuda")
+    """One worker that holds the learner's CPUs, and a GPU if it was granted one, on a node of its role if there is one.
+
+    That a node has the role is seen when the training starts, so that another one may take a lost one's place.
+    """
+    return ScalingConfig(
+        num_workers=1,
+        resources_per_worker={"CPU": threads},
+        use_gpu=device == "cuda",
+        label_selector={ROLE: "learner"} if has_role("learner", ray.nodes()) else None,
+    )
 
 
 def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:

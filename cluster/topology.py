@@ -18,12 +18,14 @@ class Topology:
         copies: of each shard.
         slm_ids: the SLMs of each SLM actor, ascending over all of them.
         learner_cpus: CPUs that the learner holds; actors hold none, for they wait most of the time.
+        gpus: that the learner insists on.
     """
 
     shard_ids: tuple[int, ...]
     slm_ids: tuple[tuple[int, ...], ...]
     copies: int
     learner_cpus: int
+    gpus: int = 0
 
 
 def plan(config: RunConfig) -> Topology:
@@ -38,7 +40,9 @@ def plan(config: RunConfig) -> Topology:
             f"cluster.slm_actors {cluster.slm_actors} is above model.num_slms {num_slms}: "
             f"set it to {num_slms} or less, or take more SLMs"
         )
-    return Topology(tuple(range(cluster.shards)), spread(num_slms, cluster.slm_actors), cluster.copies, cluster.threads)
+    slm_ids = spread(num_slms, cluster.slm_actors)
+    gpus = int(cluster.device == "cuda")
+    return Topology(tuple(range(cluster.shards)), slm_ids, cluster.copies, cluster.threads, gpus)
 
 
 def spread(num_slms: int, num_actors: int) -> tuple[tuple[int, ...], ...]:

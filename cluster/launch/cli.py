@@ -1,4 +1,4 @@
-"""Commands of ``leworld cluster``: up, status, submit, logs and down."""
+"""Commands of ``leworld cluster``: up, plan, status, submit, logs and down."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.options import Json, print_outcome
+from cluster.options import Changes, Config, Json, print_outcome
+from leworld.errors import ConfigError
 
 cluster = typer.Typer(name="cluster", help="Start, look at, use and stop a cluster of machines.", no_args_is_help=True)
 
@@ -43,6 +44,40 @@ def status(file: File, as_json: Json = False) -> None:
     outcome = commands.status(load_cluster(file))
     print_outcome(outcome, as_json, output.show_status)
     raise typer.Exit(1 if outcome["problems"] else 0)
+
+
+@cluster.command()
+def plan(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="The file of a cluster that is up. By default this machine.", show_default=False),
+    ] = None,
+    config: Config = "small",
+    changes: Changes = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option(help="A node there might be: cpus=16,memory=64G,gpus=1,role=slm,count=3. May come many times."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show where the parts of a run would go, and what is missing; exit code 1 if something is.
+
+    Nothing is started. The nodes are those of a cluster that is up, or as described with --node, or this machine.
+    """
+    from cluster.launch import output, planning
+    from cluster.launch.file import load_cluster
+    from cluster.presets import load_config
+
+    loaded = load_config(config, changes or [])
+    if file is not None:
+        if node:
+            raise ConfigError("a cluster's file and --node were both given: plan for one of them")
+        nodes = planning.nodes_that_run(load_cluster(file))
+    else:
+        nodes = planning.described(node) if node else planning.this_machine()
+    placement = planning.plan_run(loaded, nodes)
+    print_outcome(placement.outcome(), as_json, output.show_plan)
+    raise typer.Exit(1 if placement.problems else 0)
 
 
 @cluster.command(context_settings={"ignore_unknown_options": True})

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.launch.dashboard import Node
 from cluster.launch.joining import resources
+
+GIB = 1 << 30
+ALIKE, PARTS = 3, 4
+"""Of nodes alike in a row, and of parts of a node, only so many are shown."""
 
 
 def teller() -> Callable[[str], None]:
@@ -27,11 +31,46 @@ def show_status(outcome: dict[str, Any]) -> None:
         ray, python, leworld = (row[name] or "-" for name in ("ray", "python", "leworld"))
         role = "head" if node.is_head else "worker"
         rows.append((node.address, role, resources(node), ray, python, leworld, labels))
+    _table(rows)
+    for line in outcome["problems"]:
+        print(line)
+
+
+def show_plan(outcome: dict[str, Any]) -> None:
+    """A line a node; of nodes alike only the first few; then what is missing, and what may be wanted."""
+    rows: list[tuple[str, ...]] = [("node", "role", "CPUs", "memory", "parts")]
+    shown, like_before, before = 0, 0, None
+    for node in outcome["nodes"]:
+        kind = (node["cpus"], node["memory_bytes"], node["role"], bool(node["parts"]))
+        like_before = like_before + 1 if kind == before else 0
+        before = kind
+        if like_before < ALIKE:
+            rows.append(_plan_row(node))
+            shown += 1
+    _table(rows)
+    if len(outcome["nodes"]) > shown:
+        print(f"and {len(outcome['nodes']) - shown} more nodes like these; all of them: --json")
+    for line in outcome["problems"]:
+        print(f"cannot run: {line}")
+    for line in outcome["notes"]:
+        print(f"note: {line}")
+
+
+def _plan_row(node: dict[str, Any]) -> tuple[str, ...]:
+    granted = sum(part["cpus"] for part in node["parts"])
+    memory = f"{node['used_bytes'] / GIB:.1f}" + (
+        f" of {node['memory_bytes'] / GIB:.1f}" if node["memory_bytes"] else ""
+    )
+    names = [part["name"] for part in node["parts"]]
+    more = f", and {len(names) - PARTS} more" if len(names) > PARTS else ""
+    parts = (", ".join(names[:PARTS]) + more) or "-"
+    return node["name"], node["role"] or "-", f"{granted:g} of {node['cpus']:g}", f"{memory} GiB", parts
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    for line in outcome["problems"]:
-        print(line)
 
 
 def show_down(outcome: dict[str, Any]) -> None:

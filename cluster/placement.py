@@ -1,0 +1,178 @@
+"""Placement: where every part of a run goes on given nodes, and what is missing where it cannot go.
+
+It follows the rules by which the parts are placed when a run starts: SLM actors one after the other over the nodes of
+their role, each copy of a shard on the emptiest node of its role, the learner where its CPUs, and its GPU, are free.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from actors.launch import slm_actor_names
+from actors.memory_keeper import choose_node
+from actors.places import ROLE, candidates, nodes_for
+from cluster.config import RunConfig
+from cluster.topology import Topology
+from leworld.models.fleet import build_slm
+from leworld.models.system import build_blm
+from leworld.phases.trainer import fleet_config
+from leworld.worlds.base import WorldSpec
+
+Nodes = Sequence[Mapping[str, Any]]
+"""As ``ray.nodes()`` lists them."""
+GIB = 1 << 30
+TORCH_BYTES, PLAIN_BYTES = 320 << 20, 120 << 20
+"""What a process holds that has imported torch and Ray, or Ray alone, and done nothing."""
+TRAINED = 4 * 4
+"""Bytes a parameter: itself, its gradient and two moments of Adam."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process of a run.
+
+    Attributes:
+        role: learner, slm or memory.
+        name: of the process.
+        memory_bytes: the least that it holds: code, weights and what trains them; batches and words come on top.
+        cpus, gpus: that it is granted.
+    """
+
+    role: str
+    name: str
+    memory_bytes: int
+    cpus: int = 0
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node and what goes there; ``memory_bytes`` is what Ray has for processes, 0 where that is not known."""
+
+    name: str
+    role: str
+    cpus: float
+    gpus: float
+    memory_bytes: int
+    parts: tuple[Part, ...]
+
+    @property
+    def used_bytes(self) -> int:
+        """The least that all its parts hold."""
+        return sum(part.memory_bytes for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where everything goes; ``problems`` keep it from running, ``notes`` do not."""
+
+    sites: tuple[Site, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def outcome(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"nodes": [{**asdict(site), "used_bytes": site.used_bytes} for site in self.sites],
+                "problems": list(self.problems), "notes": list(self.notes)}  # fmt: skip
+
+
+def place_run(config: RunConfig, topology: Topology, spec: WorldSpec, nodes: Nodes) -> Placement:
+    """Put the parts of a run in a world on nodes."""
+    slm = build_slm(fleet_config(config.model, config.phases, config.seed), spec, 0)
+    return place(topology, _size(slm), _size(build_blm(config.model, spec, config.seed)), nodes)
+
+
+def place(topology: Topology, slm_parameters: int, blm_parameters: int, nodes: Nodes) -> Placement:
+    """Put the parts of a run on nodes.
+
+    Args:
+        topology: the parts.
+        slm_parameters: of one SLM.
+        blm_parameters: of the BLM.
+        nodes: of the cluster.
+    """
+    alive = [node for node in nodes if node["Alive"]]
+    learner = Part("learner", "learner", TORCH_BYTES + TRAINED * blm_parameters, topology.learner_cpus, topology.gpus)
+    where, problem = _learner(learner, alive)
+    found = [(where, learner)] if where else []
+    found += _slms(topology, slm_parameters, alive)
+    found += _memory(topology, alive)
+    sites = tuple(_site(node, [part for name, part in found if name == node["NodeID"]]) for node in alive)
+    problems = [problem] if problem else []
+    return Placement(sites, (*problems, *_too_little_memory(sites)), tuple(_notes(topology, alive)))
+
+
+def _learner(learner: Part, alive: Nodes) -> tuple[str, str]:
+    """The node with most CPUs of those that have what the learner is granted; else what is missing."""
+    known = {node["NodeID"]: node for node in alive}
+    fits = candidates("learner", alive)
+    fits.sort(key=lambda name: -_has(known[name], "CPU"))
+    for name in fits:
+        if _has(known[name], "CPU") >= learner.cpus and _has(known[name], "GPU") >= learner.gpus:
+            return name, ""
+    most = max((_has(known[name], "CPU") for name in fits), default=0.0)
+    if most < learner.cpus:
+        fewer = f"set cluster.threads to {int(most)} or less, or " if most >= 1 else ""
+        return "", (
+            f"the learner needs {learner.cpus} CPUs on one node (cluster.threads), the largest has {most:g}:"
+            f" {fewer}add a node with {learner.cpus}"
+        )
+    return "", "the learner needs a GPU (cluster.device cuda) and no node with its CPUs has one: add one, or take cpu"
+
+
+def _slms(topology: Topology, parameters: int, alive: Nodes) -> list[tuple[str, Part]]:
+    names = slm_actor_names(topology.slm_ids)
+    needs = [TORCH_BYTES + TRAINED * parameters * len(ids) for ids in topology.slm_ids]
+    parts = [Part("slm", name, need) for name, need in zip(names, needs, strict=True)]
+    return list(zip(nodes_for("slm", len(parts), alive), parts, strict=True))
+
+
+def _memory(topology: Topology, alive: Nodes) -> list[tuple[str, Part]]:
+    nodes: dict[tuple[int, int], str] = {}
+    for shard in topology.shard_ids:
+        for copy in range(topology.copies):
+            place = (shard, copy)
+            nodes[place] = choose_node(place, candidates("memory", alive), nodes, {}, together=True)
+    which = {place: f", copy {place[1]}" if topology.copies > 1 else "" for place in nodes}
+    return [(node, Part("memory", f"shard {place[0]}{which[place]}", PLAIN_BYTES)) for place, node in nodes.items()]
+
+
+def _site(node: Mapping[str, Any], parts: Sequence[Part]) -> Site:
+    role = node.get("Labels", {}).get(ROLE, "")
+    name = node.get("NodeName") or node["NodeID"]
+    return Site(name, role, _has(node, "CPU"), _has(node, "GPU"), int(_has(node, "memory")), tuple(parts))
+
+
+def _too_little_memory(sites: Sequence[Site]) -> Iterator[str]:
+    for site in sites:
+        if site.memory_bytes and site.used_bytes > site.memory_bytes:
+            kinds = Counter(part.role for part in site.parts)
+            what = ", ".join(f"{count} {role}" for role, count in kinds.items())
+            yield (
+                f"node {site.name}: its parts ({what}) hold at least {site.used_bytes / GIB:.1f} GiB and it has"
+                f" {site.memory_bytes / GIB:.1f}: add a node, or ask for fewer cluster.slm_actors or cluster.shards"
+            )
+
+
+def _notes(topology: Topology, alive: Nodes) -> Iterator[str]:
+    places = len(candidates("memory", alive))
+    if topology.copies > places:
+        yield (
+            f"{topology.copies} copies of a shard are on {places} node{'s' * (places > 1)}: a lost node may take all"
+            f" of them; have {topology.copies} nodes for the memory"
+        )
+    if topology.copies == 1 and len(alive) > 1:
+        yield "a shard that is lost with its node takes the run back to its last checkpoint: cluster.copies=2 keeps it"
+
+
+def _has(node: Mapping[str, Any], resource: str) -> float:
+    return float(node["Resources"].get(resource, 0.0))
+
+
+def _size(model: nn.Module) -> int:
+    return sum(part.numel() for part in model.parameters())
