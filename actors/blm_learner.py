@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from actors.processes import ProcessStat, own_stat
+from actors.team import DistributedTeam
+from actors.team_fleet import to_array
 from leworld.errors import CheckpointError
 from leworld.memory import Memory, Snapshot
 from leworld.models.fleet import Fleet
 from leworld.models.system import ModelConfig, System
+from leworld.phases.team import ALONE, Team
 from leworld.phases.trainer import PhasesConfig, Position, Progress, Trainer
 from leworld.worlds.base import World
 
@@ -40,9 +44,11 @@ class BLMLearner:
         seed: int,
         threads: int,
         device: str = "cpu",
+        team: Team = ALONE,
     ) -> None:
         torch.set_num_threads(threads)
-        self.trainer = Trainer(model, phases, world, fleet, memory, seed=seed, device=device)
+        self.team = team
+        self.trainer = Trainer(model, phases, world, fleet, memory, seed=seed, device=device, team=team)
 
     @property
     def system(self) -> System:
@@ -60,6 +66,24 @@ class BLMLearner:
     def can_be_cut(self, progress: Progress) -> bool:
         """Whether all parts stand just after this step, so that the state may be kept."""
         return self.trainer.position == progress.position
+
+    def align(self) -> None:
+        """Stand where the first learner of the team stands."""
+        if not isinstance(self.team, DistributedTeam):
+            return
+        learner, position = self.trainer.learner, self.trainer.position
+        given = self.team.share(
+            lambda: {**asdict(position), "blm": {name: to_array(x) for name, x in learner.state().items()}}
+        )
+        if self.team.rank:
+            learner.load_state({name: torch.tensor(array) for name, array in given["blm"].items()})
+            self.trainer.position = Position(given["phase"], given["step"])
+
+    def processes(self) -> list[ProcessStat]:
+        """Those of the team's learners."""
+        if not isinstance(self.team, DistributedTeam):
+            return [own_stat("BLM learner")]
+        return self.team.exchange(own_stat(f"BLM learner {self.team.rank}"))
 
     def state(self) -> LearnerState:
         """Copy the whole state."""

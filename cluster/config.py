@@ -39,8 +39,10 @@ class ClusterConfig:
         copies: of each shard, on different machines where there are several. A shard that dies with its machine is lost
             where it has no other copy; the run goes on from its last checkpoint then.
         slm_actors: processes that share the SLMs.
+        learners: processes that share each step of the BLM; fewer where there are not CPUs for all. Their number
+            changes the order of sums, and so the last bits.
         timeout_s: of every call to an actor.
-        threads: CPU threads of the learner. More than 1 changes the order of sums, and so the last bits.
+        threads: CPU threads of each learner. More than 1 changes the order of sums, and so the last bits.
         device: of the learner and the evaluation: ``auto`` takes a GPU where there is one, ``cuda`` insists on one for
             the learner. A GPU gives the same numbers to rounding, not to the bit. SLMs and memory stay on the CPU.
         max_failures: times that a run goes on from its last checkpoint by itself, after a lost learner or another part
@@ -52,13 +54,18 @@ class ClusterConfig:
     shards: int = 2
     copies: int = 1
     slm_actors: int = 3
+    learners: int = 1
     timeout_s: float = 60.0
     threads: int = 1
     device: Wish = "auto"
     max_failures: int = 3
 
     def __post_init__(self) -> None:
-        _at_least("cluster", self, 1, "shards", "copies", "slm_actors", "threads")
+        _at_least("cluster", self, 1, "shards", "copies", "slm_actors", "learners", "threads")
+        if self.learners > 1 and self.mode == "inline":
+            raise ConfigError(
+                f"cluster.learners {self.learners} with cluster.mode inline, which is one process: use ray"
+            )
         _at_least("cluster", self, 0, "max_failures")
         if not self.timeout_s > 0:
             raise ConfigError(f"cluster.timeout_s {self.timeout_s} is not above 0: give seconds, such as 60")

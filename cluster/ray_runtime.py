@@ -24,6 +24,8 @@ from actors.errors import ActorError
 from actors.launch import Handles, launch
 from actors.places import ROLE, has_role
 from actors.processes import ProcessStat
+from actors.team import DistributedTeam
+from actors.team_fleet import TeamFleet
 from cluster.config import RunConfig
 from cluster.devices import Wish, choose_device, torch_gpus
 from cluster.placement import place_run
@@ -34,6 +36,7 @@ from cluster.training import learn
 from leworld.errors import ConfigError, LeWorldError
 from leworld.memory import Memory
 from leworld.models.fleet import Fleet
+from leworld.phases.team import ALONE, Team
 from leworld.phases.trainer import fleet_config
 from leworld.worlds.base import World
 
@@ -117,7 +120,7 @@ def fit(work: Work) -> LeWorldError | None:
         train_loop_config={"work": work},
         # One worker has nobody to talk to, and NCCL, the default beside a GPU, is not in every torch.
         torch_config=TorchConfig(backend="gloo"),
-        scaling_config=scaling(cluster.threads, work.device),
+        scaling_config=scaling(cluster.learners, cluster.threads, work.device),
         run_config=TrainRunConfig(
             name=STORAGE,
             storage_path=str(work.run.path),
@@ -136,13 +139,13 @@ def fit(work: Work) -> LeWorldError | None:
         shutil.rmtree(work.run.path / STORAGE, ignore_errors=True)
 
 
-def scaling(threads: int, device: str) -> ScalingConfig:
-    """One worker that holds the learner's CPUs, and a GPU if it was granted one, on a node of its role if there is one.
+def scaling(learners: int, threads: int, device: str) -> ScalingConfig:
+    """Workers that hold a learner's CPUs, and a GPU if it was granted one, on nodes of their role if there are any.
 
     That a node has the role is seen when the training starts, so that another one may take a lost one's place.
     """
     return ScalingConfig(
-        num_workers=1,
+        num_workers=learners if learners == 1 else (1, learners),
         resources_per_worker={"CPU": threads},
         use_gpu=device == "cuda",
         label_selector={ROLE: "learner"} if has_role("learner", ray.nodes()) else None,
@@ -152,13 +155,20 @@ def scaling(threads: int, device: str) -> ScalingConfig:
 def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
     """What the Ray Train worker does. Errors of ours are returned: what trying again can mend was tried here."""
     work: Work = settings["work"]
+    context = train.get_context()
+    team = DistributedTeam() if context.get_world_size() > 1 else ALONE
     for failures in count(1):
         try:
-            learn(_learner(work), work.run, work.config, work.handles.processes, train.report)
+            learn(_learner(work, team), work.run, work.config, work.handles.processes, train.report)
         except ActorError as error:
             if failures > work.config.cluster.max_failures:
                 return error
-            work.run.note_event(f"{error.actor} {error.problem}", "goes on from the last checkpoint when all are there")
+            if team.rank == 0:
+                way_out = "goes on from the last checkpoint when all are there"
+                work.run.note_event(f"{error.actor} {error.problem}", way_out)
+            if team.size > 1:
+                # The others wait for this one: Ray Train ends them, and starts all anew.
+                raise
         except LeWorldError as error:
             return error
         else:
@@ -166,19 +176,27 @@ def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
     raise AssertionError
 
 
-def _learner(work: Work) -> BLMLearner:
+def _learner(work: Work, team: Team) -> BLMLearner:
     """A new learner, and new clients of the parts; those that are just being started again are waited for."""
     config = work.config
     return BLMLearner(
         config.model,
         config.phases,
         ray.get(work.world, timeout=config.cluster.timeout_s),
-        work.handles.fleet(),
+        _fleet(work, team),
         work.handles.memory(),
         seed=config.seed,
         threads=config.cluster.threads,
         device=worker_device(config.cluster.device, work.device, torch_gpus()),
+        team=team,
     )
+
+
+def _fleet(work: Work, team: Team) -> Fleet:
+    """The SLMs; of a team, only the first learner is connected to them."""
+    if not isinstance(team, DistributedTeam):
+        return work.handles.fleet()
+    return TeamFleet(team, None if team.rank else work.handles.fleet(), work.config.model.num_slms)
 
 
 def worker_device(wish: Wish, granted: str, gpus: int) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.blm_learner import BLMLearner
-from actors.processes import ProcessStat, own_stat
+from actors.processes import ProcessStat
 from cluster.checkpoint import load_checkpoint, save_checkpoint
 from cluster.config import RunConfig
 from cluster.files import to_json, write_json
@@ -31,23 +31,56 @@ def learn(
         processes: the other processes of the system, for the record.
         report: is told of every checkpoint.
     """
-    begin(learner, run, config)
-    kept = learner.trainer.position
+    if learner.team.rank == 0:
+        begin(learner, run, config)
+    learner.align()
+    if learner.team.rank:
+        follow(learner, config, report)
+        return
     with run.metrics.open("a", encoding="utf-8") as log:
-        for progress, seconds in timed(learner.steps()):
-            record = to_record(progress, seconds)
+        for step in steps_of(learner, config):
+            record = to_record(step.progress, step.seconds)
             log.write(to_json(record) + "\n")
             log.flush()
-            ended = progress.position.step == progress.num_steps
-            before = kept.step if kept.phase == progress.position.phase else 0
-            due = progress.position.step - before >= config.output.checkpoint_every
-            if (ended or due) and learner.can_be_cut(progress):
+            if step.is_kept:
                 keep(learner, run, config)
-                kept = progress.position
                 if report is not None:
                     report(record)
-            if ended:
-                note_phase(run, progress.position.phase, [own_stat("BLM learner"), *processes()])
+            if step.is_last:
+                note_phase(run, step.progress.position.phase, [*learner.processes(), *processes()])
+
+
+def follow(learner: BLMLearner, config: RunConfig, report: Report | None) -> None:
+    """Do what is left of the phases as a learner that is not the first of its team: it leaves no files."""
+    for step in steps_of(learner, config):
+        if step.is_kept and report is not None:
+            # The first one reports what was kept; Ray waits for all.
+            report(to_record(step.progress, step.seconds))
+        if step.is_last:
+            learner.processes()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step with its seconds; whether a checkpoint is due after it, and whether it is the last of its phase."""
+
+    progress: Progress
+    seconds: float
+    is_kept: bool
+    is_last: bool
+
+
+def steps_of(learner: BLMLearner, config: RunConfig) -> Iterator[Done]:
+    """The steps that are left, alike in every learner of a team."""
+    kept = learner.trainer.position
+    for progress, seconds in timed(learner.steps()):
+        position = progress.position
+        is_last = position.step == progress.num_steps
+        before = kept.step if kept.phase == position.phase else 0
+        is_due = position.step - before >= config.output.checkpoint_every
+        is_kept = (is_last or is_due) and learner.can_be_cut(progress)
+        kept = position if is_kept else kept
+        yield Done(progress, seconds, is_kept, is_last)
 
 
 def begin(learner: BLMLearner, run: RunDir, config: RunConfig) -> None:

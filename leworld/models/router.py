@@ -24,9 +24,9 @@ class Routing:
     prob: Tensor
     mask: Tensor
 
-    def balance_loss(self) -> Tensor:
-        """Variance of the use of the SLMs over the batch: 0 where all are used alike."""
-        return self.prob.mean(0).var(unbiased=False)
+    def balance_loss(self, use: Tensor | None = None) -> Tensor:
+        """Variance of the (N,) use of the SLMs, by default their mean over the batch: 0 where all are used alike."""
+        return (self.prob.mean(0) if use is None else use).var(unbiased=False)
 
     def entropy(self) -> Tensor:
         """Mean entropy of the decisions at temperature 1, in nats: 0 where every decision is firm."""

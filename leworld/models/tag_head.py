@@ -44,7 +44,11 @@ class TagHead(nn.Module):
         return self.rule.loss(key, bits_of(tags, self.shape[1]).flatten(1))
 
 
-def tag_loss(scores: Tensor, tags: Tensor, known: Tensor) -> Tensor:
-    """Cross-entropy of the (M, N, G) scores of tags that are -1 or 1, where (M, N) they are known, a scalar."""
+def tag_loss(scores: Tensor, tags: Tensor, known: Tensor, count: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the (M, N, G) scores of tags that are -1 or 1, where (M, N) they are known, a scalar.
+
+    It is a sum over what is known, divided by ``count``: by default by how many of these there are.
+    """
     loss = F.softplus(-2 * scores * tags) * known.unsqueeze(-1)
-    return loss.sum() / (known.sum() * max(scores.shape[-1], 1)).clamp(min=1)
+    count = known.sum() if count is None else count
+    return loss.sum() / (count * max(scores.shape[-1], 1)).clamp(min=1)

@@ -17,7 +17,8 @@ from leworld.models.router import Routing, logistic_noise
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, candidate_credit
-from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
+from leworld.phases.learner import Learner, Metrics, Spoiling, verify_loss
+from leworld.phases.team import Part, Team
 from leworld.rng import generator
 from leworld.types import Batch, Credit, Proposals, Ranges
 
@@ -88,13 +89,15 @@ class JointConfig:
 class Scores:
     """What hindsight found on the scored samples ``rows``.
 
-    ``mask`` (R, N) best mask; ``candidate`` (R, N, K) and ``weight`` (R, N) credit.
+    ``mask`` (R, N) best mask; ``candidate`` (R, N, K) and ``weight`` (R, N) credit; ``total`` samples were scored by
+    the whole team.
     """
 
     rows: Tensor
     mask: Tensor
     candidate: Tensor
     weight: Tensor
+    total: int
 
 
 def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
@@ -106,11 +109,13 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     query = learner.query(batch)
     proposals = attach_hidden(learner.fleet.propose(query, learn=True).to(learner.device))
     senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw))
-    noise = logistic_noise(proposals.confidence.shape, draw).to(learner.device)
+    part, num_slms = samples.part, proposals.confidence.shape[1]
+    noise = part.of(logistic_noise(torch.Size((part.total, num_slms)), draw)).to(learner.device)
     routing = learner.blm.route(senses, proposals, config.temperature_at(step), noise)
     spoiling = Spoiling(config.irrelevant, config.dropped, config.blind, config.cut)
-    spoilt = spoil(proposals.ranges(), spoiling, draw, learner.world.spec.record_words)
-    rows = scored_rows(len(batch.current), config.scored, draw).to(learner.device)
+    spoilt = learner.spoil(proposals.ranges(), spoiling, draw, part)
+    scored = scored_rows(part.total, config.scored, draw)
+    rows = (scored[part.holds(scored)] - part.first).to(learner.device)
     candidates = Ranges(proposals.start[rows], proposals.length[rows])
     records, (index, candidate_index) = learner.read(spoilt.ranges, candidates)
 
@@ -118,22 +123,22 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     slots = learner.blm.slots(pooled, proposals)
     prediction = learner.blm.predict(senses, slots, routing.mask * spoilt.kept)
     change = learner.change(batch)
-    error = (prediction.change - change).pow(2).mean()
+    error = (prediction.change - change).pow(2).mean() * part.share
 
     chosen = proposals.map(lambda x: x[rows].detach())
     seen = senses.map(lambda tensor: tensor[rows].detach())
-    scores = score(learner, config, seen, records, candidate_index, chosen, change[rows], rows)
+    scores = score(learner, config, seen, records, candidate_index, chosen, change[rows], rows, len(scored))
     right = right_reads(batch, proposals) if learner.labels else spoilt.ranges.length > 0
-    verify = verify_loss(pooled, spoilt.wrong, spoilt.wrong | right)
-    loss = error + config.verify_weight * verify + routing_loss(config, routing, scores)
+    verify = verify_loss(pooled, spoilt.wrong, spoilt.wrong | right, learner.team)
+    loss = error + config.verify_weight * verify + routing_loss(config, routing, scores, learner.team, part)
     loss.backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
-    norm = learner.optimizer.step(lr)
-    credit = to_credit(config, batch, proposals, scores, config.label_weight if learner.labels else 0.0)
+    norm = learner.optimise(lr)
+    credit = to_credit(config, batch, proposals, scores, part, config.label_weight if learner.labels else 0.0)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
     learner.fleet.learn([credit], slm_lr, ("joint", step))
     return {
-        "loss": error.item(), "grad_norm": norm, "lr": lr, "temperature": config.temperature_at(step),
+        "loss": learner.team.sum(error).item(), "grad_norm": norm, "lr": lr, "temperature": config.temperature_at(step),
         **hit_metrics(batch, proposals), **mask_metrics(batch, routing.logit),
     }  # fmt: skip
 
@@ -157,29 +162,36 @@ def scored_rows(batch: int, part: float, generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def score(
     learner: Learner, config: JointConfig, senses: Senses, records, index: Tensor, proposals: Proposals,
-    change: Tensor, rows: Tensor,
+    change: Tensor, rows: Tensor, total: int,
 ) -> Scores:  # fmt: skip
     """Hindsight over candidates (R, N, K) and masks on the scored samples."""
+    if not len(rows):
+        nothing = proposals.confidence
+        return Scores(rows, nothing, torch.zeros_like(proposals.log_prob), nothing, total)
     alternatives = learner.blm.slots(learner.blm.pool(senses, records, index), proposals)
     best = alternatives.map(lambda tensor: tensor[:, :, 0])
     mask = best_masks(learner.blm, senses, best, change, config.read_price)
     candidate, weight = candidate_credit(learner.blm, senses, best, alternatives, change, config.credit_temperature)
-    return Scores(rows, mask, candidate, weight)
+    return Scores(rows, mask, candidate, weight, total)
 
 
-def routing_loss(config: JointConfig, routing: Routing, scores: Scores) -> Tensor:
-    """Hindsight's masks, and the router's own terms."""
-    taught = F.binary_cross_entropy_with_logits(routing.logit[scores.rows], scores.mask)
-    own = config.balance_weight * routing.balance_loss() + config.entropy_weight * routing.entropy()
+def routing_loss(config: JointConfig, routing: Routing, scores: Scores, team: Team, part: Part) -> Tensor:
+    """Hindsight's masks, and the router's own terms: this learner's share of them."""
+    taught = F.binary_cross_entropy_with_logits(routing.logit[scores.rows], scores.mask) if len(scores.rows) else 0.0
+    taught = part.weight * len(scores.rows) / scores.total * taught
+    use = team.total(routing.prob.mean(0) * part.share)
+    own = config.balance_weight * routing.balance_loss(use) + config.entropy_weight * part.share * routing.entropy()
     return config.mask_weight * taught + own
 
 
-def to_credit(config: JointConfig, batch: Batch, proposals: Proposals, scores: Scores, label_weight: float) -> Credit:
+def to_credit(
+    config: JointConfig, batch: Batch, proposals: Proposals, scores: Scores, part: Part, label_weight: float
+) -> Credit:
     """What the SLMs are taught: the write log where the address follows from the inputs, hindsight where it scored."""
     candidate = torch.zeros_like(proposals.log_prob)
     weight = torch.zeros_like(proposals.confidence)
     # The mean over the batch is taken later: scored rows stand for all.
-    share = len(weight) / len(scores.rows)
+    share = part.total / scores.total
     candidate[scores.rows] = scores.candidate
     weight[scores.rows] = config.credit_weight * share * scores.weight
     hidden_grad = proposals.hidden.grad

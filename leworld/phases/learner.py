@@ -19,6 +19,7 @@ from leworld.models.reads import read_ranges
 from leworld.models.record_encoder import Records
 from leworld.models.system import System, to_change
 from leworld.optim import Optimizer
+from leworld.phases.team import ALONE, Part, Team
 from leworld.rng import derangement
 from leworld.types import Batch, Query, Ranges
 from leworld.worlds.base import World
@@ -28,11 +29,15 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Samples:
-    """Single transitions: ``batch`` (n, ...), of the (B, T, ...) ``episodes``; ``rows`` (n,) int64 in [0, B * T)."""
+    """Single transitions: ``batch`` (n, ...), of the (B, T, ...) ``episodes``; ``rows`` (n,) int64 in [0, B * T).
+
+    They are this learner's ``part`` of those of its team.
+    """
 
     batch: Batch
     episodes: Batch
     rows: Tensor
+    part: Part
 
 
 class Learner:
@@ -53,7 +58,9 @@ class Learner:
         seed: int,
         labels: bool = True,
         device: str = "cpu",
+        team: Team = ALONE,
     ) -> None:
+        self.team = team
         self.blm = blm.to(device)
         self.fleet = fleet
         self.memory = memory
@@ -69,7 +76,7 @@ class Learner:
         return System(self.blm, self.fleet, self.memory, self.world.spec, self.device)
 
     def samples(self, sequences: int, count: int, generator: torch.Generator, *, keyed: bool = False) -> Samples:
-        """``count`` single transitions out of as many training sequences, the time axis gone.
+        """This learner's part of ``count`` single transitions of ``sequences`` training sequences, the time axis gone.
 
         With ``keyed``, and where there are such, only those whose addresses all follow from the inputs: fewer, then.
         """
@@ -79,16 +86,17 @@ class Learner:
         if keyed and self.labels:
             known = rows[batch.keyed.all(1)[rows]]
             rows = known if len(known) else rows
-        rows = rows[:count]
+        part = self.team.part(len(rows[:count]))
+        rows = part.of(rows[:count])
         chosen = batch.map(lambda tensor: tensor[rows]).to(self.device)
-        return Samples(chosen, episodes.to(self.device), rows)
+        return Samples(chosen, episodes.to(self.device), rows, part)
 
     def seen(self, samples: Samples, forgotten: float, generator: torch.Generator) -> Tensor | None:
         """(n, .) what each sample knows of its episode so far, for a part of them nothing; see ``BLM.observe``."""
         seen = self.blm.observe(samples.episodes.past, samples.episodes.current)
         if seen is None:
             return None
-        kept = torch.rand(len(samples.rows), 1, generator=generator) >= forgotten
+        kept = samples.part.of(torch.rand(samples.part.total, 1, generator=generator)) >= forgotten
         return seen.flatten(0, 1)[samples.rows.to(self.device)] * kept.to(self.device)
 
     def to_ask_for(self, samples: Samples) -> Ranges:
@@ -113,6 +121,16 @@ class Learner:
         reads = read_ranges(self.memory, joined, self.world.spec.record_words, self.device)
         parts = reads.index.split([r.start.numel() for r in ranges])
         return self.blm.encode(reads), [part.view(r.start.shape) for part, r in zip(parts, ranges, strict=True)]
+
+    def spoil(self, ranges: Ranges, spoiling: Spoiling, generator: torch.Generator, part: Part) -> Spoilt:
+        """Spoil this learner's part of the (B, N) reads of a step; see ``spoil``."""
+        everyone = spoil(self.team.gather(ranges, part), spoiling, generator, self.world.spec.record_words)
+        return Spoilt(everyone.ranges.map(part.of), part.of(everyone.wrong), part.of(everyone.kept))
+
+    def optimise(self, lr: float) -> float:
+        """One step of the BLM's optimiser on the gradients of the whole team; their norm."""
+        self.team.sum_gradients(self.blm)
+        return self.optimizer.step(lr)
 
     def query(self, batch: Batch, info_query: Tensor | None = None) -> Query:
         """What is known at a step of a (B, ...) batch; no request means zeros."""
@@ -185,15 +203,18 @@ def spoil(ranges: Ranges, spoiling: Spoiling, generator: torch.Generator, record
     return Spoilt(Ranges(start, length), start != ranges.start, kept.float())
 
 
-def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor) -> Tensor:
+def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor, team: Team = ALONE) -> Tensor:
     """Right reads are to be believed and wrong ones not: which is which, the learner knows of its own spoiling.
+
+    It is this learner's share of the team's.
 
     Args:
         pooled: (B, N) reads.
         wrong: (B, N) bool.
         known: (B, N) bool, the reads for which that is known.
+        team: of the learner.
     """
     target = (~wrong).float().unsqueeze(-1).expand_as(pooled.belief)
     loss = F.binary_cross_entropy_with_logits(pooled.belief, target, reduction="none")
     counted = (pooled.valid & known.unsqueeze(-1)).float()
-    return (loss * counted).sum() / counted.sum().clamp(min=1)
+    return (loss * counted).sum() / team.sum(counted.sum()).clamp(min=1)

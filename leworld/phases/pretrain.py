@@ -17,7 +17,7 @@ from leworld.models.router import logistic_noise
 from leworld.models.tag_head import SURE, tag_loss
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
-from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
+from leworld.phases.learner import Learner, Metrics, Spoiling, verify_loss
 from leworld.rng import generator
 from leworld.types import Batch
 
@@ -91,28 +91,32 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
     # Without labels, SLMs that are taught beside it by what was written say where to read.
     own = batch.labels if learner.labels else learner.fleet.propose(query).to(learner.device).ranges()
     spoiling = Spoiling(config.irrelevant, config.dropped, config.blind, config.cut)
-    spoilt = spoil(own, spoiling, draw, learner.world.spec.record_words)
+    part = samples.part
+    spoilt = learner.spoil(own, spoiling, draw, part)
     asked = learner.to_ask_for(samples)
     records, (index, right, named) = learner.read(spoilt.ranges, own, asked)
     senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw))
     if learner.labels:
         senses = expecting(senses, batch, records.tags[right, 0])
     pooled = learner.blm.pool(senses, records, index)
-    noise = logistic_noise(spoilt.kept.shape, draw).to(learner.device)
+    noise = part.of(logistic_noise(torch.Size((part.total, spoilt.kept.shape[1])), draw)).to(learner.device)
     routing = learner.blm.route_alone(senses, config.temperature, noise)
     prediction = learner.blm.predict(
         senses, Slots(pooled.content, pooled.notes, pooled.moments), routing.mask * spoilt.kept
     )
-    error = (prediction.change - learner.change(batch)).pow(2).mean()
-    verify = verify_loss(pooled, spoilt.wrong, spoilt.ranges.length > 0)
+    error = (prediction.change - learner.change(batch)).pow(2).mean() * part.share
+    verify = verify_loss(pooled, spoilt.wrong, spoilt.ranges.length > 0, learner.team)
     codec = learner.blm.codec.reconstruction_loss(_random_words(learner, step))
     known = (asked.length > 0) & ~spoilt.wrong & (spoilt.kept > 0)
     naming = _naming_loss(learner, batch.characteristics, prediction.request, records, named, known)
-    loss = error + config.verify_weight * verify + config.codec_weight * codec + config.ask_weight * naming
-    (loss + _rule_loss(learner, config, step)).backward()
+    loss = error + config.verify_weight * verify + config.ask_weight * naming
+    # What needs no samples every learner works out whole.
+    common = config.codec_weight * codec + _rule_loss(learner, config, step)
+    (loss + common / learner.team.size).backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
-    norm = learner.optimizer.step(lr)
-    return {"loss": error.item(), "verify_loss": verify.item(), "grad_norm": norm, "lr": lr}
+    norm = learner.optimise(lr)
+    total = learner.team.sum(torch.stack([error, verify])).tolist()
+    return {"loss": total[0], "verify_loss": total[1], "grad_norm": norm, "lr": lr}
 
 
 def expecting(senses: Senses, batch: Batch, tags: Tensor) -> Senses:
@@ -134,7 +138,7 @@ def _naming_loss(
 ) -> Tensor:
     """Requests (B, Q) are to name the tags of the (B, N) records that the next step needs, where that is ``known``."""
     scores = learner.blm.expected_tags(characteristics, request)
-    return tag_loss(scores, records.tags[index, 0], known)
+    return tag_loss(scores, records.tags[index, 0], known, learner.team.sum(known.sum()))
 
 
 def _random_words(learner: Learner, step: int) -> Tensor:

@@ -27,7 +27,8 @@ from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, variant_errors
 from leworld.phases.joint import attach_hidden
-from leworld.phases.learner import Learner, Metrics, Spoiling, spoil, verify_loss
+from leworld.phases.learner import Learner, Metrics, Spoiling, verify_loss
+from leworld.phases.team import Part
 from leworld.rng import generator
 from leworld.types import Batch, Credit, Proposals, Ranges
 
@@ -95,30 +96,34 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
     batch = learner.world.batch("train", config.sequences, draw)
     batch = batch.map(lambda tensor: tensor[:, : config.horizon]).to(learner.device)
     horizon = batch.shape[1]
-    guided = (torch.rand(len(batch.current), generator=draw) < config.guided).to(learner.device)
+    sequences = learner.team.part(len(batch.current))
+    guided = sequences.of(torch.rand(sequences.total, generator=draw) < config.guided).to(learner.device)
+    batch, part = batch.map(sequences.of), sequences.times(horizon)
     guided = guided.repeat_interleave(horizon)
     seen = learner.blm.observe(batch.past, batch.current)
     seen = None if seen is None else seen.flatten(0, 1)
     batch = batch.fold_time().at(0)
-    without, worth = request_worth(learner, batch, seen)
+    without, worth = request_worth(learner, batch, seen, part)
 
     asked = first_requests(learner, config, batch, seen, guided, horizon)
     made = make_requests(learner, config, batch, seen, asked, guided)
     requests = delay(sent(made, guided, learner.blm.config.request_price), horizon)
     requests = requests if config.request_weight else requests.detach()
-    result = run_round(learner, config, batch, seen, requests, guided, draw)
+    result = run_round(learner, config, batch, seen, requests, guided, draw, part)
     foreseen = foresight_loss(made.worth, worth, horizon)
-    (result.error.mean() + result.taught + foreseen).backward(retain_graph=requests.requires_grad)
+    own = result.error.mean() + foreseen
+    (own * part.share + result.taught).backward(retain_graph=requests.requires_grad)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
     credit = to_credit(config, batch, result.proposals, worth)
     (gradient,) = learner.fleet.learn([credit], slm_lr, ("refine", step))
     if requests.requires_grad:
         torch.autograd.backward(requests, config.request_weight_at(step) * gradient.to(learner.device))
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
-    norm = learner.optimizer.step(lr)
+    norm = learner.optimise(lr)
     error = result.error.detach()
+    loss, gain = (learner.team.mean(values, part).item() for values in (error, without - error))
     return {
-        "loss": error.mean().item(), "gain": (without - error).mean().item(), "grad_norm": norm, "lr": lr,
+        "loss": loss, "gain": gain, "grad_norm": norm, "lr": lr,
         **asked_metrics(batch, result.proposals),
     }  # fmt: skip
 
@@ -174,6 +179,7 @@ def run_round(
     received: Tensor,
     guided: Tensor,
     draw: torch.Generator,
+    part: Part,
 ) -> Round:
     """All steps with the requests that they receive, as they will be at test time."""
     query = learner.query(batch, received)
@@ -182,9 +188,10 @@ def run_round(
     routing = learner.blm.route(senses, proposals)
     # Guided rows read rightly, lest the BLM unlearn to use what it reads while requests are still no good.
     wanted = guide(proposals.ranges(), batch.labels, guided)
-    spoilt = spoil(wanted, Spoiling(config.irrelevant, 0.0, 0.0), draw)
+    spoilt = learner.spoil(wanted, Spoiling(config.irrelevant, 0.0, 0.0), draw, part)
     records, (index, right) = learner.read(spoilt.ranges, batch.labels)
-    named = tag_loss(senses.tags, records.tags[right, 0], batch.labels.length > 0)
+    there = batch.labels.length > 0
+    named = tag_loss(senses.tags, records.tags[right, 0], there, learner.team.sum(there.sum()))
     senses = told(senses, records, right, guided)
     pooled = learner.blm.pool(senses, records, index)
     slots = learner.blm.slots(pooled, proposals)
@@ -195,9 +202,8 @@ def run_round(
     # What a spoilt read is worth says nothing of the mask.
     fair = (~spoilt.wrong.any(1)).float()
     mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best, reduction="none").mean(1)
-    mask_loss = (mask_loss * fair).sum() / fair.sum().clamp(min=1)
-    known = batch.labels.length > 0
-    verify = verify_loss(pooled, spoilt.ranges.start != batch.labels.start, known)
+    mask_loss = (mask_loss * fair).sum() / learner.team.sum(fair.sum()).clamp(min=1)
+    verify = verify_loss(pooled, spoilt.ranges.start != batch.labels.start, there, learner.team)
     taught = config.mask_weight * mask_loss + config.verify_weight * verify + config.tag_weight * named
     return Round((prediction.change - change).pow(2).mean(-1), taught, proposals)
 
@@ -214,7 +220,7 @@ def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:
 
 
 @torch.no_grad()
-def request_worth(learner: Learner, batch: Batch, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+def request_worth(learner: Learner, batch: Batch, seen: Tensor | None, part: Part) -> tuple[Tensor, Tensor]:
     """What requests could gain: reading all that was proposed against reading all that the write log names.
 
     Returns:
@@ -233,7 +239,7 @@ def request_worth(learner: Learner, batch: Batch, seen: Tensor | None) -> tuple[
     change = learner.change(batch)
     without = (learner.blm.predict(senses, proposed_slots, own).change - change).pow(2).mean(-1)
     proposed, right = variant_errors(learner.blm, senses, slots, torch.ones_like(own[:1]).repeat(2, 1), change)
-    return without, ((proposed - right) / proposed.mean().clamp(min=1e-8)).clamp(-1, 1)
+    return without, ((proposed - right) / learner.team.mean(proposed, part).clamp(min=1e-8)).clamp(-1, 1)
 
 
 def to_credit(config: RefineConfig, batch: Batch, proposals: Proposals, worth: Tensor) -> Credit:

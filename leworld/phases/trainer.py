@@ -16,6 +16,7 @@ from leworld.phases.joint import JointConfig, joint_step
 from leworld.phases.learner import Learner, Metrics
 from leworld.phases.pretrain import PretrainConfig, pretrain_step
 from leworld.phases.refine import RefineConfig, refine_step
+from leworld.phases.team import ALONE, Team
 from leworld.worlds.base import World
 
 PHASES = ("pretrain", "joint", "refine")
@@ -108,6 +109,7 @@ class Trainer:
         *,
         seed: int,
         device: str = "cpu",
+        team: Team = ALONE,
     ) -> None:
         self.phases = phases
         self.position = Position()
@@ -121,6 +123,7 @@ class Trainer:
             seed=seed,
             labels=phases.labels,
             device=device,
+            team=team,
         )
 
     def num_steps(self, phase: str) -> int:

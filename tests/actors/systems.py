@@ -12,6 +12,7 @@ from cluster.config import RunConfig
 from cluster.presets import load_config
 from leworld.memory import Memory, WordStore
 from leworld.models.fleet import Fleet, FleetConfig, SLMGroup
+from leworld.phases.team import ALONE, Team
 from leworld.phases.trainer import fleet_config
 from leworld.worlds.base import World
 from leworld.worlds.registry import build_world
@@ -31,14 +32,24 @@ class Small:
         """What its SLMs need."""
         return fleet_config(self.config.model, self.config.phases, self.config.seed)
 
-    def learner(self, fleet: Fleet | None = None, memory: Memory | None = None, device: str = "cpu") -> BLMLearner:
+    def learner(
+        self, fleet: Fleet | None = None, memory: Memory | None = None, device: str = "cpu", team: Team = ALONE
+    ) -> BLMLearner:
         """A learner with a populated memory; of this process where nothing else is given."""
         memory = WordStore(self.world.spec.address_bits) if memory is None else memory
         self.world.populate(memory, "train")
         fleet = SLMGroup(self.slms, self.world) if fleet is None else fleet
         config = self.config
         return BLMLearner(
-            config.model, config.phases, self.world, fleet, memory, seed=config.seed, threads=1, device=device
+            config.model,
+            config.phases,
+            self.world,
+            fleet,
+            memory,
+            seed=config.seed,
+            threads=1,
+            device=device,
+            team=team,
         )
 
 
