@@ -97,32 +97,42 @@ def place(topology: Topology, slm_parameters: int, blm_parameters: int, nodes: N
         nodes: of the cluster.
     """
     alive = [node for node in nodes if node["Alive"]]
-    learner = Part("learner", "learner", TORCH_BYTES + TRAINED * blm_parameters, topology.learner_cpus, topology.gpus)
-    where, problem = _learner(learner, alive)
-    found = [(where, learner)] if where else []
+    learners, problem = _learners(topology, TORCH_BYTES + TRAINED * blm_parameters, alive)
+    found = [*learners]
     found += _slms(topology, slm_parameters, alive)
     found += _memory(topology, alive)
     sites = tuple(_site(node, [part for name, part in found if name == node["NodeID"]]) for node in alive)
     problems = [problem] if problem else []
-    return Placement(sites, (*problems, *_too_little_memory(sites)), tuple(_notes(topology, alive)))
-
-
-def _learner(learner: Part, alive: Nodes) -> tuple[str, str]:
-    """The node with most CPUs of those that have what the learner is granted; else what is missing."""
-    known = {node["NodeID"]: node for node in alive}
-    fits = candidates("learner", alive)
-    fits.sort(key=lambda name: -_has(known[name], "CPU"))
-    for name in fits:
-        if _has(known[name], "CPU") >= learner.cpus and _has(known[name], "GPU") >= learner.gpus:
-            return name, ""
-    most = max((_has(known[name], "CPU") for name in fits), default=0.0)
-    if most < learner.cpus:
-        fewer = f"set cluster.threads to {int(most)} or less, or " if most >= 1 else ""
-        return "", (
-            f"the learner needs {learner.cpus} CPUs on one node (cluster.threads), the largest has {most:g}:"
-            f" {fewer}add a node with {learner.cpus}"
+    notes = [*_notes(topology, alive)]
+    if 0 < len(learners) < topology.learners:
+        notes.append(
+            f"only {len(learners)} of {topology.learners} learners fit; others join when there are nodes for them"
         )
-    return "", "the learner needs a GPU (cluster.device cuda) and no node with its CPUs has one: add one, or take cpu"
+    return Placement(sites, (*problems, *_too_little_memory(sites)), tuple(notes))
+
+
+def _learners(topology: Topology, need: int, alive: Nodes) -> tuple[list[tuple[str, Part]], str]:
+    """As many learners as fit, each on the node with most CPUs left; what is missing where not one fits."""
+    cpus, gpus, found = topology.learner_cpus, topology.gpus, []
+    fits = {name: node for node in alive if (name := node["NodeID"]) in candidates("learner", alive)}
+    left = {name: (_has(node, "CPU"), _has(node, "GPU")) for name, node in fits.items()}
+    for number in range(topology.learners):
+        able = [name for name, (free, free_gpus) in left.items() if free >= cpus and free_gpus >= gpus]
+        if not able:
+            break
+        name = max(able, key=lambda name: left[name])
+        left[name] = (left[name][0] - cpus, left[name][1] - gpus)
+        found.append((name, Part("learner", f"learner {number}", need, cpus, gpus)))
+    if found:
+        return found, ""
+    most = max((_has(node, "CPU") for node in fits.values()), default=0.0)
+    if most < cpus:
+        fewer = f"set cluster.threads to {int(most)} or less, or " if most >= 1 else ""
+        return [], (
+            f"a learner needs {cpus} CPUs on one node (cluster.threads), the largest has {most:g}:"
+            f" {fewer}add a node with {cpus}"
+        )
+    return [], "a learner needs a GPU (cluster.device cuda) and no node with its CPUs has one: add one, or take cpu"
 
 
 def _slms(topology: Topology, parameters: int, alive: Nodes) -> list[tuple[str, Part]]:

@@ -17,8 +17,9 @@ class Topology:
         shard_ids: one memory shard each.
         copies: of each shard.
         slm_ids: the SLMs of each SLM actor, ascending over all of them.
-        learner_cpus: CPUs that the learner holds; actors hold none, for they wait most of the time.
-        gpus: that the learner insists on.
+        learner_cpus: CPUs that each learner holds; actors hold none, for they wait most of the time.
+        gpus: that each learner insists on.
+        learners: at most.
     """
 
     shard_ids: tuple[int, ...]
@@ -26,6 +27,7 @@ class Topology:
     copies: int
     learner_cpus: int
     gpus: int = 0
+    learners: int = 1
 
 
 def plan(config: RunConfig) -> Topology:
@@ -42,7 +44,7 @@ def plan(config: RunConfig) -> Topology:
         )
     slm_ids = spread(num_slms, cluster.slm_actors)
     gpus = int(cluster.device == "cuda")
-    return Topology(tuple(range(cluster.shards)), slm_ids, cluster.copies, cluster.threads, gpus)
+    return Topology(tuple(range(cluster.shards)), slm_ids, cluster.copies, cluster.threads, gpus, cluster.learners)
 
 
 def spread(num_slms: int, num_actors: int) -> tuple[tuple[int, ...], ...]:

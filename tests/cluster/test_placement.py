@@ -54,7 +54,7 @@ def test_parts_go_to_nodes_of_their_role():
     placement = placed(topology(), "cpus=4", "cpus=2,role=slm,count=2", "cpus=2,role=memory", "cpus=1,role=learner")
     assert all(not names for name, names in hosts(placement, "slm").items() if name not in ("node-1", "node-2"))
     assert hosts(placement, "memory")["node-3"] == ["shard 0", "shard 1"]
-    assert hosts(placement, "learner")["node-4"] == ["learner"]
+    assert hosts(placement, "learner")["node-4"] == ["learner 0"]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,14 @@ def test_what_is_missing_is_said(asked: Topology, nodes: list[str], said: str):
         raise ConfigError(problem)
 
 
+def test_as_many_learners_as_fit_are_placed():
+    asked = Topology((0,), ((0,),), 1, 2, 0, learners=5)
+    placement = placed(asked, "cpus=4", "cpus=3", "cpus=1")
+    assert hosts(placement, "learner") == {"node-0": ["learner 0", "learner 2"], "node-1": ["learner 1"], "node-2": []}
+    assert not placement.problems
+    assert "only 3 of 5 learners fit" in placement.notes[-1]
+
+
 def test_memory_that_is_just_enough_is_enough():
     need = placed(topology(), "cpus=1").sites[0].used_bytes
     assert not placed(topology(), f"cpus=1,memory={need}").problems
@@ -99,5 +107,5 @@ def test_command(capsys: pytest.CaptureFixture[str]):
     assert [len(node["parts"]) for node in outcome["nodes"]] == [4, 2]
     assert main(["cluster", "plan", "--config", "tiny", "--node", "cpus=2,count=9", "-s", "cluster.threads=3"]) == 1
     shown = capsys.readouterr().out
-    assert "cannot run: the learner needs 3 CPUs" in shown
+    assert "cannot run: a learner needs 3 CPUs" in shown
     assert "more nodes like these" in shown

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from cluster.checkpoint import load_checkpoint
@@ -80,6 +81,40 @@ def test_parts_that_die_come_back_and_the_run_ends_with_the_same_bits(ray_cluste
     with open_runtime(inline) as runtime:
         runtime.train(other)
     assert same_bits(final_state(run), final_state(other))
+
+
+def test_learners_of_a_team_end_where_one_does_also_when_one_is_killed(ray_cluster, tmp_path: Path):
+    changes = [*CHANGES, f"output.dir={tmp_path}", "output.checkpoint_every=1"]
+    config = load_config("tiny", [*changes, "cluster.learners=2"])
+    world = build_world(config.world.name, config.world.settings, config.seed)
+    run = RunDir.create(config)
+    killed = []
+
+    def disturb() -> None:
+        while not any(record["phase"] == "joint" for record in run.records()):
+            time.sleep(0.02)
+        learners = run.read_timing()["phases"]["pretrain"]["processes"][:2]
+        assert [learner["name"] for learner in learners] == ["BLM learner 0", "BLM learner 1"]
+        os.kill(learners[1]["pid"], signal.SIGKILL)
+        killed.append(learners[1]["pid"])
+
+    with launched(config, world, plan(config)) as runtime:
+        thread = threading.Thread(target=disturb, daemon=True)
+        thread.start()
+        runtime.train(run)
+        thread.join()
+    assert killed
+
+    inline = load_config("tiny", [*changes, "cluster.mode=inline"])
+    other = RunDir.create(inline)
+    with open_runtime(inline) as runtime:
+        runtime.train(other)
+    team, alone = final_state(run), final_state(other)
+    assert team.position == alone.position
+    for found, right in ((team.blm, alone.blm), (team.slms, alone.slms)):
+        for name in right:
+            if "model." in name:
+                torch.testing.assert_close(found[name], right[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_a_gpu_that_no_machine_of_the_cluster_has_is_refused_before_anything_starts(ray_cluster):
