@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from actors.metering import Meter, MeteredFleet, MeteredMemory
 from actors.processes import ProcessStat, own_stat
 from actors.team import DistributedTeam
 from actors.team_fleet import to_array
@@ -31,7 +32,12 @@ class LearnerState:
 
 
 class BLMLearner:
-    """Trains a system. Lives in a Ray Train worker, or in the only process there is."""
+    """Trains a system. Lives in a Ray Train worker, or in the only process there is.
+
+    Attributes:
+        team: of learners, this one among them.
+        meter: counts what it waits for, and what it reads.
+    """
 
     def __init__(
         self,
@@ -47,8 +53,9 @@ class BLMLearner:
         team: Team = ALONE,
     ) -> None:
         torch.set_num_threads(threads)
-        self.team = team
-        self.trainer = Trainer(model, phases, world, fleet, memory, seed=seed, device=device, team=team)
+        self.team, self.meter = team, Meter()
+        metered = MeteredFleet(fleet, self.meter), MeteredMemory(memory, self.meter)
+        self.trainer = Trainer(model, phases, world, *metered, seed=seed, device=device, team=team)
 
     @property
     def system(self) -> System:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from actors.directory import MirroredDirectory, version_of
 from actors.errors import ActorError
+from actors.exported import Totals, export_copy
 from actors.memory_server import ServerConfig
 from actors.processes import ProcessStat, own_stat
 from actors.ray_directory import RayDirectory
@@ -26,6 +27,7 @@ LOG = logging.getLogger(__name__)
 PATIENCE_S = 8.0
 """That a copy is waited for; a process that had it before has ended by then."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 10.0
+EXPORT_S = 5.0
 NODE = "{node}"
 """In a folder's name, the node's id: on a test's cluster all nodes are one machine, and share its disk."""
 
@@ -82,6 +84,7 @@ class MemoryCopy:
         self._opened, self._ending = threading.Event(), threading.Event()
         self._opening = threading.Thread(target=self._open_until_it_works, name="copy-opening", daemon=True)
         self._opening.start()
+        threading.Thread(target=self._export_until_it_ends, name="copy-metrics", daemon=True).start()
 
     def known(self) -> tuple[str, str, dict[str, bytes]]:
         """Its id, its address, and what it saw last of the directory.
@@ -100,6 +103,14 @@ class MemoryCopy:
     def wait_until_in_sync(self, timeout_s: float) -> None:
         """See ``Replica.wait_until_in_sync``, and ``known``."""
         self._open_replica().wait_until_in_sync(timeout_s)
+
+    def _export_until_it_ends(self) -> None:
+        totals, who = Totals(), {"memory": self._config.name, "shard": str(self._shard), "copy": str(self._copy)}
+        while not self._ending.wait(EXPORT_S):
+            if self._replica is not None:
+                with suppress(LeWorldError, OSError):
+                    replica = self._replica
+                    export_copy(totals, replica.server.stat(), replica.store.sequence, replica.leads, **who)
 
     def stop(self) -> None:
         """Close its files; its process is of no use then."""

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ PATIENCE_MS = 100
 WATCH_S = 0.2
 """How often whoever waits looks whether the other one is still there."""
 MAX_BYTES = 1 << 31
+MOST_WAITING = 64
+"""Calls taken from the socket that are not answered yet; more wait in it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ class PlaneServer:
         endpoint: where.
     """
 
-    def __init__(self, target: Any, methods: Sequence[str], token: str, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, target: Any, methods: Sequence[str], token: str, host: str = "127.0.0.1", port: int = 0,
+        observe: Callable[[str, float, int], None] | None = None,
+    ) -> None:  # fmt: skip
         """Bind.
 
         Args:
@@ -62,7 +68,9 @@ class PlaneServer:
             token: that every caller has to bring.
             host: address of this machine that others reach.
             port: there; 0 takes a free one.
+            observe: is told of each answer that was sent: the method, its seconds, and how many calls wait.
         """
+        self._observe, self._waiting = observe, deque[list[bytes]]()
         self._target, self._methods, self._token = target, frozenset(methods), token
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -87,9 +95,19 @@ class PlaneServer:
     def _serve(self) -> None:
         while not self._stopping.is_set():
             if self._socket.poll(PATIENCE_MS):
-                peer, number, *frames = self._socket.recv_multipart()
+                self._take_all()
+            while self._waiting:
+                peer, number, *frames = self._waiting.popleft()
+                begin, self._asked = time.perf_counter(), ""
                 self._socket.send_multipart([peer, number, *self._answer(frames)])
+                if self._observe is not None and self._asked:
+                    self._observe(self._asked, time.perf_counter() - begin, len(self._waiting))
         self._context.destroy()
+
+    def _take_all(self) -> None:
+        with suppress(zmq.Again):
+            while len(self._waiting) < MOST_WAITING:
+                self._waiting.append(self._socket.recv_multipart(zmq.NOBLOCK))
 
     def _answer(self, frames: Sequence[bytes]) -> list[Any]:
         try:
@@ -109,6 +127,7 @@ class PlaneServer:
             raise DataError("the token is not this actor's")
         if method not in self._methods:
             raise DataError(f"method {method!r} is not one of {', '.join(sorted(self._methods))}")
+        self._asked = method
         return getattr(self._target, method)(*arguments)
 
 

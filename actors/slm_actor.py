@@ -75,9 +75,12 @@ class SLMProcess:
         """
         import ray
 
+        from actors.exported import answer_observer
+
         if self._server is None:
             actor = SLMActor(self._name, config, world, slm_ids)
-            self._server = PlaneServer(actor, METHODS, token, ray.util.get_node_ip_address())
+            host, observe = ray.util.get_node_ip_address(), answer_observer(self._name)
+            self._server = PlaneServer(actor, METHODS, token, host, observe=observe)
         return self._server.endpoint
 
     async def watch(self) -> None:

@@ -21,6 +21,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from actors.blm_learner import BLMLearner
 from actors.calls import RESUME
 from actors.errors import ActorError
+from actors.exported import add, export_step
 from actors.launch import Handles, launch
 from actors.places import ROLE, has_role
 from actors.processes import ProcessStat
@@ -157,15 +158,21 @@ def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
     work: Work = settings["work"]
     context = train.get_context()
     team = DistributedTeam() if context.get_world_size() > 1 else ALONE
+    name = work.run.path.name
+
+    def export(record: dict[str, Any]) -> None:
+        export_step(record, name)
+
     for failures in count(1):
         try:
-            learn(_learner(work, team), work.run, work.config, work.handles.processes, train.report)
+            learn(_learner(work, team), work.run, work.config, work.handles.processes, train.report, export)
         except ActorError as error:
             if failures > work.config.cluster.max_failures:
                 return error
             if team.rank == 0:
                 way_out = "goes on from the last checkpoint when all are there"
                 work.run.note_event(f"{error.actor} {error.problem}", way_out)
+                add("leworld_restarts_total", 1, run=name)
             if team.size > 1:
                 # The others wait for this one: Ray Train ends them, and starts all anew.
                 raise

@@ -6,6 +6,7 @@ Files::
     metrics.jsonl    a line a step
     events.jsonl     what died, and what was done; a line each
     timing.json      seconds and peak memory by phase
+    tensorboard/     the metrics again, for 'tensorboard --logdir'
     checkpoints/     one directory each; ``newest`` names the one to go on from
     gate.json        what the evaluation found
     report.html      all of it to look at, with pictures/
@@ -36,6 +37,7 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.events = self.path / "events.jsonl"
         self.timing = self.path / "timing.json"
+        self.board = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.gate = self.path / "gate.json"
         self.report = self.path / "report.html"

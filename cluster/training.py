@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.blm_learner import BLMLearner
+from actors.metering import Meter
 from actors.processes import ProcessStat
+from cluster.board import Board
 from cluster.checkpoint import load_checkpoint, save_checkpoint
 from cluster.config import RunConfig
 from cluster.files import to_json, write_json
 from cluster.run_dir import RunDir
-from leworld.phases.trainer import Progress
+from leworld.phases.trainer import PHASES, Progress
 
 Processes = Callable[[], list[ProcessStat]]
 Report = Callable[[dict[str, Any]], None]
+"""Is told of a step's line of ``metrics.jsonl``."""
 
 
 def learn(
-    learner: BLMLearner, run: RunDir, config: RunConfig, processes: Processes, report: Report | None = None
-) -> None:
+    learner: BLMLearner, run: RunDir, config: RunConfig, processes: Processes, report: Report | None = None,
+    export: Report | None = None,
+) -> None:  # fmt: skip
     """Do what is left of the phases.
 
     Args:
@@ -30,6 +35,7 @@ def learn(
         config: of the run.
         processes: the other processes of the system, for the record.
         report: is told of every checkpoint.
+        export: is told of every step.
     """
     if learner.team.rank == 0:
         begin(learner, run, config)
@@ -37,11 +43,16 @@ def learn(
     if learner.team.rank:
         follow(learner, config, report)
         return
-    with run.metrics.open("a", encoding="utf-8") as log:
+    sizes = {phase: learner.num_steps(phase) for phase in PHASES}
+    board = Board(run.board, learner.trainer.position, sizes)
+    with run.metrics.open("a", encoding="utf-8") as log, closing(board):
         for step in steps_of(learner, config):
-            record = to_record(step.progress, step.seconds)
+            record = to_record(step.progress, step.seconds, learner.meter)
             log.write(to_json(record) + "\n")
             log.flush()
+            board.add(record)
+            if export is not None:
+                export(record)
             if step.is_kept:
                 keep(learner, run, config)
                 if report is not None:
@@ -55,7 +66,7 @@ def follow(learner: BLMLearner, config: RunConfig, report: Report | None) -> Non
     for step in steps_of(learner, config):
         if step.is_kept and report is not None:
             # The first one reports what was kept; Ray waits for all.
-            report(to_record(step.progress, step.seconds))
+            report(to_record(step.progress, step.seconds, learner.meter))
         if step.is_last:
             learner.processes()
 
@@ -113,10 +124,10 @@ def timed(steps: Iterator[Progress]) -> Iterator[tuple[Progress, float]]:
         yield progress, time.perf_counter() - start
 
 
-def to_record(progress: Progress, seconds: float) -> dict[str, Any]:
-    """A line of ``metrics.jsonl``."""
+def to_record(progress: Progress, seconds: float, meter: Meter) -> dict[str, Any]:
+    """A line of ``metrics.jsonl``; ``meter`` is what was counted since the last one."""
     place = {"phase": progress.position.phase, "step": progress.position.step, "num_steps": progress.num_steps}
-    return {**place, "seconds": round(seconds, 6), **progress.metrics}
+    return {**place, "seconds": round(seconds, 6), "meter": meter.take(), **progress.metrics}
 
 
 def note_phase(run: RunDir, phase: str, processes: list[ProcessStat]) -> None:

@@ -85,6 +85,10 @@ class JointConfig:
         return self.temperature * (self.temperature_end / self.temperature) ** part
 
 
+SHOWN_SLMS = 16
+"""Of more SLMs the use of each is not among the metrics."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """What hindsight found on the scored samples ``rows``.
@@ -212,6 +216,8 @@ def mask_metrics(batch: Batch, logit: Tensor) -> Metrics:
     """Reads that the plain decision would make, and how often it is the true subset."""
     hard = logit > 0
     metrics = {"reads": hard.float().sum(1).mean().item()}
+    if logit.shape[1] <= SHOWN_SLMS:
+        metrics |= {f"use_{i}": use for i, use in enumerate(hard.float().mean(0).tolist())}
     if batch.relevant is not None:
         metrics["exact_mask"] = (hard == batch.relevant).all(1).float().mean().item()
     return metrics
