@@ -20,7 +20,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from actors.blm_learner import BLMLearner
 from actors.calls import RESUME
-from actors.errors import ActorError
+from actors.errors import ActorError, LostError
 from actors.launch import Handles, launch
 from actors.processes import ProcessStat
 from cluster.config import RunConfig
@@ -143,7 +143,7 @@ def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
         try:
             learn(_learner(work), work.run, work.config, work.handles.processes, train.report)
         except ActorError as error:
-            if failures > work.config.cluster.max_failures:
+            if failures > work.config.cluster.max_failures or isinstance(error, LostError):
                 return error
             work.run.note_event(f"{error.actor} {error.problem}", "goes on from the last checkpoint when all are there")
         except LeWorldError as error:
