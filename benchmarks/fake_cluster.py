@@ -2,7 +2,7 @@
 
     python benchmarks/fake_cluster.py                  # some minutes; needs root, iproute2, openssh-server and rsync
     python benchmarks/fake_cluster.py --only bad       # only what is refused, and how fast
-    python benchmarks/fake_cluster.py --only lost      # a worker's network, and the head, which the first has not
+    python benchmarks/fake_cluster.py --only lost      # a network, a disk and the head, which the first has not
 
 The machines have the packages that leworld needs, but not leworld: it comes with the job. It ends with exit code 1 if a
 step did not do what it should.
@@ -28,7 +28,7 @@ from machines import LAPTOP, SHARED, Machines
 SOURCE = Path(__file__).resolve().parents[1]
 FILE = "lab.yaml"
 RUNS = f"{SHARED}/runs"
-STEPS = "--set phases.joint.steps=80 --set output.checkpoint_every=5"
+STEPS = "--set phases.joint.steps=120 --set output.checkpoint_every=5"
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 """Of Debian's package libfaketime; without it nothing is tried with clocks."""
 LINE_S = 30.0
@@ -65,9 +65,9 @@ class Lab:
     table: list[tuple[str, float, str]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
-    def leworld(self, arguments: str, limit_s: float = 300.0) -> subprocess.CompletedProcess[str]:
-        """``leworld`` on the laptop."""
-        return self.machines.run(LAPTOP, f"python -m cluster {arguments}", limit_s)
+    def leworld(self, arguments: str, limit_s: float = 300.0, settings: str = "") -> subprocess.CompletedProcess[str]:
+        """``leworld`` on the laptop, with settings of its environment."""
+        return self.machines.run(LAPTOP, f"{settings} python -m cluster {arguments}", limit_s)
 
     @contextmanager
     def step(self, what: str) -> Iterator[list[str]]:
@@ -92,11 +92,11 @@ class Lab:
         return self.machines.folder / "shared" / path.removeprefix(SHARED).lstrip("/")
 
 
-def refused(lab: Lab, what: str, arguments: str, part: str) -> None:
+def refused(lab: Lab, what: str, arguments: str, part: str, settings: str = "") -> None:
     """A command has to end with one line that has this part, in time."""
     with lab.step(what) as said:
         start = time.perf_counter()
-        ran = lab.leworld(arguments)
+        ran = lab.leworld(arguments, settings=settings)
         lines = [line for line in ran.stderr.splitlines() if line.startswith("leworld: ")]
         said += lines or [ran.stderr.strip()[-300:] or ran.stdout.strip()[-300:]]
         assert ran.returncode == 2, f"exit code {ran.returncode}"
@@ -149,11 +149,14 @@ def refuse_after(lab: Lab) -> None:
     refused(lab, "a wrong token: submit", f"cluster submit ~/{FILE} -- leworld worlds", "does not take the token")
     token.write_text(right)
     refused(lab, "up once more", f"cluster up ~/{FILE}", "is up already")
+    joining = f"train --config tiny --address {HEAD}:6379"
     with lab.machines.silent("m0"):
         refused(lab, "the head's answers are dropped: status", f"cluster status ~/{FILE}", "cannot be reached by ssh")
-        joining = f"train --config tiny --address {HEAD}:6379"
         refused(lab, "the same, to a run that would join", joining, "cannot be reached")
-    refused(lab, "a run joins without a token", f"train --config tiny --address {HEAD}:6379", "asks for a token")
+    refused(lab, "a run joins without a token", joining, "asks for a token")
+    refused(lab, "a run joins with a wrong token", joining, "does not take the token", "RAY_AUTH_TOKEN=0")
+    own = f"RAY_AUTH_TOKEN={right}"
+    refused(lab, "a run joins from a machine that is no node", joining, "has no node on this machine", own)
     refuse_jobs(lab)
 
 
@@ -177,7 +180,8 @@ def unfit(lab: Lab, what: str, arguments: str, part: str) -> None:
         start = time.perf_counter()
         ran = lab.leworld(arguments)
         seconds = time.perf_counter() - start
-        lines = [line for line in ran.stdout.splitlines() if line.startswith("leworld: ")]
+        # Ray shows the end of a job's output once more where it failed.
+        lines = list(dict.fromkeys(line for line in ran.stdout.splitlines() if line.startswith("leworld: ")))
         said += lines or [(ran.stdout + ran.stderr).strip()[-300:]]
         assert ran.returncode == 1, f"exit code {ran.returncode}"
         assert len(lines) == 1, f"{len(lines)} lines"
@@ -255,8 +259,9 @@ def train_and_lose_parts(lab: Lab) -> None:
         with lab.step("kill -9 an SLM actor") as said:
             done = steps_done(lab, "joint")
             assert lab.machines.kill("m2", "ray::SLMProcess"), "none was there"
-            wait_for(lab, lambda: bool(events(lab)) and steps_done(lab, "joint") > done, running)
-            said.append(f"the run noted '{events(lab)[0]}', and went on past joint step {done}")
+            wait_for(lab, lambda: bool(events(lab)) and steps_done(lab, "joint") >= done + 6, running)
+            said.append(f"the run noted '{events(lab)[0]}', and went on past joint step {done + 6}")
+            assert len(where(lab, "ray::SLMProcess")) == 3, "no other one was started"
         lose_a_machine(lab, running)
 
 
@@ -299,13 +304,28 @@ def lose_the_network(lab: Lab) -> None:
     all_join_again(lab)
 
 
-def lose_the_head(lab: Lab) -> None:
-    """A head that dies takes the run with it; the cluster is started anew, and the run goes on."""
+@contextmanager
+def resumed(lab: Lab) -> Iterator[subprocess.Popen[str]]:
+    """The newest run, when it goes on."""
     with job(lab, f"leworld resume {RUNS}/latest") as running:
         before = steps_done(lab, "joint")
         with lab.step("resume") as said:
             wait_for(lab, lambda: steps_done(lab, "joint") > before, running)
             said.append(f"went on at joint step {before}")
+        yield running
+
+
+def fill_a_disk(lab: Lab) -> None:
+    """A node with a part of the memory has no room left while a run goes on."""
+    with resumed(lab) as running:
+        machine = next(iter(where(lab, "ray::MemoryCopy")))
+        with lab.machines.full(machine), lab.step(f"fill the disk of {machine}, with a shard") as said:
+            said_at_end(running, said)
+
+
+def lose_the_head(lab: Lab) -> None:
+    """A head that dies takes the run with it; the cluster is started anew, and the run goes on."""
+    with resumed(lab) as running:
         with lab.step("kill -9 the head's gcs_server and raylet") as said:
             assert lab.machines.kill("m0", "gcs_server|raylet/raylet"), "none was there"
             text = running.communicate(timeout=120)[0]
@@ -355,7 +375,7 @@ def parts(only: str | None) -> list[Callable[[Lab], None]]:
     """What is done, in this order."""
     before, after = ([refuse_before], [refuse_after]) if only in (None, "bad") else ([], [])
     good = [train_and_lose_parts, all_join_again, finish] if only in (None, "good") else []
-    lost = [lose_the_network, lose_the_head] if only == "lost" else []
+    lost = [lose_the_network, fill_a_disk, lose_the_head] if only == "lost" else []
     return [*before, up, *after, *good, *lost, down]
 
 
