@@ -171,6 +171,8 @@ def refuse_jobs(lab: Lab) -> None:
     train = f"{submit} -- leworld train --config tiny --out {RUNS} --set"
     unfit(lab, "a learner that fits no machine", f"{train} cluster.threads=4", "the learner needs 4 CPUs")
     unfit(lab, "a GPU where there is none", f"{train} cluster.device=cuda", "cuda")
+    memory = f"{submit} -- leworld memory launch notes --bits 16 --copies 4"
+    unfit(lab, "more copies of a memory than nodes", memory, "needs a node without another copy of it")
     unfit(lab, "more SLM actors than SLMs", f"{train} cluster.slm_actors=9", "cluster.slm_actors 9 is above")
 
 
@@ -289,9 +291,7 @@ def said_at_end(running: subprocess.Popen[str], said: list[str]) -> str:
 
 def lose_the_network(lab: Lab) -> None:
     """A worker whose cable is pulled while a run goes on; it joins again when it is back."""
-    with job(lab, f"leworld train --config tiny --out {RUNS} {STEPS}") as running:
-        with lab.step("train until the joint phase"):
-            wait_for(lab, lambda: steps_done(lab, "joint") >= 6, running)
+    with training(lab) as running:
         learner = where(lab, "ray::RayTrainWorker")
         machine = next(name for name in ("m1", "m2") if name not in learner)
         with lab.machines.unplugged(machine):
@@ -302,6 +302,15 @@ def lose_the_network(lab: Lab) -> None:
                 said += [line for line in ran.stdout.splitlines() if line.startswith(("cluster", "node 1"))]
                 assert ran.returncode == 1, f"exit code {ran.returncode}"
     all_join_again(lab)
+
+
+@contextmanager
+def training(lab: Lab) -> Iterator[subprocess.Popen[str]]:
+    """A new run, in its joint phase."""
+    with job(lab, f"leworld train --config tiny --out {RUNS} {STEPS}") as running:
+        with lab.step("train until the joint phase"):
+            wait_for(lab, lambda: steps_done(lab, "joint") >= 6, running)
+        yield running
 
 
 @contextmanager
@@ -325,12 +334,11 @@ def fill_a_disk(lab: Lab) -> None:
 
 def lose_the_head(lab: Lab) -> None:
     """A head that dies takes the run with it; the cluster is started anew, and the run goes on."""
-    with resumed(lab) as running:
-        with lab.step("kill -9 the head's gcs_server and raylet") as said:
-            assert lab.machines.kill("m0", "gcs_server|raylet/raylet"), "none was there"
-            text = running.communicate(timeout=120)[0]
-            said.append(text.splitlines()[-1])
-            assert running.returncode, "exit code 0"
+    with training(lab) as running, lab.step("kill -9 the head's gcs_server and raylet") as said:
+        assert lab.machines.kill("m0", "gcs_server|raylet/raylet"), "none was there"
+        text = running.communicate(timeout=120)[0]
+        said += text.splitlines()[-1:]
+        assert running.returncode, "exit code 0"
     refused(lab, "status without a head", f"cluster status ~/{FILE}", "does not answer on its head")
     up(lab)
     finish(lab)

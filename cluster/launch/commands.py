@@ -197,13 +197,14 @@ def raise_problems(found: Sequence[ActorError]) -> None:
 
 
 def _look_up(file: ClusterFile, what: str) -> list[str]:
-    if not file.prepared.is_file():
+    if not file.token.is_file():
         raise no_token(file)
+    prepare(file)
     ran = run(["ray", what, str(file.prepared)], ASK_S, client_environment(file))
     lines = ran.out.split()
     if ran.code or (what == "get-head-ip" and not lines):
         way_out = f"start it with 'leworld cluster up {file.path}', or see your cloud's credentials"
-        raise ActorError(f"cluster {file.name}", f"is not known to the cloud ({ran.last_line})", way_out)
+        raise NotUp(f"cluster {file.name}", f"is not known to the cloud ({ran.last_line})", way_out)
     return lines
 
 

@@ -21,7 +21,7 @@ ANSWER_S = 10.0
 
 
 class NotUp(ActorError):
-    """The head can be reached, and no Ray answers there."""
+    """There is no head, or it can be reached and no Ray answers there."""
 
 
 @dataclass(frozen=True)

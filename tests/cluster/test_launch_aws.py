@@ -64,7 +64,7 @@ def start_one_of_each(config: dict[str, Any]) -> Any:
     provider = AWSNodeProvider(config["provider"], config["cluster_name"])
     for name, kind in config["available_node_types"].items():
         role = "head" if name == config["head_node_type"] else "worker"
-        tags = {TAG_RAY_NODE_KIND: role, TAG_RAY_USER_NODE_TYPE: name, TAG_RAY_NODE_NAME: f"ray-leworld-{name}"}
+        tags = {TAG_RAY_NODE_KIND: role, TAG_RAY_USER_NODE_TYPE: name, TAG_RAY_NODE_NAME: f"ray-leworld-aws-{name}"}
         provider.create_node(kind["node_config"], tags, 1)
     return provider
 
@@ -101,6 +101,6 @@ def instances(cloud: Any) -> list[dict[str, Any]]:
 
 def open_ports(cloud: Any) -> set[int | None]:
     """Ports of the nodes that others than nodes reach."""
-    groups = cloud.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["ray-autoscaler-leworld"]}])
+    groups = cloud.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["ray-autoscaler-leworld-aws"]}])
     rules = [rule for group in groups["SecurityGroups"] for rule in group["IpPermissions"]]
     return {rule.get("FromPort") for rule in rules if rule["IpRanges"]}

@@ -415,3 +415,18 @@ def test_the_line_that_says_most():
     assert last_trouble("Start command failed.") == "Start command failed."
     assert last_trouble("all is well") == ""
     assert len(last_trouble("error " * 99)) == 160
+
+
+def test_up_of_a_cloud_is_tried_again_where_it_failed(bench: Bench, capsys):
+    content = {
+        "cluster_name": "cloud", "provider": {"type": "aws", "region": "us-west-2"}, "head_node_type": "head",
+        "auth": {"ssh_user": "me", "ssh_private_key": str(bench.folder / "key")},
+        "available_node_types": {"head": {"resources": {}, "node_config": {"InstanceType": "m5.large"}}},
+    }  # fmt: skip
+    path = bench.folder / "cloud.yaml"
+    path.write_text(yaml.safe_dump(content))
+    bench.program("ray", f'#!/bin/sh\necho "ray $@" >> {bench.log}; echo "no head here" >&2; exit 1')
+    for _ in range(2):
+        assert "cluster cloud did not start (no head here)" in bench.complaint(capsys, "up", str(path))
+    assert [line.split()[1] for line in bench.asked()] == ["up", "get-head-ip", "up"]
+    assert "is not known to the cloud (no head here)" in bench.complaint(capsys, "status", str(path))
