@@ -56,17 +56,18 @@ def find_token() -> tuple[str, str] | None:
 
 def _ask_version(address: str, who: str) -> str:
     import grpc  # Only those who join a cluster need it, and Ray.
-    from ray.core.generated.gcs_service_pb2 import CheckAliveReply
+    from ray.core.generated import gcs_service_pb2
 
     # So Ray does it too.
     token = None if os.environ.get("RAY_AUTH_MODE") == "disabled" else find_token()
-    given = None if token is None else [("authorization", f"Bearer {token[0]}")]
+    given = None if token is None else (("authorization", f"Bearer {token[0]}"),)
     with grpc.insecure_channel(address) as channel:
         try:
             answer = channel.unary_unary(ALIVE)(b"", timeout=ANSWER_S, metadata=given)
         except grpc.RpcError as error:
             raise _refused(who, error.code().name, token) from None  # pyright: ignore[reportAttributeAccessIssue]
-    return CheckAliveReply.FromString(answer).ray_version
+    # Its names are made when it is imported.
+    return gcs_service_pb2.CheckAliveReply.FromString(answer).ray_version  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _refused(who: str, problem: str, token: tuple[str, str] | None) -> ActorError:
