@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from actors.errors import ActorError
+from actors.errors import ActorError, LostError
 from leworld.errors import LeWorldError
 
 PAUSE_S, DIED = 0.2, "died"
@@ -142,5 +142,7 @@ def translate(error: Exception, name: str) -> LeWorldError:
         return cause
     if isinstance(cause, RayActorError):
         return ActorError(name, DIED, f"see that machine's memory and Ray's logs, then {RESUME}")
+    if isinstance(cause, ActorUnschedulableError):
+        return LostError(name, "was lost with its machine", f"{RESUME}, which takes the machines that are there")
     first_line = (str(cause).strip() or "no message").splitlines()[0]
     return ActorError(name, f"failed with {type(cause).__name__} ({first_line})", f"mend the cause, then {RESUME}")

@@ -26,3 +26,7 @@ class ActorError(LeWorldError):
 
 class UnreachableError(ActorError):
     """Nobody took the question, so that nothing was done."""
+
+
+class LostError(ActorError):
+    """An actor that does not come back, as its machine is gone."""

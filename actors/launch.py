@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import ray
 
 from actors.actor_fleet import ActorFleet
 from actors.calls import Watch, ask, when_up
+from actors.errors import ActorError, LostError
 from actors.launch_memory import ClusterMemory
 from actors.memory_copy import MemoryConfig
 from actors.places import spread
@@ -20,9 +21,12 @@ from actors.plane import PlanePeers
 from actors.processes import ProcessStat
 from actors.sharded_store import ShardedStore
 from actors.slm_actor import SLMProcess
+from leworld.errors import StoreError
 from leworld.models.fleet import FleetConfig
 from leworld.worlds.base import World
 
+LOST_S = 20.0
+"""A shard without a leader for so long is lost: one that only died is back before."""
 START_PATIENCE = 4.0
 """A process that imports torch takes many times longer to start than to answer."""
 
@@ -31,7 +35,11 @@ START_PATIENCE = 4.0
 class Handles:
     """A system's actors; any process of the cluster that gets this can connect to them.
 
-    ``config`` and ``world``, which is a reference, are for SLM actors that were started anew.
+    ``config`` and ``world``, which is a reference, are for SLM actors that were started anew. What is lost with its
+    machine is started anew on others by whoever needs it next, and ends with that process.
+
+    Attributes:
+        anew: what this process started in place of what was lost: SLM actors by number, and the memory.
     """
 
     memory_name: str
@@ -42,35 +50,60 @@ class Handles:
     world: Any
     token: str
     timeout_s: float
+    memory_config: MemoryConfig
+    anew: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def memory(self) -> ShardedStore:
-        """A new client of the memory."""
-        return ClusterMemory(self.memory_name).client(self.timeout_s)
-
-    def fleet(self) -> ActorFleet:
-        """A new client of the SLMs; one that died is waited for.
+        """A new client of the memory; of an empty one, if a shard does not come back: checkpoints have what it held.
 
         Raises:
-            ActorError: it does not come back.
+            ActorError: no other can be started.
+        """
+        client = self._memory().client(min(self.timeout_s, LOST_S))
+        try:
+            client.stat()
+        except (ActorError, StoreError):
+            client.close()
+            self.anew["memory"] = ClusterMemory.launch(replace(self.memory_config, name=run_memory_name()))
+        return self._memory().client(self.timeout_s)
+
+    def fleet(self) -> ActorFleet:
+        """A new client of the SLMs; one that died is waited for, one that is lost with its machine made anew.
+
+        Raises:
+            ActorError: it does not come up.
         """
         return ActorFleet(self._slms(), self.slm_ids)
 
     def processes(self) -> list[ProcessStat]:
         """Every actor's process and its peak memory."""
-        return [*ClusterMemory(self.memory_name).processes(), *ask(self._slms(), "process").values()]
+        return [*self._memory().processes(), *ask(self._slms(), "process").values()]
 
     def stop(self) -> None:
         """End every actor; one that is gone already does no harm."""
-        for actor in self.slm_actors:
+        for actor in (*self.slm_actors, *self._actors()):
             ray.kill(actor)
-        ClusterMemory(self.memory_name).stop()
+        for memory in {self.memory_name, self._memory().config.name}:
+            ClusterMemory(memory).stop()
+
+    def _memory(self) -> ClusterMemory:
+        return self.anew.get("memory") or ClusterMemory(self.memory_name)
+
+    def _actors(self) -> list[Any]:
+        return [self.anew.get(i, actor) for i, actor in enumerate(self.slm_actors)]
 
     def _slms(self) -> PlanePeers:
         names = slm_actor_names(self.slm_ids)
         given = [(self.config, self.world, ids, self.token) for ids in self.slm_ids]
-        endpoints = when_up(self.slm_actors, "serve", given, names, START_PATIENCE * self.timeout_s)
-        is_lost = Watch(self.slm_actors, names).is_lost
-        return PlanePeers(endpoints, names, self.token, self.timeout_s, is_lost)
+        while True:
+            actors = self._actors()
+            try:
+                endpoints = when_up(actors, "serve", given, names, START_PATIENCE * self.timeout_s)
+            except LostError as error:
+                lost = names.index(error.actor)
+                self.anew[lost] = start_slm_actor(names, lost)
+            else:
+                return PlanePeers(endpoints, names, self.token, self.timeout_s, Watch(actors, names).is_lost)
 
 
 def launch(
@@ -90,18 +123,14 @@ def launch(
     Raises:
         ActorError: an actor does not come up.
     """
-    make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(SLMProcess)
-    names = slm_actor_names(slm_ids)
-    places = spread("slm", len(names), ray.nodes())
-    slms = tuple(
-        make.options(scheduling_strategy=place).remote(name) for name, place in zip(names, places, strict=True)
-    )
+    slms = tuple(start_slm_actor(slm_actor_names(slm_ids), i) for i in range(len(slm_ids)))
     memory = ClusterMemory.launch(run_memory(world.spec.address_bits, num_shards, copies))
     ids = tuple(tuple(ids) for ids in slm_ids)
     # The memory ends when nobody holds its keeper any more.
     handles = Handles(
-        memory.config.name, memory.keeper, slms, ids, config, ray.put(world), secrets.token_hex(16), timeout_s
-    )
+        memory.config.name, memory.keeper, slms, ids, config, ray.put(world), secrets.token_hex(16), timeout_s,
+        memory.config,
+    )  # fmt: skip
     try:
         handles.fleet()
     except BaseException:
@@ -110,11 +139,23 @@ def launch(
     return handles
 
 
+def start_slm_actor(names: Sequence[str], number: int) -> Any:
+    """One of several SLM actors, on its node of those of now."""
+    make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(SLMProcess)
+    place = spread("slm", len(names), ray.nodes())[number]
+    return make.options(scheduling_strategy=place).remote(names[number])
+
+
+def run_memory_name() -> str:
+    """Of the memory of one run."""
+    return f"run-{secrets.token_hex(4)}"
+
+
 def run_memory(address_bits: int, num_shards: int, copies: int) -> MemoryConfig:
     """A memory that ends with the run: what is to outlast it is in the run's checkpoints."""
     folder = Path(tempfile.gettempdir()) / "leworld-runs"
     return MemoryConfig(
-        f"run-{secrets.token_hex(4)}", str(folder), address_bits, num_shards, copies, policy="os", lease_s=1.0,
+        run_memory_name(), str(folder), address_bits, num_shards, copies, policy="os", lease_s=1.0,
         together=True, ends_with_run=True,
     )  # fmt: skip
 

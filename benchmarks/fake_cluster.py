@@ -2,6 +2,7 @@
 
     python benchmarks/fake_cluster.py                  # some minutes; needs root, iproute2, openssh-server and rsync
     python benchmarks/fake_cluster.py --only bad       # only what is refused, and how fast
+    python benchmarks/fake_cluster.py --only lost      # a network, a disk and the head, which the first has not
 
 The machines have the packages that leworld needs, but not leworld: it comes with the job. It ends with exit code 1 if a
 step did not do what it should.
@@ -27,7 +28,9 @@ from machines import LAPTOP, SHARED, Machines
 SOURCE = Path(__file__).resolve().parents[1]
 FILE = "lab.yaml"
 RUNS = f"{SHARED}/runs"
-STEPS = "--set phases.joint.steps=40 --set output.checkpoint_every=5"
+STEPS = "--set phases.joint.steps=120 --set output.checkpoint_every=5"
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+"""Of Debian's package libfaketime; without it nothing is tried with clocks."""
 LINE_S = 30.0
 """Whatever is wrong has to be said by then."""
 
@@ -62,9 +65,9 @@ class Lab:
     table: list[tuple[str, float, str]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
-    def leworld(self, arguments: str, limit_s: float = 300.0) -> subprocess.CompletedProcess[str]:
-        """``leworld`` on the laptop."""
-        return self.machines.run(LAPTOP, f"python -m cluster {arguments}", limit_s)
+    def leworld(self, arguments: str, limit_s: float = 300.0, settings: str = "") -> subprocess.CompletedProcess[str]:
+        """``leworld`` on the laptop, with settings of its environment."""
+        return self.machines.run(LAPTOP, f"{settings} python -m cluster {arguments}", limit_s)
 
     @contextmanager
     def step(self, what: str) -> Iterator[list[str]]:
@@ -89,11 +92,11 @@ class Lab:
         return self.machines.folder / "shared" / path.removeprefix(SHARED).lstrip("/")
 
 
-def refused(lab: Lab, what: str, arguments: str, part: str) -> None:
+def refused(lab: Lab, what: str, arguments: str, part: str, settings: str = "") -> None:
     """A command has to end with one line that has this part, in time."""
     with lab.step(what) as said:
         start = time.perf_counter()
-        ran = lab.leworld(arguments)
+        ran = lab.leworld(arguments, settings=settings)
         lines = [line for line in ran.stderr.splitlines() if line.startswith("leworld: ")]
         said += lines or [ran.stderr.strip()[-300:] or ran.stdout.strip()[-300:]]
         assert ran.returncode == 2, f"exit code {ran.returncode}"
@@ -104,24 +107,36 @@ def refused(lab: Lab, what: str, arguments: str, part: str) -> None:
 
 def refuse_before(lab: Lab) -> None:
     """Bad input that is found before anything starts."""
-    machines = lab.machines
     refused(lab, "no cluster yet: status", f"cluster status ~/{FILE}", "has no token")
+    lab.write(LAB.replace("worker_ips", "worker_ip"), "misspelt.yaml")
+    refused(lab, "a misspelt key", "cluster up ~/misspelt.yaml", "provider.worker_ips")
     lab.write(LAB.replace("10.88.0.12", "10.88.0.99"), "gone.yaml")
     refused(lab, "a worker that is not there", "cluster up ~/gone.yaml", "node 10.88.0.99 cannot be reached")
     lab.write(LAB.replace(HEAD, "10.88.0.98"), "headless.yaml")
     refused(lab, "a head that is not there", "cluster up ~/headless.yaml", "node 10.88.0.98 cannot be reached")
-    machines.run(LAPTOP, "ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/other")
+    with lab.machines.silent("m0"):
+        refused(lab, "a head whose answers are dropped", f"cluster up ~/{FILE}", f"node {HEAD} cannot be reached")
+    lab.machines.run(LAPTOP, "ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/other")
     lab.write(LAB.replace("id_ed25519", "other"), "key.yaml")
     refused(lab, "a wrong ssh key", "cluster up ~/key.yaml", "does not let root in")
+    with lab.machines.full("m2"):
+        refused(lab, "a full disk on one node", f"cluster up ~/{FILE}", "node 10.88.0.12 has 0 MiB free in /tmp")
+    refuse_versions(lab)
+
+
+def refuse_versions(lab: Lab) -> None:
+    """Nodes that are not like the head."""
+    machines = lab.machines
     machines.set_path("m2", "/usr/bin")
-    refused(lab, "a node without the package", f"cluster up ~/{FILE}", "node 10.88.0.12 has no Ray")
+    refused(lab, "a node without Ray", f"cluster up ~/{FILE}", "node 10.88.0.12 has no Ray")
     other = machines.home("m2") / "other" / "ray-2.59.0.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.59.0\n")
-    machines.set_path("m2")
-    with (machines.home("m2") / ".bashrc").open("a") as file:
-        file.write("export PYTHONPATH=$HOME/other\n")
+    machines.set_path("m2", PYTHONPATH="$HOME/other")
     refused(lab, "another Ray on one node", f"cluster up ~/{FILE}", "has Ray 2.59.0, and the head")
+    if FAKETIME.is_file():
+        machines.set_path("m2", LD_PRELOAD=str(FAKETIME), FAKETIME="-2m")
+        refused(lab, "clocks two minutes apart", f"cluster up ~/{FILE}", "s behind the head's")
     machines.set_path("m2")
 
 
@@ -134,7 +149,46 @@ def refuse_after(lab: Lab) -> None:
     refused(lab, "a wrong token: submit", f"cluster submit ~/{FILE} -- leworld worlds", "does not take the token")
     token.write_text(right)
     refused(lab, "up once more", f"cluster up ~/{FILE}", "is up already")
-    refused(lab, "a run into one node's folder", f"cluster submit ~/{FILE} -- leworld train", "give --out")
+    joining = f"train --config tiny --address {HEAD}:6379"
+    with lab.machines.silent("m0"):
+        refused(lab, "the head's answers are dropped: status", f"cluster status ~/{FILE}", "cannot be reached by ssh")
+        refused(lab, "the same, to a run that would join", joining, "cannot be reached")
+    refused(lab, "a run joins without a token", joining, "asks for a token")
+    refused(lab, "a run joins with a wrong token", joining, "does not take the token", "RAY_AUTH_TOKEN=0")
+    own = f"RAY_AUTH_TOKEN={right}"
+    refused(lab, "a run joins from a machine that is no node", joining, "has no node on this machine", own)
+    refuse_jobs(lab)
+
+
+def refuse_jobs(lab: Lab) -> None:
+    """Jobs that could not work."""
+    submit = f"cluster submit ~/{FILE}"
+    refused(lab, "a run into one node's folder", f"{submit} -- leworld train", "give --out")
+    without = f"{submit} --working-dir /usr/share/doc/rsync -- leworld worlds"
+    refused(lab, "a node without leworld, and no source shipped", without, "has no leworld")
+    with lab.machines.full("m2"):
+        refused(lab, "a disk fills up on a node: submit", f"{submit} -- leworld worlds", "has 0 MiB free in /tmp")
+    train = f"{submit} -- leworld train --config tiny --out {RUNS} --set"
+    unfit(lab, "a learner that fits no machine", f"{train} cluster.threads=4", "the learner needs 4 CPUs")
+    unfit(lab, "a GPU where there is none", f"{train} cluster.device=cuda", "cuda")
+    memory = f"{submit} -- leworld memory launch notes --bits 16 --copies 4"
+    unfit(lab, "more copies of a memory than nodes", memory, "needs a node without another copy of it")
+    unfit(lab, "more SLM actors than SLMs", f"{train} cluster.slm_actors=9", "cluster.slm_actors 9 is above")
+
+
+def unfit(lab: Lab, what: str, arguments: str, part: str) -> None:
+    """A job has to end with one line that has this part, in time."""
+    with lab.step(what) as said:
+        start = time.perf_counter()
+        ran = lab.leworld(arguments)
+        seconds = time.perf_counter() - start
+        # Ray shows the end of a job's output once more where it failed.
+        lines = list(dict.fromkeys(line for line in ran.stdout.splitlines() if line.startswith("leworld: ")))
+        said += lines or [(ran.stdout + ran.stderr).strip()[-300:]]
+        assert ran.returncode == 1, f"exit code {ran.returncode}"
+        assert len(lines) == 1, f"{len(lines)} lines"
+        assert part in lines[0], f"{part!r} is not said"
+        assert seconds < LINE_S, "too late"
 
 
 def up(lab: Lab) -> None:
@@ -181,6 +235,7 @@ def job(lab: Lab, command: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+            lab.leworld(f"cluster stop ~/{FILE}")
 
 
 def where(lab: Lab, pattern: str) -> dict[str, int]:
@@ -189,52 +244,112 @@ def where(lab: Lab, pattern: str) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def train_and_lose_an_slm(lab: Lab) -> None:
-    """A run over three machines ends with the line that says how to go on."""
-    with (
-        lab.step("train until the joint phase") as said,
-        job(lab, f"leworld train --config tiny --out {RUNS} {STEPS}") as running,
-    ):
-        wait_for(lab, lambda: steps_done(lab, "joint") >= 6, running)
-        slms, copies = where(lab, "ray::SLMActor"), where(lab, "ray::MemoryCopy")
-        said.append(f"SLMs on {slms}, memory on {copies}, learner on {where(lab, 'ray::RayTrainWorker')}")
-        assert len(slms) == 3, slms
-        with lab.step("kill -9 an SLM actor; the run says how to go on") as after:
-            assert lab.machines.kill("m2", "ray::SLMActor"), "none was there"
-            text = running.communicate(timeout=120)[0]
-            lines = [line for line in text.splitlines() if line.startswith("leworld: ")]
-            after += lines[-1:]
-            assert lines, text[-800:]
-            assert running.returncode != 0
-            assert "resume" in lines[-1]
+def events(lab: Lab) -> list[str]:
+    """What the newest run noted of what was lost."""
+    file = lab.shared(f"{RUNS}/latest/events.jsonl")
+    return [json.loads(line)["what"] for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def resume_and_lose_a_node(lab: Lab) -> None:
-    """A node that dies in the middle ends the run likewise, unless nothing of it was there."""
-    before = steps_done(lab, "joint")
-    with (
-        lab.step("resume") as said,
-        job(lab, f"leworld resume {RUNS}/latest") as running,
-    ):
-        wait_for(lab, lambda: steps_done(lab, "joint") > before, running)
-        said.append(f"went on at joint step {before}")
-        with lab.step("kill -9 a worker's raylet") as after:
-            assert lab.machines.kill("m1", "raylet/raylet"), "none was there"
-            try:
-                text = running.communicate(timeout=150)[0]
-            except subprocess.TimeoutExpired:
-                raise AssertionError("the run neither ended nor went on") from None
-            lines = [line for line in text.splitlines() if line.startswith("leworld: ")]
-            after += lines[-1:] or [f"the run went on and ended with exit code {running.returncode}"]
+def train_and_lose_parts(lab: Lab) -> None:
+    """Where an SLM dies the run goes on; where a machine dies it ends with the line that says how to go on."""
+    with job(lab, f"leworld train --config tiny --out {RUNS} {STEPS}") as running:
+        with lab.step("train until the joint phase") as said:
+            wait_for(lab, lambda: steps_done(lab, "joint") >= 6, running)
+            slms, copies = where(lab, "ray::SLMProcess"), where(lab, "ray::MemoryCopy")
+            said.append(f"SLMs on {slms}, memory on {copies}, learner on {where(lab, 'ray::RayTrainWorker')}")
+            assert len(slms) == 3, slms
+        with lab.step("kill -9 an SLM actor") as said:
+            done = steps_done(lab, "joint")
+            assert lab.machines.kill("m2", "ray::SLMProcess"), "none was there"
+            wait_for(lab, lambda: bool(events(lab)) and steps_done(lab, "joint") >= done + 6, running)
+            said.append(f"the run noted '{events(lab)[0]}', and went on past joint step {done + 6}")
+            assert len(where(lab, "ray::SLMProcess")) == 3, "no other one was started"
+        lose_a_machine(lab, running)
+
+
+def lose_a_machine(lab: Lab, running: subprocess.Popen[str]) -> None:
+    """A worker's Ray dies, and with it all that was there."""
+    learner = where(lab, "ray::RayTrainWorker")
+    machine = next(name for name in ("m1", "m2") if name not in learner)
+    with lab.step(f"kill -9 the raylet of {machine}") as said:
+        assert lab.machines.kill(machine, "raylet/raylet"), "none was there"
+        assert "resume" in said_at_end(running, said)
+
+
+def said_at_end(running: subprocess.Popen[str], said: list[str]) -> str:
+    """A job that has to fail with a line of ours: that line."""
+    try:
+        text = running.communicate(timeout=120)[0]
+    except subprocess.TimeoutExpired:
+        raise AssertionError("the run neither ended nor went on") from None
+    lines = [line for line in text.splitlines() if line.startswith("leworld: ")]
+    said += lines[-1:] or [text[-600:]]
+    assert lines, "no line says why"
+    assert running.returncode, "exit code 0"
+    return lines[-1]
+
+
+def lose_the_network(lab: Lab) -> None:
+    """A worker whose cable is pulled while a run goes on; it joins again when it is back."""
+    with training(lab) as running:
+        learner = where(lab, "ray::RayTrainWorker")
+        machine = next(name for name in ("m1", "m2") if name not in learner)
+        with lab.machines.unplugged(machine):
+            with lab.step(f"pull the cable of {machine}") as said:
+                assert "resume" in said_at_end(running, said)
+            with lab.step("status without it") as said:
+                ran = lab.leworld(f"cluster status ~/{FILE}")
+                said += [line for line in ran.stdout.splitlines() if line.startswith(("cluster", "node 1"))]
+                assert ran.returncode == 1, f"exit code {ran.returncode}"
+    all_join_again(lab)
+
+
+@contextmanager
+def training(lab: Lab) -> Iterator[subprocess.Popen[str]]:
+    """A new run, in its joint phase."""
+    with job(lab, f"leworld train --config tiny --out {RUNS} {STEPS}") as running:
+        with lab.step("train until the joint phase"):
+            wait_for(lab, lambda: steps_done(lab, "joint") >= 6, running)
+        yield running
+
+
+@contextmanager
+def resumed(lab: Lab) -> Iterator[subprocess.Popen[str]]:
+    """The newest run, when it goes on."""
+    with job(lab, f"leworld resume {RUNS}/latest") as running:
+        before = steps_done(lab, "joint")
+        with lab.step("resume") as said:
+            wait_for(lab, lambda: steps_done(lab, "joint") > before, running)
+            said.append(f"went on at joint step {before}")
+        yield running
+
+
+def fill_a_disk(lab: Lab) -> None:
+    """A node with a part of the memory has no room left while a run goes on."""
+    with resumed(lab) as running:
+        machine = next(iter(where(lab, "ray::MemoryCopy")))
+        with lab.machines.full(machine), lab.step(f"fill the disk of {machine}, with a shard") as said:
+            said_at_end(running, said)
+
+
+def lose_the_head(lab: Lab) -> None:
+    """A head that dies takes the run with it; the cluster is started anew, and the run goes on."""
+    with training(lab) as running, lab.step("kill -9 the head's gcs_server and raylet") as said:
+        assert lab.machines.kill("m0", "gcs_server|raylet/raylet"), "none was there"
+        text = running.communicate(timeout=120)[0]
+        said += text.splitlines()[-1:]
+        assert running.returncode, "exit code 0"
+    refused(lab, "status without a head", f"cluster status ~/{FILE}", "does not answer on its head")
+    up(lab)
+    finish(lab)
 
 
 def all_join_again(lab: Lab) -> None:
     """The same command as at the start brings the lost node back, if Ray has not done so already."""
     with lab.step("up again: the node joins") as said:
         ran = lab.leworld(f"cluster up ~/{FILE} --limit 200")
-        there = ran.returncode == 0 or "is up already with 3 nodes" in ran.stderr
+        assert ran.returncode == 0 or "is up already with 3 nodes" in ran.stderr, ran.stderr[-500:]
         said.append((ran.stdout or ran.stderr.strip()).splitlines()[-1 if ran.returncode else 0].strip())
-        assert there, ran.stderr[-500:]
 
 
 def finish(lab: Lab) -> None:
@@ -264,11 +379,19 @@ def down(lab: Lab) -> None:
         assert not left, left
 
 
+def parts(only: str | None) -> list[Callable[[Lab], None]]:
+    """What is done, in this order."""
+    before, after = ([refuse_before], [refuse_after]) if only in (None, "bad") else ([], [])
+    good = [train_and_lose_parts, all_join_again, finish] if only in (None, "good") else []
+    lost = [lose_the_network, fill_a_disk, lose_the_head] if only == "lost" else []
+    return [*before, up, *after, *good, *lost, down]
+
+
 def main() -> int:
     """Do all steps and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/leworld-machines"), help="for the machines' files")
-    parser.add_argument("--only", choices=["bad", "good"], help="only what is refused, or only what works")
+    parser.add_argument("--only", choices=["bad", "good", "lost"], help="only what is refused, or works, or is lost")
     chosen = parser.parse_args()
     # What ends this program has to end the machines too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -276,10 +399,7 @@ def main() -> int:
         lab = Lab(machines)
         lab.write(LAB)
         start = time.perf_counter()
-        if chosen.only != "good":
-            refuse_before(lab)
-        good = [train_and_lose_an_slm, resume_and_lose_a_node, all_join_again, finish] if chosen.only != "bad" else []
-        for part in (up, *([refuse_after] if chosen.only != "good" else []), *good, down):
+        for part in parts(chosen.only):
             part(lab)
         seconds = time.perf_counter() - start
     print("| step | seconds | what came of it |\n|---|---:|---|")

@@ -2,23 +2,27 @@
 
 Each has a network address, processes, a home, /tmp, /run and /dev/shm of its own; the rest of the file system is the
 host's. All of them see one folder at /mnt, as machines see a file server. Needs root, iproute2, openssh-server, rsync.
+The hosts' /tmp is in memory, and small, so that it can be filled.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 BRIDGE = "lw-bridge"
 LAPTOP = "laptop"
 SHARED = "/mnt"
+TMP_SIZE = "1g"
 SSHD = "/usr/sbin/sshd -D -e -o UsePAM=no -o PidFile=none -o PermitRootLogin=yes -o MaxStartups=50 -o MaxSessions=50"
 TOOLS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "/usr/sbin/sshd")
 
@@ -109,9 +113,38 @@ class Machines:
         self.run(name, "kill -9 " + " ".join(str(number) for number, _ in found))
         return len(found)
 
-    def set_path(self, name: str, before: str = f"{sys.prefix}/bin") -> None:
-        """Have log-ins on a machine find a folder's programs first."""
-        (self.home(name) / ".bashrc").write_text(f"export PATH={before}:$PATH\n")
+    def set_path(self, name: str, before: str = f"{sys.prefix}/bin", **more: str) -> None:
+        """Have log-ins on a machine find a folder's programs first, and more in their environment."""
+        settings = {**more, "PATH": f"{before}:$PATH"}
+        (self.home(name) / ".bashrc").write_text("".join(f"export {key}={text}\n" for key, text in settings.items()))
+
+    @contextmanager
+    def full(self, name: str) -> Iterator[None]:
+        """While the block runs, a machine's /tmp has no room left."""
+        self.run(name, "cat /dev/zero > /tmp/full")
+        try:
+            yield
+        finally:
+            self.run(name, "rm /tmp/full")
+
+    @contextmanager
+    def silent(self, name: str) -> Iterator[None]:
+        """While the block runs, nothing that a machine sends gets to the laptop, as behind a bad firewall."""
+        route = f"route add blackhole {self.address(LAPTOP)}/32"
+        _run("ip", "-n", f"lw-{name}", *route.split())
+        try:
+            yield
+        finally:
+            _run("ip", "-n", f"lw-{name}", *route.replace("add", "del").split())
+
+    @contextmanager
+    def unplugged(self, name: str) -> Iterator[None]:
+        """While the block runs, a machine has no network."""
+        _run("ip", "link", "set", f"lw-{name}-0", "down")
+        try:
+            yield
+        finally:
+            _run("ip", "link", "set", f"lw-{name}-0", "up")
 
     def _start(self, name: str) -> None:
         space, link = f"lw-{name}", f"lw-{name}-0"
@@ -157,6 +190,7 @@ class Machines:
         lines = [f"hostname {name}", f"mount --rbind / {root}"]
         lines += [f"mount --bind {own}/{part} {root}{there}" for part, there in _places(self.folder / "shared")]
         lines += [f"mount -t tmpfs none {root}/dev/shm"]
+        lines += [] if name == LAPTOP else [f"mount -t tmpfs -o size={TMP_SIZE},mode=1777 none {root}/tmp"]
         lines += [f"if [ -d {root}{path} ]; then mount -t tmpfs none {root}{path}; fi" for path in hidden]
         kept += [str(self.source)] if name == LAPTOP else []
         lines += [f"mkdir -p {root}{path}; mount --rbind {path} {root}{path}" for path in kept]
@@ -193,10 +227,11 @@ def _places(shared: Path) -> list[tuple[str, str]]:
 
 def _installed_source() -> Sequence[str]:
     """Where an editable installation has its source, which nodes are not to see."""
-    from importlib.metadata import distribution
+    from importlib.metadata import distributions
 
-    direct = distribution("leworld").read_text("direct_url.json") or ""
-    return [part.strip('"} ').removeprefix("file://") for part in direct.split('"') if part.startswith("file://")]
+    texts = [found.read_text("direct_url.json") for found in distributions(name="leworld")]
+    urls = [json.loads(text)["url"] for text in texts if text]
+    return [url.removeprefix("file://") for url in urls if url.startswith("file://")]
 
 
 def _run(*words: str) -> None:

@@ -30,7 +30,7 @@ from actors.team_fleet import TeamFleet
 from cluster.config import RunConfig
 from cluster.devices import Wish, choose_device, torch_gpus
 from cluster.placement import place_run
-from cluster.ray_session import free_of_one_machine
+from cluster.ray_session import free_of_one_machine, place_name
 from cluster.run_dir import RunDir
 from cluster.topology import Topology
 from cluster.training import learn
@@ -95,7 +95,7 @@ def launched(config: RunConfig, world: World, topology: Topology) -> Iterator[Ra
         ConfigError: the learner is to have a GPU, and no machine has a free one; or something cannot fit.
         ActorError: an actor does not come up.
     """
-    where = config.cluster.address or "this machine"
+    where = place_name(config.cluster.address)
     learner_device = choose_device(config.cluster.device, free_of_one_machine("GPU"), where)
     placement = place_run(config, topology, world.spec, ray.nodes())
     if placement.problems:

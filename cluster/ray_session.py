@@ -6,20 +6,16 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from actors.errors import ActorError
 from cluster.environment import ENVIRONMENT
+from cluster.ray_head import START, check_reachable, find_token
 from cluster.topology import Topology, check_cpus
-
-CONNECT_TIMEOUT_S = 3.0
-START = "start one with 'ray start --head', or leave --address out to run on this machine"
 
 
 @contextmanager
@@ -36,7 +32,7 @@ def ray_session(address: str | None, topology: Topology) -> Iterator[None]:
     """
     if address is not None:
         with joined(address):
-            check_cpus(topology, free_of_one_machine("CPU"), address)
+            check_cpus(topology, free_of_one_machine("CPU"), place_name(address))
             yield
         return
     check_cpus(topology, os.cpu_count() or 1, "this machine")
@@ -58,9 +54,9 @@ def joined(address: str) -> Iterator[None]:
     Raises:
         ActorError: there is none.
     """
+    prepare_environment(address)
     if address != "auto":
         check_reachable(address)
-    prepare_environment(address)
     import ray  # Reads the environment that was just prepared.
 
     try:
@@ -88,47 +84,12 @@ def prepare_environment(address: str | None) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     else:
-        os.environ["RAY_AUTH_MODE"] = "token" if has_token() else "disabled"
+        os.environ["RAY_AUTH_MODE"] = "token" if find_token() else "disabled"
 
 
-def has_token() -> bool:
-    """Whether the user has a token for a cluster, in any of the places that Ray looks in."""
-    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    return bool(given) or (Path.home() / ".ray" / "auth_token").is_file()
-
-
-def check_reachable(address: str) -> None:
-    """Find out in seconds what Ray would find out in minutes.
-
-    Raises:
-        ActorError: nothing answers there, or something that is no Ray cluster, or one that wants a token.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "/" in address or not 0 < int(port) < 1 << 16:
-        raise ActorError(f"address {address}", "is not host:port", "give one such as 10.0.0.1:6379")
-    who = f"Ray cluster {address}"
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise ActorError(who, f"cannot be reached ({error.strerror or error})", START) from None
-    problem = _health_problem(address)
-    if problem == "UNAUTHENTICATED" and not has_token():
-        raise ActorError(who, "asks for a token", "set RAY_AUTH_TOKEN_PATH to the file that holds the cluster's")
-    if problem not in (None, "UNAUTHENTICATED"):
-        raise ActorError(who, f"is no Ray cluster, though something answers ({problem})", START)
-
-
-def _health_problem(address: str) -> str | None:
-    """What the head's standard gRPC health service answers; None if all is well."""
-    import grpc  # Only those who join a cluster need it.
-
-    with grpc.insecure_channel(address) as channel:
-        check = channel.unary_unary("/grpc.health.v1.Health/Check")
-        try:
-            check(b"", timeout=CONNECT_TIMEOUT_S)
-        except grpc.RpcError as error:
-            return error.code().name  # pyright: ignore[reportAttributeAccessIssue]
-    return None
+def place_name(address: str | None) -> str:
+    """Of the place that an address means, as it is said to people."""
+    return {None: "this machine", "auto": "this cluster"}.get(address, address or "")
 
 
 def free_of_one_machine(resource: str) -> float:

@@ -1,4 +1,4 @@
-"""Commands of ``leworld cluster``: up, plan, status, submit, logs and down."""
+"""Commands of ``leworld cluster``: example, plan, up, status, submit, logs, stop and down."""
 
 from __future__ import annotations
 
@@ -13,8 +13,19 @@ from leworld.errors import ConfigError
 cluster = typer.Typer(name="cluster", help="Start, look at, use and stop a cluster of machines.", no_args_is_help=True)
 
 File = Annotated[
-    Path, typer.Argument(help="A YAML file for 'ray up', such as cluster/ray/local.yaml.", show_default=False)
+    Path, typer.Argument(help="A YAML file for 'ray up'; 'leworld cluster example' prints some.", show_default=False)
 ]
+Job = Annotated[str | None, typer.Option(help="Its name, leworld-... By default the newest.")]
+
+
+@cluster.command()
+def example(
+    name: Annotated[str, typer.Argument(help="local, aws, gcp, raycluster or rayjob.", show_default=False)],
+) -> None:
+    """Print a file to begin with: of machines that are there, of a cloud, or of Kubernetes."""
+    from cluster.launch.examples import example_text
+
+    print(example_text(name), end="")
 
 
 @cluster.command()
@@ -102,7 +113,7 @@ def submit(
 @cluster.command()
 def logs(
     file: File,
-    job: Annotated[str | None, typer.Option(help="Its name, leworld-... By default the newest.")] = None,
+    job: Job = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Show what a job printed."""
@@ -110,6 +121,16 @@ def logs(
     from cluster.launch.file import load_cluster
 
     raise typer.Exit(commands.logs(load_cluster(file), job, follow))
+
+
+@cluster.command()
+def stop(file: File, job: Job = None) -> None:
+    """End a job; a run that it cuts goes on with 'leworld resume'."""
+    from cluster.launch import commands
+    from cluster.launch.file import load_cluster
+
+    name, state = commands.stop(load_cluster(file), job)
+    print(f"job {name}: {state}")
 
 
 @cluster.command()

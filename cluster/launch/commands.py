@@ -52,7 +52,7 @@ def up(file: ClusterFile, limit_s: float, restart: bool, tell: Tell) -> Outcome:
     if file.is_local:
         assert file.head is not None
         found = probe_all(file, [file.head, *file.workers])
-        raise_problems(file, problems(found, file.head))
+        raise_problems(problems(found, file.head))
         tell(f"{len(found)} machines answer, with the same Ray and Python")
     num_up = 0 if restart else _nodes_that_run(file, found)
     if num_up >= file.num_nodes:
@@ -102,7 +102,7 @@ def submit(file: ClusterFile, folder: Path, command: Sequence[str], wait: bool, 
     with tunnel(file, head) as dashboard:
         nodes = dashboard.nodes()
         shipped = is_source(folder) or not ships_code(command)
-        raise_problems(file, problems(probe_all(file, hosts_of(file, head)), head, shipped=shipped))
+        raise_problems(problems(probe_all(file, hosts_of(file, head)), head, shipped=shipped))
         tell(f"{len(nodes)} nodes; ships {folder.resolve()}")
         name = f"leworld-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         options = ["--submission-id", name, "--working-dir", str(folder), *([] if wait else ["--no-wait"])]
@@ -117,12 +117,28 @@ def logs(file: ClusterFile, job: str | None, follow: bool) -> int:
         the exit code of ``ray job logs``.
     """
     with tunnel(file, head_of(file)) as dashboard:
-        known = [each["submission_id"] for each in dashboard.jobs()]
-        if not known:
-            raise ConfigError(f"cluster {file.name}: has no jobs; submit one with 'leworld cluster submit {file.path}'")
-        if job is not None and job not in known:
-            raise ConfigError(f"cluster {file.name}: has no job {job}; the newest is {known[-1]}")
-        return _job(file, dashboard, "logs", [job or known[-1], *(["--follow"] if follow else [])])
+        name = _job_named(file, dashboard, job)
+        return _job(file, dashboard, "logs", [name, *(["--follow"] if follow else [])])
+
+
+def stop(file: ClusterFile, job: str | None) -> tuple[str, str]:
+    """End a job, by default the newest; one that has ended stays as it is.
+
+    Returns:
+        its name and its state.
+
+    Raises:
+        ActorError: it goes on.
+    """
+    with tunnel(file, head_of(file)) as dashboard:
+        name = _job_named(file, dashboard, job)
+        dashboard.ask_to_stop(name)
+        deadline = time.monotonic() + ASK_S
+        while (state := dashboard.state(name)) not in ENDED:
+            if time.monotonic() > deadline:
+                raise ActorError(f"job {name}", f"still runs after {ASK_S:g} s", "run the same command again")
+            time.sleep(POLL_S)
+        return name, state
 
 
 def down(file: ClusterFile, tell: Tell) -> Outcome:
@@ -168,26 +184,27 @@ def hosts_of(file: ClusterFile, head: str) -> list[str]:
     return [head, *_look_up(file, "get-worker-ips")]
 
 
-def raise_problems(file: ClusterFile, found: Sequence[ActorError]) -> None:
-    """Raise the first of what is wrong, if anything is.
+def raise_problems(found: Sequence[ActorError]) -> None:
+    """Raise the first of what is wrong, if anything is, and name who else is concerned.
 
     Raises:
         ActorError: something is.
     """
     if found:
-        first = found[0]
-        more = f" ({len(found) - 1} more such lines: leworld cluster status {file.path})" if len(found) > 1 else ""
+        first, others = found[0], dict.fromkeys(error.actor for error in found[1:])
+        more = f" ({len(found) - 1} more such lines, of {', '.join(others)})" if others else ""
         raise ActorError(first.actor, first.problem, first.way_out + more)
 
 
 def _look_up(file: ClusterFile, what: str) -> list[str]:
-    if not file.prepared.is_file():
+    if not file.token.is_file():
         raise no_token(file)
+    prepare(file)
     ran = run(["ray", what, str(file.prepared)], ASK_S, client_environment(file))
     lines = ran.out.split()
     if ran.code or (what == "get-head-ip" and not lines):
         way_out = f"start it with 'leworld cluster up {file.path}', or see your cloud's credentials"
-        raise ActorError(f"cluster {file.name}", f"is not known to the cloud ({ran.last_line})", way_out)
+        raise NotUp(f"cluster {file.name}", f"is not known to the cloud ({ran.last_line})", way_out)
     return lines
 
 
@@ -278,6 +295,16 @@ def _versions(state: Probe | None) -> Outcome:
     return {"ray": state.ray, "python": state.python, "leworld": state.leworld}
 
 
+def _job_named(file: ClusterFile, dashboard: Dashboard, job: str | None) -> str:
+    """The name of a job that there is, by default of the newest."""
+    known = [each["submission_id"] for each in dashboard.jobs()]
+    if not known:
+        raise ConfigError(f"cluster {file.name}: has no jobs; submit one with 'leworld cluster submit {file.path}'")
+    if job is not None and job not in known:
+        raise ConfigError(f"cluster {file.name}: has no job {job}; the newest is {known[-1]}")
+    return job or known[-1]
+
+
 def _job(file: ClusterFile, dashboard: Dashboard, verb: str, arguments: Sequence[str]) -> int:
     """One of Ray's commands about jobs, with its output shown as it comes."""
     dashboard.get("/api/version")
@@ -296,7 +323,7 @@ def _job(file: ClusterFile, dashboard: Dashboard, verb: str, arguments: Sequence
 def _job_end(file: ClusterFile, dashboard: Dashboard, name: str, tell: Tell) -> int:
     """Wait until a job has ended: on a busy head Ray stops showing its output, and calls that success."""
     told = False
-    while (state := dashboard.get(f"/api/jobs/{name}")["status"]) not in ENDED:
+    while (state := dashboard.state(name)) not in ENDED:
         if not told:
             tell(f"Ray shows no more of job {name}, which goes on: waits for its end")
             told = True

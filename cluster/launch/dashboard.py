@@ -21,7 +21,7 @@ ANSWER_S = 10.0
 
 
 class NotUp(ActorError):
-    """The head can be reached, and no Ray answers there."""
+    """There is no head, or it can be reached and no Ray answers there."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Dashboard:
         """
         self.file, self.url = file, f"http://127.0.0.1:{port}"
 
-    def get(self, path: str) -> Any:
-        """What is at a path.
+    def get(self, path: str, method: str = "GET") -> Any:
+        """What is at a path, or, as POST, what comes of it.
 
         Raises:
             NotUp: no Ray runs there.
@@ -65,7 +65,8 @@ class Dashboard:
             token = self.file.token.read_text(encoding="ascii").strip()
         except OSError:
             raise no_token(self.file) from None
-        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {token}"})
+        request = urllib.request.Request(self.url + path, method=method)
+        request.add_header("Authorization", f"Bearer {token}")
         try:
             with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
                 return json.load(answer)
@@ -95,6 +96,14 @@ class Dashboard:
         """Submitted ones, the newest last."""
         jobs = [job for job in self.get("/api/jobs/") if job.get("submission_id")]
         return sorted(jobs, key=lambda job: job.get("start_time") or 0)
+
+    def state(self, job: str) -> str:
+        """Of a job, such as ``RUNNING``."""
+        return self.get(f"/api/jobs/{job}")["status"]
+
+    def ask_to_stop(self, job: str) -> None:
+        """Have Ray end a job, in its own time."""
+        self.get(f"/api/jobs/{job}/stop", "POST")
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 import pickle
 
 import pytest
+from ray.exceptions import ActorUnschedulableError
 
 from actors.calls import translate
-from actors.errors import ActorError
+from actors.errors import ActorError, LostError
 from leworld.errors import LeWorldError, RangeError
 
 
@@ -30,3 +31,9 @@ def test_foreign_errors_become_one_line_with_the_actor(message: str):
     assert "leworld resume" in found
     assert "\n" not in found
     assert "second" not in found
+
+
+def test_an_actor_whose_machine_is_gone_is_lost():
+    found = translate(ActorUnschedulableError("The node specified does not exist any more"), "SLM actor 2 (SLM 2)")
+    assert type(pickle.loads(pickle.dumps(found))) is LostError
+    assert str(found).startswith("SLM actor 2 (SLM 2) was lost with its machine: continue from the last checkpoint")

@@ -133,7 +133,7 @@ def test_an_unreachable_cluster_is_found_out_in_seconds(tmp_path: Path, capsys):
 
 
 def test_something_else_at_the_address_is_found_out(tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setattr("cluster.ray_session.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("cluster.ray_head.ANSWER_S", 0.5)
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()

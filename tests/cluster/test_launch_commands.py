@@ -22,7 +22,7 @@ from cluster.launch.submission import entry_point, is_source
 from cluster.launch.trouble import last_trouble
 from leworld.errors import ConfigError
 
-GOOD = Probe("3.11.7", "2.60.0", None, (), ("10.0.0.1",), True, False)
+GOOD = Probe("3.11.7", "2.60.0", None, (), ("10.0.0.1",), True, False, {"/tmp": 1 << 40}, (-1.0, 1.0))
 ROOT = Path(__file__).parents[2]
 
 SSH = """#!/bin/sh
@@ -33,6 +33,13 @@ case "$*" in
 esac
 echo '{answer}'
 """
+
+
+def answer(**changes: object) -> str:
+    """What a node says of itself that is good but for this."""
+    content = {"clock": time.time(), **GOOD.__dict__, **changes}
+    del content["ahead_s"]
+    return json.dumps(content)
 
 
 @pytest.fixture
@@ -72,8 +79,7 @@ class Bench:
 
     def ssh(self, third: str = ":", tunnel: str = "sleep 60", **changes: object) -> None:
         """Every machine is good, but for the third; see ``SSH``."""
-        answer = {**GOOD.__dict__, **changes}
-        self.program("ssh", SSH.format(log=self.log, third=third, tunnel=tunnel, answer=json.dumps(answer)))
+        self.program("ssh", SSH.format(log=self.log, third=third, tunnel=tunnel, answer=answer(**changes)))
 
     def asked(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -184,7 +190,9 @@ PENDING = {"autoscalerReport": {"pendingNodes": [["10.0.0.3", "t", "setting-up"]
 
 
 STATES: list[str] = []
-"""Of a submitted job, one a question."""
+"""Of a job, one a question."""
+STOPPED: list[str] = []
+"""Jobs that were asked to stop."""
 
 
 class Head(BaseHTTPRequestHandler):
@@ -202,11 +210,17 @@ class Head(BaseHTTPRequestHandler):
             ],
             "/api/version": {"ray_version": "2.60.0"},
         }  # fmt: skip
-        if self.path.startswith("/api/jobs/leworld-"):
+        if self.path.startswith("/api/jobs/") and self.path not in pages:
             pages[self.path] = {"status": STATES.pop(0)}
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(pages[self.path.partition("?")[0]]).encode())
+
+    def do_POST(self) -> None:
+        STOPPED.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet."""
@@ -254,7 +268,7 @@ def test_a_wrong_token_and_a_head_that_is_gone_are_said(head: Dashboard):
 
 
 def test_status_shows_nodes_and_names_what_is_wrong(bench: Bench, through, capsys):
-    other = json.dumps({**GOOD.__dict__, "ray": "2.59.0", "addresses": ["10.0.0.3"]})
+    other = answer(ray="2.59.0", addresses=["10.0.0.3"])
     bench.ssh(f"echo '{other}'; exit 0", addresses=["10.0.0.1"])
     assert main(["cluster", "status", str(bench.path)]) == 1
     shown = capsys.readouterr().out
@@ -276,9 +290,9 @@ def test_up_does_not_end_the_jobs_of_a_cluster_that_runs(bench: Bench, through, 
 def test_up_starts_a_node_that_ray_gave_up(bench: Bench, through, capsys, monkeypatch):
     monkeypatch.setattr(joining, "GIVEN_UP_S", 0.0)
     monkeypatch.setitem(PENDING, "autoscalerReport", {"pendingNodes": [["10.0.0.3", "t", "uninitialized"]]})
-    answer = json.dumps({**GOOD.__dict__, "runs_ray": True})
     failing = "echo 'RuntimeError: Version mismatch: 1 and 2'; exit 1"
-    bench.ssh(f'case "$*" in *"ray start"*) {failing} ;; esac; echo \'{answer}\'; exit 0', runs_ray=True)
+    up = answer(runs_ray=True)
+    bench.ssh(f'case "$*" in *"ray start"*) {failing} ;; esac; echo \'{up}\'; exit 0', runs_ray=True)
     line = bench.complaint(capsys, "up", str(bench.path))
     assert "node 10.0.0.3 does not start Ray (RuntimeError: Version mismatch: 1 and 2)" in line
     [start] = [line for line in bench.asked() if "ray start" in line]
@@ -327,6 +341,18 @@ def test_logs_are_of_the_newest_job_or_of_one_that_there_is(bench: Bench, throug
     assert "has no job c; the newest is b" in bench.complaint(capsys, "logs", str(bench.path), "--job", "c")
 
 
+def test_stop_waits_for_the_end_of_the_newest_job_or_of_one_that_there_is(bench: Bench, through, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "POLL_S", 0.01)
+    STATES[:] = ["RUNNING", "STOPPED"]
+    assert main(["cluster", "stop", str(bench.path)]) == 0
+    assert "job b: STOPPED" in capsys.readouterr().out
+    assert STOPPED.pop() == "/api/jobs/b/stop"
+    assert "has no job c; the newest is b" in bench.complaint(capsys, "stop", str(bench.path), "--job", "c")
+    monkeypatch.setattr(commands, "ASK_S", 0.0)
+    STATES[:] = ["RUNNING"]
+    assert "job a still runs after 0 s" in bench.complaint(capsys, "stop", str(bench.path), "--job", "a")
+
+
 @pytest.mark.parametrize(
     ("command", "entry"),
     [
@@ -364,6 +390,9 @@ def test_this_repository_is_source(tmp_path: Path):
         ({"leworld": "0.0.9"}, "has leworld 0.0.9, and the head 0.1.0"),
         ({"missing": ("torch", "pyzmq")}, "lacks torch, pyzmq"),
         ({"has_rsync": False}, "has no rsync"),
+        ({"free": {"/tmp": 511 << 20}}, "has 511 MiB free in /tmp, and needs 512"),
+        ({"ahead_s": (15.5, 16.5)}, "has a clock at least 14 s before the head's"),
+        ({"ahead_s": (-16.5, -15.5)}, "has a clock at least 14 s behind the head's"),
     ],
 )
 def test_what_is_wrong_with_a_node(changes, part: str):
@@ -373,7 +402,8 @@ def test_what_is_wrong_with_a_node(changes, part: str):
 
 
 def test_nodes_that_fit_are_not_complained_about():
-    other = Probe(**{**GOOD.__dict__, "python": "3.11.9"})
+    # A slow answer leaves the clock in doubt, and is no harm.
+    other = Probe(**{**GOOD.__dict__, "python": "3.11.9", "ahead_s": (-2.0, 20.0)})
     assert problems({"h": GOOD, "w": other}, "h") == []
     assert len(problems({"h": GOOD, "w": other}, "h", shipped=False)) == 2
 
@@ -385,3 +415,18 @@ def test_the_line_that_says_most():
     assert last_trouble("Start command failed.") == "Start command failed."
     assert last_trouble("all is well") == ""
     assert len(last_trouble("error " * 99)) == 160
+
+
+def test_up_of_a_cloud_is_tried_again_where_it_failed(bench: Bench, capsys):
+    content = {
+        "cluster_name": "cloud", "provider": {"type": "aws", "region": "us-west-2"}, "head_node_type": "head",
+        "auth": {"ssh_user": "me", "ssh_private_key": str(bench.folder / "key")},
+        "available_node_types": {"head": {"resources": {}, "node_config": {"InstanceType": "m5.large"}}},
+    }  # fmt: skip
+    path = bench.folder / "cloud.yaml"
+    path.write_text(yaml.safe_dump(content))
+    bench.program("ray", f'#!/bin/sh\necho "ray $@" >> {bench.log}; echo "no head here" >&2; exit 1')
+    for _ in range(2):
+        assert "cluster cloud did not start (no head here)" in bench.complaint(capsys, "up", str(path))
+    assert [line.split()[1] for line in bench.asked()] == ["up", "get-head-ip", "up"]
+    assert "is not known to the cloud (no head here)" in bench.complaint(capsys, "status", str(path))

@@ -1,12 +1,18 @@
 """Cluster files: those of this repository are what Ray and KubeRay take; bad ones are refused in one line."""
 
+import shutil
 import stat
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from cluster.cli import main
+from cluster.launch.examples import FOLDERS
 from cluster.launch.file import (
     check_with_ray,
     client_environment,
@@ -18,7 +24,8 @@ from cluster.launch.file import (
 )
 from leworld.errors import ConfigError
 
-FOLDER = Path(__file__).parents[2] / "cluster"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "cluster"
 KUBERNETES = sorted((FOLDER / "kuberay").glob("*.yaml"))
 
 
@@ -58,6 +65,34 @@ def test_ray_takes_our_files_as_they_are_and_prepared(tmp_path: Path, key: Path,
     assert sum("RAY_AUTH_MODE=token" in line for line in starts if "ray start" in line) == 2
     # Prepared twice is prepared once.
     assert prepared_config(again)["head_start_ray_commands"] == again.given["head_start_ray_commands"]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_command_prints_the_files(name: str, capsys):
+    assert main(["cluster", "example", name]) == 0
+    assert capsys.readouterr().out == (FOLDER / FOLDERS[name] / f"{name}.yaml").read_text()
+
+
+def test_there_are_no_other_files():
+    assert {path.stem for folder in ("ray", "kuberay") for path in (FOLDER / folder).iterdir()} == FOLDERS.keys()
+    assert main(["cluster", "example", "azure"]) == 2
+
+
+def test_the_files_are_in_what_is_installed(tmp_path: Path):
+    """Where leworld is not a link to this folder."""
+    for name in ("leworld", "actors", "cluster", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / "source")
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    words = [sys.executable, "-c", build, str(tmp_path)]
+    subprocess.run(words, cwd=tmp_path / "source", check=True, capture_output=True, timeout=60)
+    [wheel] = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    for name in FOLDERS:
+        code = f"from cluster.launch.examples import example_text; print(example_text({name!r}), end='')"
+        ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "installed", capture_output=True, text=True)
+        assert ran.stdout == (FOLDER / FOLDERS[name] / f"{name}.yaml").read_text(), ran.stderr
 
 
 def test_examples_have_no_cpus_on_the_head():
