@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray import train
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -110,10 +111,28 @@ def launched(config: RunConfig, world: World, topology: Topology) -> Iterator[Ra
 
 
 def fit(work: Work) -> LeWorldError | None:
-    """Train in a Ray Train worker; one that is lost is started again from the newest checkpoint.
+    """Train in Ray Train workers; what is lost of them is started again from the newest checkpoint.
 
     Returns:
         the error of ours that ended the training, if one did.
+    """
+    for failures in count(1):
+        try:
+            return fit_once(work)
+        except RayActorError as error:
+            # Ray Train starts lost workers again, but nobody starts its controller; its workers end with it.
+            if failures > work.config.cluster.max_failures:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                return ActorError("Train controller", f"was lost {failures} times ({reason})", RESUME)
+            work.run.note_event("Train controller died", "another one goes on from the last checkpoint")
+    raise AssertionError
+
+
+def fit_once(work: Work) -> LeWorldError | None:
+    """``fit``, under one controller.
+
+    Raises:
+        RayActorError: the controller died.
     """
     cluster = work.config.cluster
     trainer = TorchTrainer(

@@ -94,6 +94,11 @@ class Nodes:
         """Ids of the nodes that can be lost: all but the head."""
         return [node.node_id for node in self._nodes]
 
+    def raylets(self) -> list[int]:
+        """Process of each node's raylet, whose children are its workers."""
+        nodes = [self._cluster.head_node, *self._nodes]
+        return [each.process.pid for node in nodes for each in node.all_processes.get("raylet", [])]
+
     def leader(self) -> tuple[str, str, str]:
         """Of some shard: the names of its leading copy's actor and of another copy's, and the first one's node."""
         while True:
