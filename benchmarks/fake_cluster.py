@@ -307,9 +307,11 @@ def lose_the_network(lab: Lab) -> None:
 @contextmanager
 def training(lab: Lab) -> Iterator[subprocess.Popen[str]]:
     """A new run, in its joint phase."""
+    latest = lab.shared(f"{RUNS}/latest")
+    before = latest.resolve()
     with job(lab, f"leworld train --config tiny --out {RUNS} {STEPS}") as running:
         with lab.step("train until the joint phase"):
-            wait_for(lab, lambda: steps_done(lab, "joint") >= 6, running)
+            wait_for(lab, lambda: latest.resolve() != before and steps_done(lab, "joint") >= 6, running)
         yield running
 
 

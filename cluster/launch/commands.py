@@ -107,7 +107,9 @@ def submit(file: ClusterFile, folder: Path, command: Sequence[str], wait: bool, 
         name = f"leworld-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         options = ["--submission-id", name, "--working-dir", str(folder), *([] if wait else ["--no-wait"])]
         code = _job(file, dashboard, "submit", [*options, "--", *entry])
-        return _job_end(file, dashboard, name, tell) if wait and code == 0 else code
+        # Where it was taken, its own end counts: the showing ends with the tunnel, or with the head.
+        taken = wait and (code == 0 or any(job["submission_id"] == name for job in dashboard.jobs()))
+        return _job_end(file, dashboard, name, tell) if taken else code
 
 
 def logs(file: ClusterFile, job: str | None, follow: bool) -> int:

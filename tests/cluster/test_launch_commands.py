@@ -330,6 +330,21 @@ def test_submit_ends_when_the_job_does(bench: Bench, through, capsys, monkeypatc
     assert main([*arguments[:3], "--no-wait", "--", "ls"]) == 0
 
 
+def test_submit_says_that_the_head_died(bench: Bench, through, capsys, monkeypatch):
+    real = Dashboard.jobs
+
+    def gone(dashboard: Dashboard) -> list:
+        monkeypatch.setattr(dashboard, "url", "http://127.0.0.1:1")
+        return real(dashboard)
+
+    monkeypatch.setattr(Dashboard, "jobs", gone)
+    bench.program("ray", "#!/bin/sh\necho Traceback >&2; exit 1")
+    line = bench.complaint(capsys, "submit", str(bench.path), "--", "ls")
+    assert "cluster lab does not answer on its head (Connection refused): start it with" in line.replace(
+        "[Errno 111] ", ""
+    )
+
+
 def test_submit_without_the_source_needs_leworld_on_every_node(bench: Bench, through, capsys):
     arguments = ["submit", str(bench.path), "--working-dir", str(bench.folder), "--", "leworld", "worlds"]
     assert "node 10.0.0.1 has no leworld" in bench.complaint(capsys, *arguments)
