@@ -63,6 +63,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=200, help="in all; runs begin anew as they end")
     parser.add_argument("--steps", type=int, default=400, help="of each run's joint phase")
     parser.add_argument("--nodes", type=int, default=3, help="beside the head, which has no CPUs")
+    parser.add_argument("--copies", type=int, default=2, help="of each shard; with one, a lost node takes words along")
     parser.add_argument("--only", action="append", choices=KINDS, help="this kind; may come many times")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dir", type=Path, help="for the runs; default: a temporary directory")
@@ -77,7 +78,7 @@ def configured(args: argparse.Namespace, folder: Path) -> RunConfig:
         [
             f"output.dir={folder}", "output.checkpoint_every=10", f"phases.joint.steps={args.steps}",
             f"phases.pretrain.steps={PRETRAIN}", f"phases.pretrain.slm_steps={PRETRAIN}", "phases.refine.steps=30",
-            "cluster.copies=2", "cluster.max_failures=1000",
+            f"cluster.copies={args.copies}", "cluster.max_failures=1000",
         ],
     )  # fmt: skip
 
