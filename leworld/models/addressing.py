@@ -114,12 +114,12 @@ class DigitHead(nn.Module):
         self.register_buffer("code", ((values >> shifts) & 1).float() * 2 - 1, persistent=False)
 
     def forward(self, hidden: Tensor, key: Tensor, request: Tensor) -> Tensor:
-        """(B, H), the (B, C) key and the (B, Q) request to (B, D, 256) log-probabilities."""
+        """(..., H), the (..., C) key and the (..., Q) request to (..., D, 256) log-probabilities."""
         heed = torch.sigmoid(self.heed(hidden))
         value = self.value((1 - heed) * hidden)
         bit = (1 - heed) * self.bit(hidden) + heed * FIRM * self.rule(key) + REQUEST_GAIN * self.request(request)
         scores = torch.addmm(value.view(-1, BASE), bit.view(-1, DIGIT_BITS), self.code)
-        return F.log_softmax(scores, dim=-1).unflatten(0, (-1, self.num_digits))
+        return F.log_softmax(scores, dim=-1).view(*hidden.shape[:-1], self.num_digits, BASE)
 
     def rule_loss(self, key: Tensor, address: Tensor) -> Tensor:
         """The rule's loss alone: (B, C) keys and their (B,) addresses to a scalar."""

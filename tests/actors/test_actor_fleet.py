@@ -15,6 +15,8 @@ from leworld.models.fleet import SLMGroup
 from tests.actors.peers import LocalPeers
 from tests.actors.shards import Shards
 from tests.actors.systems import Small, run, same_bits, small
+from tests.models.test_asking import credit_for
+from tests.models.tiny import random_query
 from tests.phases.pretend_gpu import PretendGPU
 
 
@@ -116,3 +118,24 @@ def test_a_run_can_only_be_cut_where_all_parts_stand(system: Small):
     cuts = [progress.position.step for progress in learner.steps() if learner.can_be_cut(progress)]
     # SLMs pre-train in chunks of 25; then every step will do: 4 joint, 3 refining.
     assert cuts == [25, 26, 1, 2, 3, 4, 1, 2, 3]
+
+
+@pytest.mark.parametrize("slm_ids", [((0, 1, 2, 3, 4, 5),), ((0, 1), (2,), (3, 4, 5)), ((0, 1, 2, 3), (4, 5))])
+def test_actors_are_asked_about_their_samples_alone_and_teach_the_same(slm_ids):
+    system = small("model.num_slms=6", "world.settings.num_tables=6", "world.settings.char_dim=12")
+    asked = torch.tensor([[0, 3], [3, 1], [5, 0], [1, 0], [0, 1]])
+    query = random_query(system.world.spec, len(asked), system.config.model.blm.query_dim)
+    one, several = SLMGroup(system.slms, system.world), actors(system, slm_ids)
+    gradients = []
+    for fleet in (one, several):
+        proposals = fleet.propose(query, asked, learn=True)
+        gradients += fleet.learn([credit_for(proposals)], 1e-3, ("joint", 0))
+        gradients.append(proposals.hidden)
+    torch.testing.assert_close(gradients[:2], gradients[2:], rtol=1e-3, atol=1e-5)
+    hosts = [target for target, ids in enumerate(slm_ids) if set(ids) & {0, 1, 3, 5}]
+    calls = several.slm_actors.calls
+    assert calls == [(t, "propose_some") for t in hosts] + [(t, "learn") for t in hosts]
+    found, expected = several.state(), one.state()
+    assert found.keys() == expected.keys()
+    for name in (name for name in expected if "exp_avg." in name):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)

@@ -1,0 +1,72 @@
+"""Asking: which SLMs are asked about which samples, as a list of pairs.
+
+Shapes:
+    B: batch.  A: SLMs asked about a sample.  P = B * A: pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from leworld.types import _Record
+
+R = TypeVar("R", bound=_Record)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Samples and SLMs, SLM by SLM, and the samples of each in their order.
+
+    Attributes:
+        row: (P,) int64 sample.
+        slm: (P,) int64 number of the SLM, ascending.
+        place: (P,) int64 where the pair stands in (B, A), row by row.
+        shape: (B, A).
+        samples: that were to be predicted, in all processes together; the mean of a loss is over them.
+    """
+
+    row: Tensor
+    slm: Tensor
+    place: Tensor
+    shape: tuple[int, int]
+    samples: int
+
+    @classmethod
+    def all(cls, batch: int, slm_ids: Sequence[int], device: torch.device | str = "cpu") -> Pairs:
+        """Each of some SLMs about every sample; columns are in their order."""
+        slm = torch.tensor(slm_ids, device=device).repeat_interleave(batch)
+        row = torch.arange(batch, device=device).repeat(len(slm_ids))
+        column = torch.arange(len(slm_ids), device=device).repeat_interleave(batch)
+        return cls(row, slm, row * len(slm_ids) + column, (batch, len(slm_ids)), batch)
+
+    @classmethod
+    def of(cls, asked: Tensor) -> Pairs:
+        """By the (B, A) int64 SLMs that each sample asks; none of them twice in a row."""
+        slm, place = torch.sort(asked.flatten(), stable=True)
+        return cls(place // asked.shape[1], slm, place, (asked.shape[0], asked.shape[1]), len(asked))
+
+    @classmethod
+    def listed(cls, row: Tensor, slm: Tensor, samples: int) -> Pairs:
+        """As they come, (P,) each, in a single column: B is P."""
+        return cls(row, slm, torch.arange(len(row), device=row.device), (len(row), 1), samples)
+
+    def runs(self) -> Iterator[tuple[int, slice]]:
+        """Each SLM that is asked at all, and where its pairs are."""
+        slms, counts = torch.unique_consecutive(self.slm, return_counts=True)
+        first = 0
+        for slm, count in zip(slms.tolist(), counts.tolist(), strict=True):
+            yield slm, slice(first, first + count)
+            first += count
+
+    def take(self, record: R) -> R:
+        """A record of (B, A, ...) as one of (P, ...)."""
+        return record.map(lambda x: x.flatten(0, 1)[self.place])
+
+    def put(self, record: R) -> R:
+        """Inverse of ``take``."""
+        return record.map(lambda x: torch.empty_like(x).index_copy_(0, self.place, x).unflatten(0, self.shape))
