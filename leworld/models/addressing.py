@@ -80,6 +80,12 @@ class SignRule(nn.Module):
         """(B, C) keys to (B, bits) scores in [-1, 1]; nothing but ``loss`` teaches them."""
         return torch.tanh(RULE_GAIN / FIRM * self.linear(key).detach())
 
+    def some(self, key: Tensor, shape: tuple[int, int], chosen: Tensor) -> Tensor:
+        """(B, A, G) scores of (B, A) chosen groups of bits alone, where the bits are ``shape`` groups of G."""
+        with torch.no_grad():
+            weight, bias = (part.unflatten(0, shape)[chosen] for part in (self.linear.weight, self.linear.bias))
+            return torch.tanh(RULE_GAIN / FIRM * (torch.einsum("bagc,bc->bag", weight, key) + bias))
+
     def loss(self, key: Tensor, bits: Tensor) -> Tensor:
         """Binary cross-entropy of (B, C) keys and their (B, bits), over the gain for a gradient of usual size."""
         logit = 2 * RULE_GAIN * self.linear(key)

@@ -70,3 +70,29 @@ class Pairs:
     def put(self, record: R) -> R:
         """Inverse of ``take``."""
         return record.map(lambda x: torch.empty_like(x).index_copy_(0, self.place, x).unflatten(0, self.shape))
+
+
+def rows_of(weight: Tensor, asked: Tensor | None) -> Tensor:
+    """The (N, ...) weights of all SLMs, or the (B, A, ...) of those asked."""
+    return weight if asked is None else weight[asked]
+
+
+def apply_own(weight: Tensor, x: Tensor, asked: Tensor) -> Tensor:
+    """Each SLM's own linear map, of those asked alone: one batched product over the SLMs that anybody asks.
+
+    Args:
+        weight: (Y, N * E), the maps of N SLMs side by side.
+        x: (B, A, E).
+        asked: (B, A) int64, whose each is.
+
+    Returns:
+        (B, Y), the sum over A.
+    """
+    pairs, width = Pairs.of(asked), x.shape[-1]
+    slms, which, counts = torch.unique_consecutive(pairs.slm, return_inverse=True, return_counts=True)
+    first = counts.cumsum(0) - counts
+    column = torch.arange(len(which), device=which.device) - first[which]
+    listed = x.flatten(0, 1)[pairs.place]
+    padded = x.new_zeros(len(slms), int(counts.max()), width).index_put((which, column), listed)
+    maps = weight.unflatten(1, (-1, width))[:, slms].permute(1, 2, 0)
+    return x.new_zeros(len(x), len(weight)).index_add(0, pairs.row, (padded @ maps)[which, column])

@@ -28,7 +28,7 @@ Moment = tuple[str, int]
 STACK_SLMS = 4
 """From as many SLMs on a process answers by batched products; with less, its answers are the same to the bit whoever
 shares the process."""
-STACK_ROWS = 64
+STACK_ROWS = 32
 """Where an SLM is asked about more samples, plain products are as fast."""
 
 

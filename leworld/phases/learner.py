@@ -14,12 +14,13 @@ from torch import Tensor
 from leworld.memory import Memory
 from leworld.models.blm import BLM
 from leworld.models.fleet import Fleet
-from leworld.models.pooling import Pooled
+from leworld.models.pooling import Pooled, Senses
 from leworld.models.reads import read_ranges
 from leworld.models.record_encoder import Records
+from leworld.models.router import logistic_noise
 from leworld.models.system import System, to_change
 from leworld.optim import Optimizer
-from leworld.rng import derangement
+from leworld.rng import derangement, generator
 from leworld.types import Batch, Query, Ranges
 from leworld.worlds.base import World
 
@@ -114,6 +115,14 @@ class Learner:
         parts = reads.index.split([r.start.numel() for r in ranges])
         return self.blm.encode(reads), [part.view(r.start.shape) for part, r in zip(parts, ranges, strict=True)]
 
+    def shortlist(self, query: Query, temperature: float, *moment: str | int) -> Tensor | None:
+        """Whom the samples ask, explored by logistic noise times a temperature; see ``BLM.shortlist``."""
+        if self.blm.shortlist(query.map(lambda x: x[:1])) is None:
+            return None
+        draw = generator(self.seed, "shortlist", *moment)
+        noise = logistic_noise(torch.Size((len(query.current), self.blm.num_slms)), draw)
+        return self.blm.shortlist(query, temperature * noise.to(self.device))
+
     def query(self, batch: Batch, info_query: Tensor | None = None) -> Query:
         """What is known at a step of a (B, ...) batch; no request means zeros."""
         if info_query is None:
@@ -183,6 +192,23 @@ def spoil(ranges: Ranges, spoiling: Spoiling, generator: torch.Generator, record
         length = torch.where((cut < spoiling.cut) & (length > record_words), part, length)
     kept = (dropped >= spoiling.dropped) & (blind >= spoiling.blind) & (length > 0)
     return Spoilt(Ranges(start, length), start != ranges.start, kept.float())
+
+
+def subset_loss(blm: BLM, senses: Senses, relevant: Tensor | None) -> Tensor | float:
+    """Where few are asked, and the world says (B, N) who matters, that teaches whom to ask."""
+    if senses.asked is None or relevant is None:
+        return 0.0
+    logit = blm.router.alone(senses.state).logit
+    # The sum, as each SLM's key has a part of its own in it; over as many as can be asked.
+    loss = F.binary_cross_entropy_with_logits(logit, relevant.float(), reduction="none").sum(1).mean()
+    return loss / senses.asked.shape[1]
+
+
+def recall(asked: Tensor | None, relevant: Tensor | None) -> Metrics:
+    """How often all SLMs that matter, (B, N) bool, are among the (B, A) that are asked."""
+    if asked is None or relevant is None:
+        return {}
+    return {"recall": (relevant.gather(1, asked).sum(1) == relevant.sum(1)).float().mean().item()}
 
 
 def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor) -> Tensor:
