@@ -7,18 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from actors.calls import Peers, ask
+from actors.calls import PeerGroup, Peers, ask
 from actors.weights import pack, unpack
 from actors.wire import from_wire, to_wire
+from leworld.errors import ConfigError
 from leworld.models.asking import Pairs
 from leworld.models.fleet import Metrics, Moment, join_proposals
 from leworld.types import Credit, Proposals, Query
+
+Recruit = Callable[[int], Peers]
+"""Starts an actor for an SLM, and connects to it alone."""
+START_PATIENCE = 16.0
+"""Pre-training takes many times longer than an answer."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +54,57 @@ class ActorFleet:
     are then the same to the bit; in all other cases they agree to rounding.
     """
 
-    def __init__(self, slm_actors: Peers, slm_ids: Sequence[Sequence[int]]) -> None:
+    def __init__(self, slm_actors: Peers, slm_ids: Sequence[Sequence[int]], recruit: Recruit | None = None) -> None:
         """Connect to SLM actors.
 
         Args:
             slm_actors: the actors.
             slm_ids: which SLMs each of them hosts; together all SLMs, ascending.
+            recruit: starts an actor for an SLM that joins.
         """
         flat = [slm_id for ids in slm_ids for slm_id in ids]
-        assert flat == list(range(len(flat))), slm_ids
+        assert flat == sorted(set(flat)), slm_ids
         assert len(slm_ids) == len(slm_actors.names), (slm_ids, slm_actors.names)
         self.slm_actors = slm_actors
         self.slm_ids = tuple(tuple(ids) for ids in slm_ids)
-        self.num_slms = len(flat)
+        self.recruit = recruit
         # None where everyone was asked.
         self.kept: list[Asked | None] = []
+
+    @property
+    def members(self) -> list[int]:
+        """See ``Fleet``."""
+        return [slm_id for ids in self.slm_ids for slm_id in ids]
+
+    @property
+    def num_slms(self) -> int:
+        """See ``Fleet``."""
+        return len(self.members)
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """See ``Fleet``: in an actor of its own.
+
+        Raises:
+            ConfigError: nobody said how to start one.
+            ActorError: it does not come up.
+        """
+        if self.recruit is None:
+            raise ConfigError(f"SLM {slm_id} cannot join: this fleet cannot start actors; connect by launch.Handles")
+        peers = self.recruit(slm_id)
+        peers.start("pretrain", {0: (0, steps)}, START_PATIENCE)()
+        self.slm_actors = PeerGroup([self.slm_actors, peers])
+        self.slm_ids = (*self.slm_ids, (slm_id,))
+
+    def leave(self, slm_id: int) -> None:
+        """See ``Fleet``: an actor that has no other SLM is asked nothing any more, whether it is still there or not."""
+        target = next(target for target, ids in enumerate(self.slm_ids) if slm_id in ids)
+        left = tuple(other for other in self.slm_ids[target] if other != slm_id)
+        if left:
+            ask(self.slm_actors, "host", {target: (left,)})
+        else:
+            self.slm_actors = PeerGroup([self.slm_actors], without=target)
+        now = [*self.slm_ids[:target], left, *self.slm_ids[target + 1 :]]
+        self.slm_ids = tuple(ids for ids in now if ids)
 
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
         """See ``Fleet``: the actors begin at once."""
@@ -103,6 +145,8 @@ class ActorFleet:
         for target, ids in enumerate(self.slm_ids):
             prefixes = tuple(f"slm.{slm_id}." for slm_id in ids)
             messages[target] = (pack({name: t for name, t in state.items() if name.startswith(prefixes)}),)
+        # One that a fleet before this one told to drop an SLM takes it up again.
+        ask(self.slm_actors, "host", dict(enumerate((ids,) for ids in self.slm_ids)))
         ask(self.slm_actors, "load_state", messages)
         self.kept = []
 
@@ -111,18 +155,18 @@ class ActorFleet:
         return join_proposals([from_wire(part) for part in parts.values()])
 
     def _ask_some(self, query: Query, asked: Asked, learn: bool) -> Proposals:
-        messages, slm, samples = {}, asked.pairs.slm.numpy(), asked.pairs.samples
+        messages, samples, first = {}, asked.pairs.samples, self._borders()
         for target, share in asked.shares.items():
             own = to_wire(query.map(lambda x, rows=share.rows: x[rows.to(x.device)]))
-            messages[target] = (own, learn, share.row.numpy(), slm[share.place], samples)
+            slm = asked.pairs.slm[share.place] - first[target]
+            messages[target] = (own, learn, share.row.numpy(), slm.numpy(), samples)
         answers = [from_wire(part) for part in ask(self.slm_actors, "propose_some", messages).values()]
         listed = answers[0].map(lambda *same: torch.cat([part.flatten(0, 1) for part in same]), *answers[1:])
         return asked.pairs.put(listed)
 
     def _split(self, pairs: Pairs) -> Asked:
         """SLMs ascend over the actors, and pairs over the SLMs: each actor's are side by side."""
-        ends = [ids[-1] + 1 for ids in self.slm_ids]
-        borders = torch.searchsorted(pairs.slm, torch.tensor([0, *ends])).tolist()
+        borders = torch.searchsorted(pairs.slm, torch.tensor(self._borders())).tolist()
         shares = {}
         for target, (first, end) in enumerate(pairwise(borders)):
             if end > first:
@@ -133,9 +177,13 @@ class ActorFleet:
     def _parts(self, asked: Asked | None, credit: Credit) -> dict[int, Credit]:
         """The credit that each actor is to get."""
         if asked is None:
-            return {target: _columns(credit, ids[0], ids[-1] + 1) for target, ids in enumerate(self.slm_ids)}
+            return {target: _columns(credit, *border) for target, border in enumerate(pairwise(self._borders()))}
         listed = asked.pairs.take(credit.to("cpu"))
         return {t: listed.map(lambda x, s=share: x[s.place].unsqueeze(1)) for t, share in asked.shares.items()}
+
+    def _borders(self) -> list[int]:
+        """The place of each actor's first SLM among all, and their number."""
+        return [0, *accumulate(len(ids) for ids in self.slm_ids)]
 
     def _to_all(self, *arguments: Any) -> dict[int, tuple[Any, ...]]:
         return dict.fromkeys(range(len(self.slm_ids)), arguments)

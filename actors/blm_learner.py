@@ -73,17 +73,28 @@ class BLMLearner:
             CheckpointError: the state is of another system; nothing is changed in the parts checked before.
         """
         learner = self.trainer.learner
-        check_slms(state.slms, learner.fleet.num_slms)
+        wanted = members_of(state)
+        for slm_id in [slm_id for slm_id in learner.fleet.members if slm_id not in wanted]:
+            learner.leave(slm_id)
+        for slm_id in [slm_id for slm_id in wanted if slm_id not in learner.fleet.members]:
+            learner.join(slm_id, 0)
         learner.load_state(state.blm)
         learner.fleet.load_state(state.slms)
         learner.memory.restore(state.memory)
         self.trainer.position = state.position
 
 
-def check_slms(state: dict[str, Tensor], num_slms: int) -> None:
-    """Raise CheckpointError unless a state is of ``num_slms`` SLMs."""
-    found = {name.split(".")[1] for name in state if name.startswith("slm.")}
-    if found != {str(slm_id) for slm_id in range(num_slms)}:
+def members_of(state: LearnerState) -> list[int]:
+    """The SLMs of a state; some may have joined or left since the run began.
+
+    Raises:
+        CheckpointError: its BLM is not of as many.
+    """
+    found = sorted({int(name.split(".")[1]) for name in state.slms if name.startswith("slm.")})
+    key = state.blm.get("model.router.key")
+    if not found or key is None or len(found) != len(key):
+        number = "no" if key is None else len(key)
         raise CheckpointError(
-            f"checkpoint has {len(found)} SLMs, this system {num_slms}: set model.num_slms to {len(found)}"
+            f"checkpoint has {len(found)} SLMs, this system {number}: the files are not of one checkpoint; take another"
         )
+    return found

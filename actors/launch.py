@@ -53,7 +53,7 @@ class Handles:
         Raises:
             ActorError: it does not come back.
         """
-        return ActorFleet(self._slms(), self.slm_ids)
+        return ActorFleet(self._slms(), self.slm_ids, self._recruit)
 
     def processes(self) -> list[ProcessStat]:
         """Every actor's process and its peak memory."""
@@ -66,11 +66,17 @@ class Handles:
         ClusterMemory(self.memory_name).stop()
 
     def _slms(self) -> PlanePeers:
-        names = slm_actor_names(self.slm_ids)
-        given = [(self.config, self.world, ids, self.token) for ids in self.slm_ids]
-        endpoints = when_up(self.slm_actors, "serve", given, names, START_PATIENCE * self.timeout_s)
-        is_lost = Watch(self.slm_actors, names).is_lost
-        return PlanePeers(endpoints, names, self.token, self.timeout_s, is_lost)
+        return self._connect(self.slm_actors, self.slm_ids, slm_actor_names(self.slm_ids))
+
+    def _recruit(self, slm_id: int) -> PlanePeers:
+        """An actor more, which ends with whoever started it."""
+        name = f"SLM actor of SLM {slm_id}"
+        return self._connect(start_slms([name]), [(slm_id,)], [name])
+
+    def _connect(self, actors: Sequence[Any], slm_ids: Sequence[Sequence[int]], names: Sequence[str]) -> PlanePeers:
+        given = [(self.config, self.world, ids, self.token) for ids in slm_ids]
+        endpoints = when_up(actors, "serve", given, names, START_PATIENCE * self.timeout_s)
+        return PlanePeers(endpoints, names, self.token, self.timeout_s, Watch(actors, names).is_lost, actors)
 
 
 def launch(
@@ -90,12 +96,7 @@ def launch(
     Raises:
         ActorError: an actor does not come up.
     """
-    make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(SLMProcess)
-    names = slm_actor_names(slm_ids)
-    places = spread("slm", len(names), ray.nodes())
-    slms = tuple(
-        make.options(scheduling_strategy=place).remote(name) for name, place in zip(names, places, strict=True)
-    )
+    slms = start_slms(slm_actor_names(slm_ids))
     memory = ClusterMemory.launch(run_memory(world.spec.address_bits, num_shards, copies))
     ids = tuple(tuple(ids) for ids in slm_ids)
     # The memory ends when nobody holds its keeper any more.
@@ -108,6 +109,15 @@ def launch(
         handles.stop()
         raise
     return handles
+
+
+def start_slms(names: Sequence[str]) -> tuple[Any, ...]:
+    """Processes for SLM actors, by their names, over the nodes that are there now."""
+    make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(SLMProcess)
+    places = spread("slm", len(names), ray.nodes())
+    return tuple(
+        make.options(scheduling_strategy=place).remote(name) for name, place in zip(names, places, strict=True)
+    )
 
 
 def run_memory(address_bits: int, num_shards: int, copies: int) -> MemoryConfig:

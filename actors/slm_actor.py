@@ -18,7 +18,7 @@ from leworld.models.fleet import FleetConfig, Metrics, Moment, SLMGroup
 from leworld.types import Credit, Proposals, Query
 from leworld.worlds.base import World
 
-METHODS = ("pretrain", "propose", "propose_some", "learn", "state", "load_state", "process")
+METHODS = ("pretrain", "propose", "propose_some", "learn", "state", "load_state", "host", "process")
 
 
 class SLMActor:
@@ -48,7 +48,7 @@ class SLMActor:
             query: of the samples that any of its SLMs is asked about.
             learn: whether credit will come.
             row: (P,) a sample of ``query``.
-            slm: (P,) who is asked about it, ascending.
+            slm: (P,) which of this actor's SLMs is asked about it, by its place among them, ascending.
             samples: of all that were to be predicted.
 
         Returns:
@@ -69,6 +69,11 @@ class SLMActor:
     def load_state(self, state: Packed) -> None:
         """See ``Fleet.load_state``."""
         self.group.load_state(unpack(state))
+
+    def host(self, slm_ids: Sequence[int]) -> None:
+        """See ``SLMGroup.host``; where it has them already nothing happens."""
+        if list(slm_ids) != self.group.slm_ids:
+            self.group.host(slm_ids)
 
     def process(self) -> ProcessStat:
         """Its process and that one's peak memory."""

@@ -6,7 +6,7 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ class Pairs:
 
     Attributes:
         row: (P,) int64 sample.
-        slm: (P,) int64 number of the SLM, ascending.
+        slm: (P,) int64 place of the SLM among those of a fleet, ascending.
         place: (P,) int64 where the pair stands in (B, A), row by row.
         shape: (B, A).
         samples: that were to be predicted, in all processes together; the mean of a loss is over them.
@@ -37,12 +37,11 @@ class Pairs:
     samples: int
 
     @classmethod
-    def all(cls, batch: int, slm_ids: Sequence[int], device: torch.device | str = "cpu") -> Pairs:
-        """Each of some SLMs about every sample; columns are in their order."""
-        slm = torch.tensor(slm_ids, device=device).repeat_interleave(batch)
-        row = torch.arange(batch, device=device).repeat(len(slm_ids))
-        column = torch.arange(len(slm_ids), device=device).repeat_interleave(batch)
-        return cls(row, slm, row * len(slm_ids) + column, (batch, len(slm_ids)), batch)
+    def all(cls, batch: int, num_slms: int, device: torch.device | str = "cpu") -> Pairs:
+        """Everyone about every sample."""
+        slm = torch.arange(num_slms, device=device).repeat_interleave(batch)
+        row = torch.arange(batch, device=device).repeat(num_slms)
+        return cls(row, slm, row * num_slms + slm, (batch, num_slms), batch)
 
     @classmethod
     def of(cls, asked: Tensor) -> Pairs:

@@ -132,6 +132,8 @@ class BLM(nn.Module):
         self.tags = TagHead(char_dim, config.query_dim, num_slms, tag[1]) if tag[1] else None
         self.num_slms = num_slms
         self.num_asked = num_asked
+        # Steps of training before an SLM that joined is asked for predictions.
+        self.probation = [0] * num_slms
         self.slm_hidden = zeroed(nn.Linear(slm_dim, d))
         self.trust = zeroed(nn.Linear(2, d, bias=False))
         self.slot = nn.Parameter(torch.randn(1, num_slms, d) * 0.02)
@@ -156,7 +158,7 @@ class BLM(nn.Module):
 
         Args:
             query: (B, ...).
-            noise: (B, N) added to the logits, for exploration.
+            noise: (B, N) added to the logits, for exploration; without, SLMs on probation are asked after all others.
             prefer: (B, N) in [-1, 1]: those at 1 come before all others, those at -1 after.
 
         Returns:
@@ -165,7 +167,10 @@ class BLM(nn.Module):
         if self.num_asked is None or self.num_asked >= self.num_slms:
             return None
         score = self.router.alone(self._state(query)).logit
-        score = score if noise is None else score + noise
+        if noise is not None:
+            score = score + noise
+        elif any(self.probation):
+            score = score.masked_fill(torch.tensor(self.probation, device=score.device) > 0, -torch.inf)
         if prefer is not None:
             # A sigmoid is between 0 and 1, so that a preference decides first.
             score = torch.sigmoid(score) + 2 * prefer

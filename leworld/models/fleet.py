@@ -58,6 +58,19 @@ class Fleet(Protocol):
 
     num_slms: int
 
+    @property
+    def members(self) -> list[int]:
+        """Their numbers, ascending; what has a column for each SLM has them in this order."""
+        ...
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """Gain an SLM with a number above all others, pre-trained for some steps."""
+        ...
+
+    def leave(self, slm_id: int) -> None:
+        """Lose one."""
+        ...
+
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
         """Start pre-training steps of every SLM; the returned function waits and gives each SLM's last metrics."""
         ...
@@ -67,7 +80,7 @@ class Fleet(Protocol):
 
         Args:
             query: of B samples.
-            asked: (B, A) int64, the SLMs that each sample asks; None asks all.
+            asked: (B, A) int64, places of the SLMs that each sample asks among ``members``; None asks all.
             learn: whether credit will come.
 
         Returns:
@@ -130,10 +143,34 @@ class SLMGroup:
         self.slm_ids = list(range(config.num_slms)) if slm_ids is None else list(slm_ids)
         self.num_slms = len(self.slm_ids)
         self.num_words = 1 << world.spec.address_bits
-        self.slms = [build_slm(config, world.spec, slm_id).to(device) for slm_id in self.slm_ids]
-        self.optimizers = [Optimizer(slm, config.weight_decay, config.grad_clip) for slm in self.slms]
+        self.slms = [self._build(slm_id) for slm_id in self.slm_ids]
+        self.optimizers = [self._optimizer(slm) for slm in self.slms]
         self.stack = Stack(self.slms) if self.num_slms >= STACK_SLMS else None
         self.kept: list[Kept] = []
+
+    @property
+    def members(self) -> list[int]:
+        """See ``Fleet``."""
+        return self.slm_ids
+
+    def host(self, slm_ids: Sequence[int]) -> None:
+        """Have exactly these SLMs: those that stay keep what they learnt, others begin."""
+        old = {slm_id: parts for slm_id, *parts in zip(self.slm_ids, self.slms, self.optimizers, strict=True)}
+        new = {slm_id: self._build(slm_id) for slm_id in slm_ids if slm_id not in old}
+        old |= {slm_id: [slm, self._optimizer(slm)] for slm_id, slm in new.items()}
+        self.slm_ids, self.num_slms = list(slm_ids), len(slm_ids)
+        self.slms, self.optimizers = (list(part) for part in zip(*(old[slm_id] for slm_id in slm_ids), strict=True))
+        self.stack = Stack(self.slms) if self.num_slms >= STACK_SLMS else None
+        self.kept = []
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """See ``Fleet``."""
+        self.host([*self.slm_ids, slm_id])
+        self._pretrain_one(self.num_slms - 1, 0, steps)
+
+    def leave(self, slm_id: int) -> None:
+        """See ``Fleet``."""
+        self.host([other for other in self.slm_ids if other != slm_id])
 
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
         """See ``Fleet``; here the work is done when the result is asked for."""
@@ -142,7 +179,7 @@ class SLMGroup:
     def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
         """See ``Fleet``."""
         if asked is None:
-            pairs = Pairs.all(len(query.current), self.slm_ids, self.device)
+            pairs = Pairs.all(len(query.current), self.num_slms, self.device)
         else:
             pairs = Pairs.of(asked.to(self.device))
         return self.propose_pairs(query, pairs, learn=learn)
@@ -179,7 +216,7 @@ class SLMGroup:
 
     def _answers(self, query: Query, pairs: Pairs) -> Iterator[Part]:
         """One after another, or where that is faster by batched products, all at once."""
-        runs = [(self.slm_ids.index(slm), place) for slm, place in pairs.runs()]
+        runs = list(pairs.runs())
         most = max(place.stop - place.start for _, place in runs)
         if self.stack is not None and len(runs) >= STACK_SLMS and most <= STACK_ROWS:
             yield self._answer_at_once(self.stack, query, pairs, runs, most)
@@ -234,6 +271,12 @@ class SLMGroup:
             prefix = f"slm.{slm_id}."
             optimizer.load_state(slm, {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
         self.kept = []
+
+    def _build(self, slm_id: int) -> SLM:
+        return build_slm(self.config, self.world.spec, slm_id).to(self.device)
+
+    def _optimizer(self, slm: SLM) -> Optimizer:
+        return Optimizer(slm, self.config.weight_decay, self.config.grad_clip)
 
     def _pretrain_one(self, i: int, first_step: int, num_steps: int) -> Metrics:
         metrics: Metrics = {}

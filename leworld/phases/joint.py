@@ -108,9 +108,9 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     draw = generator(learner.seed, "joint", step)
     # What only a request could find is left to the refine phase: without one, the right record seems of no use.
     samples = learner.samples(config.sequences, config.samples, draw, keyed=True)
-    query, relevant = learner.query(samples.batch), samples.batch.relevant
+    query, relevant = learner.query(samples.batch), learner.concern(samples.batch, None).relevant
     asked = learner.shortlist(query, config.temperature_at(step), "joint", step)
-    batch = samples.batch.of(asked)
+    batch = learner.concern(samples.batch, asked)
     proposals = attach_hidden(learner.fleet.propose(query, asked, learn=True).to(learner.device))
     senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), asked)
     noise = logistic_noise(proposals.confidence.shape, draw).to(learner.device)

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leworld.errors import ConfigError
 from leworld.memory import Memory
 from leworld.models.blm import BLM
 from leworld.models.fleet import Fleet
+from leworld.models.membership import join, leave
 from leworld.models.pooling import Pooled, Senses
 from leworld.models.reads import read_ranges
 from leworld.models.record_encoder import Records
@@ -97,7 +99,7 @@ class Learner:
 
         Elsewhere start and length are 0, so that all that is not asked for is read as one range.
         """
-        labels, keyed = samples.episodes.labels, samples.episodes.keyed
+        labels, keyed = samples.episodes.labels.map(self.of_all), self.of_all(samples.episodes.keyed)
         asked = torch.zeros_like(keyed)
         if self.labels and self.blm.tags is not None:
             asked[:, :-1] = ~keyed[:, 1:] & (labels.start[:, 1:] != labels.start[:, :-1])
@@ -114,6 +116,52 @@ class Learner:
         reads = read_ranges(self.memory, joined, self.world.spec.record_words, self.device)
         parts = reads.index.split([r.start.numel() for r in ranges])
         return self.blm.encode(reads), [part.view(r.start.shape) for part, r in zip(parts, ranges, strict=True)]
+
+    @property
+    def tables(self) -> Tensor | None:
+        """(N,) the memory's table of each SLM; None where each has that of its own number."""
+        members, num_tables = self.fleet.members, self.world.spec.num_tables
+        if list(members) == list(range(num_tables)):
+            return None
+        return torch.tensor([slm_id % num_tables for slm_id in members], device=self.device)
+
+    def of_all(self, x: Tensor) -> Tensor:
+        """(..., T) of all tables to (..., N) of all SLMs."""
+        return x if self.tables is None else x[..., self.tables]
+
+    def concern(self, batch: Batch, asked: Tensor | None) -> Batch:
+        """A (B, ...) batch with what concerns the (B, A) SLMs that are asked, or all."""
+        tables = self.tables
+        if tables is None:
+            return batch.of(asked)
+        return batch.of(tables.expand(len(batch.current), -1) if asked is None else tables[asked])
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """An SLM joins, pre-trained for some steps; see ``leworld.models.membership``.
+
+        Raises:
+            ConfigError: its number is not above all others.
+        """
+        members, num_tables = self.fleet.members, self.world.spec.num_tables
+        if slm_id <= max(members):
+            raise ConfigError(f"SLM {slm_id} cannot join: numbers up to {max(members)} were given; take a higher one")
+        alike = [place for place, other in enumerate(members) if (other - slm_id) % num_tables == 0]
+        self.fleet.join(slm_id, steps)
+        join(self.blm, self.optimizer, alike[0] if alike else 0, generator(self.seed, "join", slm_id))
+
+    def leave(self, slm_id: int) -> None:
+        """An SLM leaves, and is never asked again.
+
+        Raises:
+            ConfigError: it is not there, or the only one.
+        """
+        members = self.fleet.members
+        if slm_id not in members or len(members) == 1:
+            there = ", ".join(map(str, members))
+            raise ConfigError(f"SLM {slm_id} cannot leave: there are {there}; name one of several")
+        place = list(members).index(slm_id)
+        self.fleet.leave(slm_id)
+        leave(self.blm, self.optimizer, place)
 
     def shortlist(self, query: Query, temperature: float, *moment: str | int) -> Tensor | None:
         """Whom the samples ask, explored by logistic noise times a temperature; see ``BLM.shortlist``."""

@@ -87,9 +87,9 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
     """One step of the BLM on reads of the write log, some of them spoilt."""
     draw = generator(learner.seed, "pretrain", step)
     samples = learner.samples(config.sequences, config.samples, draw)
-    query, relevant = learner.query(samples.batch), samples.batch.relevant
+    query, relevant = learner.query(samples.batch), learner.concern(samples.batch, None).relevant
     asked = learner.shortlist(query, config.temperature, "pretrain", step)
-    batch = samples.batch.of(asked)
+    batch = learner.concern(samples.batch, asked)
     # Without labels, SLMs that are taught beside it by what was written say where to read.
     own = batch.labels if learner.labels else learner.fleet.propose(query, asked).to(learner.device).ranges()
     spoiling = Spoiling(config.irrelevant, config.dropped, config.blind, config.cut)
@@ -133,7 +133,7 @@ def _rule_loss(learner: Learner, config: PretrainConfig, step: int) -> Tensor | 
         return 0.0
     keys = learner.world.keys(config.rule_batch, generator(learner.seed, "tags", step)).to(learner.device)
     assert keys.tags is not None, learner.world.spec.name
-    return learner.blm.tags.rule_loss(keys.characteristics, keys.tags)
+    return learner.blm.tags.rule_loss(keys.characteristics, learner.of_all(keys.tags))
 
 
 def _random_words(learner: Learner, step: int) -> Tensor:

@@ -158,7 +158,7 @@ def make_requests(
     """What every step says after its reads, its request with the graph; guided rows trust what hindsight trusts."""
     query = learner.query(batch, received)
     asked = learner.blm.shortlist(query)
-    batch = batch.of(asked)
+    batch = learner.concern(batch, asked)
     proposals = learner.fleet.propose(query.map(Tensor.detach), asked).to(learner.device)
     senses = learner.blm.sense(query, seen, asked)
     records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
@@ -182,7 +182,7 @@ def run_round(
     """All steps with the requests that they receive, as they will be at test time."""
     query = learner.query(batch, received)
     asked = learner.blm.shortlist(query)
-    batch = batch.of(asked)
+    batch = learner.concern(batch, asked)
     proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), asked, learn=True).to(learner.device))
     senses = learner.blm.sense(query, seen, asked)
     routing = learner.blm.route(senses, proposals)
@@ -228,7 +228,7 @@ def request_worth(learner: Learner, batch: Batch, seen: Tensor | None) -> tuple[
     """
     query = learner.query(batch)
     asked = learner.blm.shortlist(query)
-    batch = batch.of(asked)
+    batch = learner.concern(batch, asked)
     proposals = learner.fleet.propose(query, asked).to(learner.device)
     senses = learner.blm.sense(query, seen, asked)
     own = learner.blm.route(senses, proposals).mask
