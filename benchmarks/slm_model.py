@@ -176,6 +176,8 @@ def _measured(
                         label=f"{name}, {nodes} node{'s' * (nodes > 1)}")  # fmt: skip
         line = sorted({p["slms"]: said(p, sizes, constants) for p in own if p in usable(points, act)}.items())
         axes.loglog([n for n, _ in line], [1e3 * s for _, s in line], color=colour, linewidth=1.2)
+    # Room for the names.
+    axes.set_ylim(top=3 * axes.get_ylim()[1])
     axes.set_xticks([3, 12, 48, 192], ["3", "12", "48", "192"])
     axes.minorticks_off()
     _label(axes, f"Measured (points) and model (lines): {title}")
