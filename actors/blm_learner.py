@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -80,11 +80,24 @@ class BLMLearner:
             return
         learner, position = self.trainer.learner, self.trainer.position
         given = self.team.share(
-            lambda: {**asdict(position), "blm": {name: to_array(x) for name, x in learner.state().items()}}
+            lambda: {
+                **asdict(position),
+                "members": list(learner.fleet.members),
+                "blm": {name: to_array(x) for name, x in learner.state().items()},
+            }
         )
         if self.team.rank:
+            self._have(given["members"])
             learner.load_state({name: torch.tensor(array) for name, array in given["blm"].items()})
             self.trainer.position = Position(given["phase"], given["step"])
+
+    def _have(self, members: Sequence[int]) -> None:
+        """Have these SLMs and no others."""
+        learner = self.trainer.learner
+        for slm_id in [slm_id for slm_id in learner.fleet.members if slm_id not in members]:
+            learner.leave(slm_id)
+        for slm_id in [slm_id for slm_id in members if slm_id not in learner.fleet.members]:
+            learner.join(slm_id, 0)
 
     def processes(self) -> list[ProcessStat]:
         """Those of the team's learners."""
@@ -104,17 +117,24 @@ class BLMLearner:
             CheckpointError: the state is of another system; nothing is changed in the parts checked before.
         """
         learner = self.trainer.learner
-        check_slms(state.slms, learner.fleet.num_slms)
+        self._have(members_of(state))
         learner.load_state(state.blm)
         learner.fleet.load_state(state.slms)
         learner.memory.restore(state.memory)
         self.trainer.position = state.position
 
 
-def check_slms(state: dict[str, Tensor], num_slms: int) -> None:
-    """Raise CheckpointError unless a state is of ``num_slms`` SLMs."""
-    found = {name.split(".")[1] for name in state if name.startswith("slm.")}
-    if found != {str(slm_id) for slm_id in range(num_slms)}:
+def members_of(state: LearnerState) -> list[int]:
+    """The SLMs of a state; some may have joined or left since the run began.
+
+    Raises:
+        CheckpointError: its BLM is not of as many.
+    """
+    found = sorted({int(name.split(".")[1]) for name in state.slms if name.startswith("slm.")})
+    key = state.blm.get("model.router.key")
+    if not found or key is None or len(found) != len(key):
+        number = "no" if key is None else len(key)
         raise CheckpointError(
-            f"checkpoint has {len(found)} SLMs, this system {num_slms}: set model.num_slms to {len(found)}"
+            f"checkpoint has {len(found)} SLMs, this system {number}: the files are not of one checkpoint; take another"
         )
+    return found

@@ -35,6 +35,34 @@ class Peers(Protocol):
         ...
 
 
+class PeerGroup:
+    """Several ``Peers`` as one, numbered one after the other, but for one of them.
+
+    Attributes:
+        names: of all.
+    """
+
+    def __init__(self, parts: Sequence[Peers], without: int | None = None) -> None:
+        every = [(part, target) for part in parts for target in range(len(part.names))]
+        self._places = [place for number, place in enumerate(every) if number != without]
+        self.names = tuple(part.names[target] for part, target in self._places)
+
+    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> Answers:
+        """See ``Peers``."""
+        asked: dict[int, tuple[Peers, dict[int, tuple[Any, ...]], dict[int, int]]] = {}
+        for number, arguments in messages.items():
+            part, target = self._places[number]
+            _, own, numbers = asked.setdefault(id(part), (part, {}, {}))
+            own[target], numbers[target] = arguments, number
+        pending = [(part.start(method, own, patience), numbers) for part, own, numbers in asked.values()]
+
+        def answers() -> dict[int, Any]:
+            found = {numbers[target]: answer for wait, numbers in pending for target, answer in wait().items()}
+            return {number: found[number] for number in messages}
+
+        return answers
+
+
 class ActorPeers:
     """Ray actors as ``Peers``."""
 

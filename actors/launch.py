@@ -65,7 +65,7 @@ class Handles:
         except (ActorError, StoreError):
             client.close()
             self.anew["memory"] = ClusterMemory.launch(replace(self.memory_config, name=run_memory_name()))
-        return self._memory().client(self.timeout_s)
+        return self._memory().client(min(self.timeout_s, LOST_S))
 
     def fleet(self) -> ActorFleet:
         """A new client of the SLMs; one that died is waited for, one that is lost with its machine made anew.
@@ -73,7 +73,7 @@ class Handles:
         Raises:
             ActorError: it does not come up.
         """
-        return ActorFleet(self._slms(), self.slm_ids)
+        return ActorFleet(self._slms(), self.slm_ids, self._recruit)
 
     def processes(self) -> list[ProcessStat]:
         """Every actor's process and its peak memory."""
@@ -93,17 +93,24 @@ class Handles:
         return [self.anew.get(i, actor) for i, actor in enumerate(self.slm_actors)]
 
     def _slms(self) -> PlanePeers:
-        names = slm_actor_names(self.slm_ids)
-        given = [(self.config, self.world, ids, self.token) for ids in self.slm_ids]
         while True:
             actors = self._actors()
             try:
-                endpoints = when_up(actors, "serve", given, names, START_PATIENCE * self.timeout_s)
+                return self._connect(actors, self.slm_ids, slm_actor_names(self.slm_ids))
             except LostError as error:
+                names = slm_actor_names(self.slm_ids)
                 lost = names.index(error.actor)
                 self.anew[lost] = start_slm_actor(names, lost)
-            else:
-                return PlanePeers(endpoints, names, self.token, self.timeout_s, Watch(actors, names).is_lost)
+
+    def _recruit(self, slm_id: int) -> PlanePeers:
+        """An actor more, which ends with whoever started it."""
+        name = f"SLM actor of SLM {slm_id}"
+        return self._connect([start_slm_actor([name], 0)], [(slm_id,)], [name])
+
+    def _connect(self, actors: Sequence[Any], slm_ids: Sequence[Sequence[int]], names: Sequence[str]) -> PlanePeers:
+        given = [(self.config, self.world, ids, self.token) for ids in slm_ids]
+        endpoints = when_up(actors, "serve", given, names, START_PATIENCE * self.timeout_s)
+        return PlanePeers(endpoints, names, self.token, self.timeout_s, Watch(actors, names).is_lost, actors)
 
 
 def launch(

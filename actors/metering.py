@@ -48,7 +48,25 @@ class MeteredFleet:
     """A ``Fleet`` whose answers are timed."""
 
     def __init__(self, fleet: Fleet, meter: Meter) -> None:
-        self.num_slms, self._fleet, self._meter = fleet.num_slms, fleet, meter
+        self._fleet, self._meter = fleet, meter
+
+    @property
+    def num_slms(self) -> int:
+        """See ``Fleet``."""
+        return self._fleet.num_slms
+
+    @property
+    def members(self) -> list[int]:
+        """See ``Fleet``."""
+        return self._fleet.members
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """See ``Fleet``."""
+        self._fleet.join(slm_id, steps)
+
+    def leave(self, slm_id: int) -> None:
+        """See ``Fleet``."""
+        self._fleet.leave(slm_id)
 
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
         """See ``Fleet``; the waiting counts."""
@@ -60,10 +78,10 @@ class MeteredFleet:
 
         return wait
 
-    def propose(self, query: Query, *, learn: bool = False) -> Proposals:
+    def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
         """See ``Fleet``."""
         with self._meter.timed("propose"):
-            return self._fleet.propose(query, learn=learn)
+            return self._fleet.propose(query, asked, learn=learn)
 
     def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
         """See ``Fleet``."""

@@ -145,6 +145,7 @@ class PlanePeers:
         token: str,
         timeout_s: float,
         is_lost: Callable[[int], LeWorldError | None] = lambda _: None,
+        held: Any = None,
     ) -> None:
         """Connect.
 
@@ -154,7 +155,9 @@ class PlanePeers:
             token: of all of them.
             timeout_s: of every call.
             is_lost: what to raise where an actor is gone, by its number.
+            held: what must not be let go of before these peers are, such as the actors' only handles.
         """
+        self._held = held
         assert len(endpoints) == len(names), (len(endpoints), len(names))
         self.names = tuple(names)
         self._token, self._timeout_s, self._is_lost = token, timeout_s, is_lost

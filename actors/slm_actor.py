@@ -12,11 +12,13 @@ from actors.plane import Endpoint, PlaneServer
 from actors.processes import ProcessStat, own_stat
 from actors.weights import Packed, pack, unpack
 from actors.wire import from_wire, to_wire
+from leworld.memory.ranges import Ints
+from leworld.models.asking import Pairs
 from leworld.models.fleet import FleetConfig, Metrics, Moment, SLMGroup
 from leworld.types import Credit, Proposals, Query
 from leworld.worlds.base import World
 
-METHODS = ("pretrain", "propose", "learn", "state", "load_state", "process")
+METHODS = ("pretrain", "propose", "propose_some", "learn", "state", "load_state", "host", "process")
 
 
 class SLMActor:
@@ -36,11 +38,27 @@ class SLMActor:
         return self.group.pretrain(first_step, num_steps)()
 
     def propose(self, query: Query, learn: bool) -> Proposals:
-        """See ``Fleet.propose``."""
+        """See ``Fleet.propose``: all of this actor's SLMs about all samples."""
         return to_wire(self.group.propose(from_wire(query), learn=learn))
 
+    def propose_some(self, query: Query, learn: bool, row: Ints, slm: Ints, samples: int) -> Proposals:
+        """What some of its SLMs say of some samples; see ``Pairs.listed``.
+
+        Args:
+            query: of the samples that any of its SLMs is asked about.
+            learn: whether credit will come.
+            row: (P,) a sample of ``query``.
+            slm: (P,) which of this actor's SLMs is asked about it, by its place among them, ascending.
+            samples: of all that were to be predicted.
+
+        Returns:
+            (P, 1, ...).
+        """
+        pairs = Pairs.listed(torch.tensor(row), torch.tensor(slm), samples)
+        return to_wire(self.group.propose_pairs(from_wire(query), pairs, learn=learn))
+
     def learn(self, credits: list[Credit], lr: float, moment: Moment) -> list[Any]:
-        """See ``Fleet.learn``: (B, Q) arrays, summed over this actor's SLMs."""
+        """See ``Fleet.learn``: arrays, of the samples that were sent, summed over this actor's SLMs."""
         gradients = self.group.learn([from_wire(credit) for credit in credits], lr, moment)
         return [gradient.numpy() for gradient in gradients]
 
@@ -51,6 +69,11 @@ class SLMActor:
     def load_state(self, state: Packed) -> None:
         """See ``Fleet.load_state``."""
         self.group.load_state(unpack(state))
+
+    def host(self, slm_ids: Sequence[int]) -> None:
+        """See ``SLMGroup.host``; where it has them already nothing happens."""
+        if list(slm_ids) != self.group.slm_ids:
+            self.group.host(slm_ids)
 
     def process(self) -> ProcessStat:
         """Its process and that one's peak memory."""

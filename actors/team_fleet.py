@@ -31,18 +31,37 @@ class TeamFleet:
             num_slms: of the fleet.
         """
         assert (fleet is not None) == (team.rank == 0), team.rank
-        self.num_slms, self._team, self._fleet = num_slms, team, fleet
+        self.members, self._team, self._fleet = list(range(num_slms)), team, fleet
+
+    @property
+    def num_slms(self) -> int:
+        """See ``Fleet``."""
+        return len(self.members)
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """See ``Fleet``; every learner has to say so."""
+        if self._fleet is not None:
+            self._fleet.join(slm_id, steps)
+        self.members = [*self.members, slm_id]
+
+    def leave(self, slm_id: int) -> None:
+        """See ``Fleet``; every learner has to say so."""
+        if self._fleet is not None:
+            self._fleet.leave(slm_id)
+        self.members = [member for member in self.members if member != slm_id]
 
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
         """See ``Fleet``."""
         pending = self._fleet.pretrain(first_step, num_steps) if self._fleet is not None else list
         return lambda: self._team.share(pending)
 
-    def propose(self, query: Query, *, learn: bool = False) -> Proposals:
+    def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
         """See ``Fleet``."""
-        parts = self._team.exchange(to_wire(query))
-        made = self._team.share(lambda: to_wire(self._own().propose(joined(parts), learn=learn)))
-        return from_wire(made).map(self._rows([len(part.current) for part in parts]))
+        parts = self._team.exchange((to_wire(query), None if asked is None else to_array(asked)))
+        questions = joined([part for part, _ in parts])
+        whom = None if asked is None else torch.cat([torch.tensor(part) for _, part in parts])
+        made = self._team.share(lambda: to_wire(self._own().propose(questions, whom, learn=learn)))
+        return from_wire(made).map(self._rows([len(part.current) for part, _ in parts]))
 
     def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
         """See ``Fleet``."""

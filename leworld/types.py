@@ -88,6 +88,14 @@ class Batch(_Record):
         """Step ``t`` alone, without the time axis: (B, ...)."""
         return self.map(lambda tensor: tensor[:, t])
 
+    def of(self, slms: Tensor | None) -> Batch:
+        """Without the time axis: what concerns the (B, A) SLMs asked, in their order; all where None."""
+        if slms is None:
+            return self
+        relevant = None if self.relevant is None else self.relevant.gather(1, slms)
+        labels = self.labels.map(lambda tensor: tensor.gather(1, slms))
+        return replace(self, labels=labels, keyed=self.keyed.gather(1, slms), relevant=relevant)
+
 
 @dataclass(frozen=True)
 class Query(_Record):

@@ -147,6 +147,7 @@ class Walk:
             query = Query(now.past, now.current, now.characteristics, self.asked)
             self.seen = self.system.observe(query, self.seen)
             step = self.system.predict(query, seen=self.seen, redirect=redirect, standing=self.standing)
+            step = step.over(self.system.blm.num_slms)
             error = errors(step.next_state.cpu(), now.target, self.system.spec.scale)
             right = (step.proposals.start[..., 0].cpu() == now.labels.start) & (now.labels.length > 0)
             wanted = self.system.wanted(query, step.proposals).cpu()

@@ -80,6 +80,12 @@ class SignRule(nn.Module):
         """(B, C) keys to (B, bits) scores in [-1, 1]; nothing but ``loss`` teaches them."""
         return torch.tanh(RULE_GAIN / FIRM * self.linear(key).detach())
 
+    def some(self, key: Tensor, shape: tuple[int, int], chosen: Tensor) -> Tensor:
+        """(B, A, G) scores of (B, A) chosen groups of bits alone, where the bits are ``shape`` groups of G."""
+        with torch.no_grad():
+            weight, bias = (part.unflatten(0, shape)[chosen] for part in (self.linear.weight, self.linear.bias))
+            return torch.tanh(RULE_GAIN / FIRM * (torch.einsum("bagc,bc->bag", weight, key) + bias))
+
     def loss(self, key: Tensor, bits: Tensor) -> Tensor:
         """Binary cross-entropy of (B, C) keys and their (B, bits), over the gain for a gradient of usual size."""
         logit = 2 * RULE_GAIN * self.linear(key)
@@ -114,12 +120,12 @@ class DigitHead(nn.Module):
         self.register_buffer("code", ((values >> shifts) & 1).float() * 2 - 1, persistent=False)
 
     def forward(self, hidden: Tensor, key: Tensor, request: Tensor) -> Tensor:
-        """(B, H), the (B, C) key and the (B, Q) request to (B, D, 256) log-probabilities."""
+        """(..., H), the (..., C) key and the (..., Q) request to (..., D, 256) log-probabilities."""
         heed = torch.sigmoid(self.heed(hidden))
         value = self.value((1 - heed) * hidden)
         bit = (1 - heed) * self.bit(hidden) + heed * FIRM * self.rule(key) + REQUEST_GAIN * self.request(request)
         scores = torch.addmm(value.view(-1, BASE), bit.view(-1, DIGIT_BITS), self.code)
-        return F.log_softmax(scores, dim=-1).unflatten(0, (-1, self.num_digits))
+        return F.log_softmax(scores, dim=-1).view(*hidden.shape[:-1], self.num_digits, BASE)
 
     def rule_loss(self, key: Tensor, address: Tensor) -> Tensor:
         """The rule's loss alone: (B, C) keys and their (B,) addresses to a scalar."""

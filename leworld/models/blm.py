@@ -1,7 +1,8 @@
 """BLM: the big model that trusts, reads, predicts, and asks.
 
 Shapes:
-    B: batch.  N: SLMs.  D: width.  E: read width.  U: distinct ranges.  M: records.  S, Y, C, Q, H: see leworld.types.
+    B: batch.  N: SLMs, or where few are asked A of them.  D: width.  E: read width.  U: distinct ranges.  M: records.
+    S, Y, C, Q, H: see leworld.types.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from leworld.errors import ConfigError
+from leworld.models.asking import apply_own, rows_of
 from leworld.models.codec import Codec
 from leworld.models.layers import Block, check_heads, mlp, zeroed
 from leworld.models.pooling import Pooled, Pooling, Senses
@@ -101,6 +103,7 @@ class BLM(nn.Module):
         char_dim: int,
         slm_dim: int,
         num_slms: int,
+        num_asked: int | None = None,
         record_words: int,
         scale: Tensor,
         decode: Tensor | None = None,
@@ -128,6 +131,9 @@ class BLM(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
         self.tags = TagHead(char_dim, config.query_dim, num_slms, tag[1]) if tag[1] else None
         self.num_slms = num_slms
+        self.num_asked = num_asked
+        # Steps of training before an SLM that joined is asked for predictions.
+        self.probation = [0] * num_slms
         self.slm_hidden = zeroed(nn.Linear(slm_dim, d))
         self.trust = zeroed(nn.Linear(2, d, bias=False))
         self.slot = nn.Parameter(torch.randn(1, num_slms, d) * 0.02)
@@ -146,30 +152,60 @@ class BLM(nn.Module):
         self.norm_ask = nn.LayerNorm(config.query_dim)
         self.worth = zeroed(nn.Linear(d, 1))
 
-    def sense(self, query: Query, seen: Tensor | None = None) -> Senses:
+    @torch.no_grad()
+    def shortlist(self, query: Query, noise: Tensor | None = None, prefer: Tensor | None = None) -> Tensor | None:
+        """The ``num_asked`` SLMs that each sample asks: those whose keys fit best what is sensed.
+
+        Args:
+            query: (B, ...).
+            noise: (B, N) added to the logits, for exploration; without, SLMs on probation are asked after all others.
+            prefer: (B, N) in [-1, 1]: those at 1 come before all others, those at -1 after.
+
+        Returns:
+            (B, A) int64, ascending; None where all are asked.
+        """
+        if self.num_asked is None or self.num_asked >= self.num_slms:
+            return None
+        score = self.router.alone(self._state(query)).logit
+        if noise is not None:
+            score = score + noise
+        elif any(self.probation):
+            score = score.masked_fill(torch.tensor(self.probation, device=score.device) > 0, -torch.inf)
+        if prefer is not None:
+            # A sigmoid is between 0 and 1, so that a preference decides first.
+            score = torch.sigmoid(score) + 2 * prefer
+        return score.topk(self.num_asked).indices.sort(-1).values
+
+    def sense(self, query: Query, seen: Tensor | None = None, asked: Tensor | None = None) -> Senses:
         """Encode everything that is known before reading.
 
         Args:
             query: (B, ...).
             seen: what ``observe`` made of the episode so far; None where no more is known than the query says.
+            asked: from ``shortlist``.
         """
-        parts = [self.past(query.past), self.current(query.current)]
-        parts += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
+        state = self._state(query)
         drift = self.drift(torch.cat([query.past, query.current, query.characteristics], dim=-1))
-        state = self.norm_state((torch.stack(parts, dim=1) + self.kind).sum(1))
-        tags = self.expected_tags(query.characteristics, query.info_query)
+        tags = self.expected_tags(query.characteristics, query.info_query, asked)
         if self.regression is None:
-            return Senses(state, drift, tags)
+            return Senses(state, drift, tags, asked=asked)
         features, expected = self.regression.features(query.current)
         if seen is None:
             seen = self.regression.moments(*self._transition(query.past.unsqueeze(1), query.current.unsqueeze(1)))
-        return Senses(state, drift + expected, tags, query.current, features, seen)
+        return Senses(state, drift + expected, tags, query.current, features, seen, asked)
 
-    def expected_tags(self, characteristics: Tensor, request: Tensor) -> Tensor:
+    def _state(self, query: Query) -> Tensor:
+        """(B, D)."""
+        parts = [self.past(query.past), self.current(query.current)]
+        parts += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
+        return self.norm_state((torch.stack(parts, dim=1) + self.kind).sum(1))
+
+    def expected_tags(self, characteristics: Tensor, request: Tensor, asked: Tensor | None = None) -> Tensor:
         """(B, N, G) scores of the bits of the tags to expect; none where records have no tags."""
         if self.tags is None:
-            return characteristics.new_zeros(len(characteristics), self.num_slms, 0)
-        return self.tags(characteristics, request)
+            num_slms = self.num_slms if asked is None else asked.shape[1]
+            return characteristics.new_zeros(len(characteristics), num_slms, 0)
+        return self.tags(characteristics, request, asked)
 
     def observe(self, past: Tensor, current: Tensor) -> Tensor | None:
         """Moments of what was seen of (B, T) episodes up to each of their steps.
@@ -196,11 +232,12 @@ class BLM(nn.Module):
         self, senses: Senses, proposals: Proposals, temperature: float = 1.0, noise: Tensor | None = None
     ) -> Routing:
         """Decide which SLMs to trust, before anything is read."""
-        return self.router(senses.state, proposals.hidden, trust_features(proposals), temperature, noise)
+        trust = trust_features(proposals)
+        return self.router(senses.state, proposals.hidden, trust, temperature, noise, senses.asked)
 
     def route_alone(self, senses: Senses, temperature: float, noise: Tensor) -> Routing:
         """Decide as if no SLM had said anything: which tables matter often follows from what is sensed."""
-        return self.router.alone(senses.state, temperature, noise)
+        return self.router.alone(senses.state, temperature, noise, senses.asked)
 
     def encode(self, reads: Reads) -> Records:
         """Encode the words of every distinct range once."""
@@ -230,16 +267,16 @@ class BLM(nn.Module):
     def predict(self, senses: Senses, slots: Slots, mask: Tensor) -> Prediction:
         """Predict, and ask, from what is sensed and the slots (B, N, ...) that the mask (B, N) lets through."""
         gate = mask.unsqueeze(-1)
-        content = gate * slots.content + (1 - gate) * self.unread + self.slot
+        content = gate * slots.content + (1 - gate) * self.unread + rows_of(self.slot[0], senses.asked)
         # The read-out starts from the sum of its inputs: what is linear in them need not pass the attention.
         first = self.readout + senses.state.unsqueeze(1) + content.sum(1, keepdim=True)
         x = torch.cat([first, content], dim=1)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x[:, 0])
-        change = self.change(x) + senses.drift + self.told((gate * slots.notes).flatten(1))
+        change = self.change(x) + senses.drift + own_maps(self.told, gate * slots.notes, senses.asked)
         change = change + self._fitted(senses, slots, gate)
-        request = self.ask(x) + self.ask_notes((gate * self.norm_notes(slots.notes)).flatten(1))
+        request = self.ask(x) + own_maps(self.ask_notes, gate * self.norm_notes(slots.notes), senses.asked)
         # What asking is worth is learnt from the state as it is: it must not bend the prediction.
         return Prediction(change, self.norm_ask(request), self.worth(x.detach()).squeeze(-1))
 
@@ -253,6 +290,14 @@ class BLM(nn.Module):
         assert slots.moments is not None
         moments = senses.seen + (gate * slots.moments).sum(1)
         return self.regression.posterior(senses.inputs, senses.features, moments)
+
+
+def own_maps(linear: nn.Linear, notes: Tensor, asked: Tensor | None) -> Tensor:
+    """The linear layer on the (B, N, E) notes of all SLMs side by side, where those that are not asked would be 0."""
+    if asked is None:
+        return linear(notes.flatten(1))
+    told = apply_own(linear.weight, notes, asked)
+    return told if linear.bias is None else told + linear.bias
 
 
 def trust_features(proposals: Proposals) -> Tensor:

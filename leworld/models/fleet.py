@@ -1,12 +1,12 @@
 """Fleet: the SLMs as the learner meets them, whether they live here or in other processes.
 
-Shapes: see ``leworld.types``.
+Shapes: see ``leworld.types``; A: SLMs asked about a sample; P: pairs of a sample and an SLM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, cast
 
 import torch
@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leworld.models.addressing import address_loss
+from leworld.models.asking import Pairs
 from leworld.models.slm import SLM, SLMConfig, SLMOutput
+from leworld.models.stack import Stack
 from leworld.optim import Optimizer, warmup_cosine
 from leworld.rng import derive_seed, generator
 from leworld.types import Credit, Proposals, Query
@@ -23,6 +25,11 @@ from leworld.worlds.base import World, WorldSpec
 Metrics = dict[str, float]
 Moment = tuple[str, int]
 """A phase and a step of it."""
+STACK_SLMS = 4
+"""From as many SLMs on a process answers by batched products; with less, its answers are the same to the bit whoever
+shares the process."""
+STACK_ROWS = 32
+"""Where an SLM is asked about more samples, plain products are as fast."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +56,48 @@ class FleetConfig:
 class Fleet(Protocol):
     """N SLMs that propose ranges and learn from credit."""
 
-    num_slms: int
+    @property
+    def num_slms(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def members(self) -> list[int]:
+        """Their numbers, ascending; what has a column for each SLM has them in this order."""
+        ...
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """Gain an SLM with a number above all others, pre-trained for some steps."""
+        ...
+
+    def leave(self, slm_id: int) -> None:
+        """Lose one."""
+        ...
 
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
         """Start pre-training steps of every SLM; the returned function waits and gives each SLM's last metrics."""
         ...
 
-    def propose(self, query: Query, *, learn: bool = False) -> Proposals:
-        """Ask all SLMs; with ``learn`` they keep what ``learn`` needs, call by call."""
+    def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
+        """Ask SLMs; with ``learn`` they keep what ``learn`` needs, call by call.
+
+        Args:
+            query: of B samples.
+            asked: (B, A) int64, places of the SLMs that each sample asks among ``members``; None asks all.
+            learn: whether credit will come.
+
+        Returns:
+            columns are as ``asked`` has them, or all SLMs.
+        """
         ...
 
     def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
         """One optimiser step on the credits of all kept proposals, in their order, and on fresh keys.
 
+        SLMs that no kept proposal asked do not move.
+
         Args:
-            credits: one for each kept proposal.
+            credits: one for each kept proposal, with its columns.
             lr: of this step.
             moment: phase and step; the fresh keys follow from it.
 
@@ -81,6 +115,25 @@ class Fleet(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Part:
+    """What was answered at once: (R, ...) of the pairs at ``place``, of the group's ``members``."""
+
+    output: SLMOutput
+    place: slice
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A proposal that credit is to come for: ``start`` (P, K) of its pairs."""
+
+    query: Query
+    pairs: Pairs
+    parts: list[Part]
+    start: Tensor
+
+
 class SLMGroup:
     """Some of a fleet's SLMs in this process, each with its own optimiser; all of them make a whole ``Fleet``."""
 
@@ -93,42 +146,119 @@ class SLMGroup:
         self.slm_ids = list(range(config.num_slms)) if slm_ids is None else list(slm_ids)
         self.num_slms = len(self.slm_ids)
         self.num_words = 1 << world.spec.address_bits
-        self.slms = [build_slm(config, world.spec, slm_id).to(device) for slm_id in self.slm_ids]
-        self.optimizers = [Optimizer(slm, config.weight_decay, config.grad_clip) for slm in self.slms]
-        self.kept: list[tuple[Query, list[SLMOutput], Proposals]] = []
+        self.slms = [self._build(slm_id) for slm_id in self.slm_ids]
+        self.optimizers = [self._optimizer(slm) for slm in self.slms]
+        self.stack = Stack(self.slms) if self.num_slms >= STACK_SLMS else None
+        self.kept: list[Kept] = []
+
+    @property
+    def members(self) -> list[int]:
+        """See ``Fleet``."""
+        return self.slm_ids
+
+    def host(self, slm_ids: Sequence[int]) -> None:
+        """Have exactly these SLMs: those that stay keep what they learnt, others begin."""
+        old = {slm_id: parts for slm_id, *parts in zip(self.slm_ids, self.slms, self.optimizers, strict=True)}
+        new = {slm_id: self._build(slm_id) for slm_id in slm_ids if slm_id not in old}
+        old |= {slm_id: [slm, self._optimizer(slm)] for slm_id, slm in new.items()}
+        self.slm_ids, self.num_slms = list(slm_ids), len(slm_ids)
+        self.slms, self.optimizers = (list(part) for part in zip(*(old[slm_id] for slm_id in slm_ids), strict=True))
+        self.stack = Stack(self.slms) if self.num_slms >= STACK_SLMS else None
+        self.kept = []
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """See ``Fleet``."""
+        self.host([*self.slm_ids, slm_id])
+        self._pretrain_one(self.num_slms - 1, 0, steps)
+
+    def leave(self, slm_id: int) -> None:
+        """See ``Fleet``."""
+        self.host([other for other in self.slm_ids if other != slm_id])
 
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
         """See ``Fleet``; here the work is done when the result is asked for."""
         return lambda: [self._pretrain_one(i, first_step, num_steps) for i in range(self.num_slms)]
 
-    def propose(self, query: Query, *, learn: bool = False) -> Proposals:
+    def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
         """See ``Fleet``."""
+        if asked is None:
+            pairs = Pairs.all(len(query.current), self.num_slms, self.device)
+        else:
+            pairs = Pairs.of(asked.to(self.device))
+        return self.propose_pairs(query, pairs, learn=learn)
+
+    def propose_pairs(self, query: Query, pairs: Pairs, *, learn: bool = False) -> Proposals:
+        """``propose`` where it is listed which SLMs of this group are asked about which samples."""
         query = query.to(self.device)
         if learn:
-            query = Query(query.past, query.current, query.characteristics, query.info_query.detach().requires_grad_())
+            query = replace(query, info_query=query.info_query.detach().requires_grad_())
         with torch.set_grad_enabled(learn):
-            outputs = [slm(query) for slm in self.slms]
-        proposals = to_proposals(outputs, self.config.slm.candidates, self.num_words)
+            parts = list(self._answers(query, pairs))
+        # Each by itself: vectorised functions round by a number's place, which must not depend on who shares a process.
+        answers = [to_proposals(part.output, self.config.slm.candidates, self.num_words) for part in parts]
+        proposals = answers[0].map(lambda *same: torch.cat(same), *answers[1:])
         if learn:
-            self.kept.append((query, outputs, proposals))
-        return proposals
+            self.kept.append(Kept(query, pairs, parts, proposals.start))
+        return pairs.put(proposals)
 
     def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
         """See ``Fleet``."""
         assert len(credits) == len(self.kept), (len(credits), len(self.kept))
         kept, self.kept = self.kept, []
-        for i, optimizer in enumerate(self.optimizers):
-            losses = [
-                self._loss(outputs[i], proposals, credit.to(self.device), i)
-                for (_, outputs, proposals), credit in zip(kept, credits, strict=True)
-            ]
-            hidden = [outputs[i].hidden for _, outputs, _ in kept]
-            # Strides decide how sums are taken, and must not depend on how many SLMs share a process.
-            hidden_grad = [credit.hidden_grad[:, i].contiguous().to(self.device) for credit in credits]
-            loss = torch.stack(losses).mean() + self._rehearsal_loss(i, moment)
-            torch.autograd.backward([loss, *hidden], [torch.ones_like(loss), *hidden_grad])
-            optimizer.step(lr)
-        return [cast(Tensor, query.info_query.grad) for query, _, _ in kept]
+        parts: dict[tuple[int, ...], list[tuple[Kept, Part, Credit]]] = {}
+        for one, credit in zip(kept, credits, strict=True):
+            listed = one.pairs.take(credit.to(self.device))
+            for part in one.parts:
+                own = listed.map(lambda x, place=part.place: x[place])
+                parts.setdefault(part.members, []).append((one, part, own))
+        for members, taught in parts.items():
+            self._teach(members, taught, len(kept), moment)
+        for i in sorted({i for members in parts for i in members}):
+            self.optimizers[i].step(lr)
+        return [cast(Tensor, one.query.info_query.grad) for one in kept]
+
+    def _answers(self, query: Query, pairs: Pairs) -> Iterator[Part]:
+        """One after another, or where that is faster by batched products, all at once."""
+        runs = list(pairs.runs())
+        most = max(place.stop - place.start for _, place in runs)
+        if self.stack is not None and len(runs) >= STACK_SLMS and most <= STACK_ROWS:
+            yield self._answer_at_once(self.stack, query, pairs, runs, most)
+            return
+        for i, place in runs:
+            whole = place.stop - place.start == len(query.current)
+            own = query if whole else query.map(lambda x, place=place: x[pairs.row[place]])
+            yield Part(self.slms[i](own), place, (i,))
+
+    def _answer_at_once(
+        self, stack: Stack, query: Query, pairs: Pairs, runs: list[tuple[int, slice]], most: int
+    ) -> Part:
+        """Every SLM about as many samples, some of them for nothing."""
+        members = tuple(i for i, _ in runs)
+        index = torch.zeros(len(runs), most, dtype=torch.int64, device=pairs.row.device)
+        wanted = torch.zeros_like(index, dtype=torch.bool)
+        for place, (_, run) in enumerate(runs):
+            index[place, : run.stop - run.start] = pairs.row[run]
+            wanted[place, : run.stop - run.start] = True
+        answer = stack(members, query.map(lambda x: x[index]))
+        output = SLMOutput(*(getattr(answer, part.name)[wanted] for part in fields(answer)))
+        return Part(output, slice(0, len(pairs.row)), members)
+
+    def _teach(
+        self, members: tuple[int, ...], taught: list[tuple[Kept, Part, Credit]], num_kept: int, moment: Moment
+    ) -> None:
+        """The gradients of some SLMs that answered together: of credit, and of fresh keys."""
+        losses, hidden, hidden_grad = [], [], []
+        for kept, part, credit in taught:
+            # The mean is over all samples, also those that asked others.
+            share = len(part.output.hidden) / kept.pairs.samples
+            losses.append(share * self._loss(part.output, kept.start[part.place], credit))
+            hidden.append(part.output.hidden)
+            hidden_grad.append(credit.hidden_grad)
+        loss = torch.stack(losses).sum() / num_kept
+        loss = loss + sum(self._rehearsal_loss(i, moment) for i in members)
+        torch.autograd.backward([loss, *hidden], [torch.ones_like(loss), *hidden_grad])
+        if self.stack is not None:
+            self.stack.hand_out_gradients(members)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Fleet``."""
@@ -144,6 +274,12 @@ class SLMGroup:
             prefix = f"slm.{slm_id}."
             optimizer.load_state(slm, {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
         self.kept = []
+
+    def _build(self, slm_id: int) -> SLM:
+        return build_slm(self.config, self.world.spec, slm_id).to(self.device)
+
+    def _optimizer(self, slm: SLM) -> Optimizer:
+        return Optimizer(slm, self.config.weight_decay, self.config.grad_clip)
 
     def _pretrain_one(self, i: int, first_step: int, num_steps: int) -> Metrics:
         metrics: Metrics = {}
@@ -197,14 +333,13 @@ class SLMGroup:
         loss = loss + config.confidence_weight * calibration
         return (weight * (length > 0) * loss).mean()
 
-    def _loss(self, output: SLMOutput, proposals: Proposals, credit: Credit, i: int) -> Tensor:
-        """What credit teaches: known addresses, and which of its own candidates helped."""
-        start, length = credit.labels.start[:, i], credit.labels.length[:, i]
-        found = proposals.start[:, i, 0] == start
-        label = self._label_loss(output, start, length, credit.label_weight[:, i], found)
-        chosen = torch.stack([-address_loss(output.digits, s) for s in proposals.start[:, i].unbind(1)], dim=1)
-        hindsight = -(credit.candidate[:, i] * chosen).sum(1)
-        return label + (credit.candidate_weight[:, i] * hindsight).mean()
+    def _loss(self, output: SLMOutput, start: Tensor, credit: Credit) -> Tensor:
+        """What credit of (R, ...) teaches: known addresses, and which of the own (R, K) candidates helped."""
+        found = start[:, 0] == credit.labels.start
+        label = self._label_loss(output, credit.labels.start, credit.labels.length, credit.label_weight, found)
+        chosen = torch.stack([-address_loss(output.digits, s) for s in start.unbind(1)], dim=1)
+        hindsight = -(credit.candidate * chosen).sum(1)
+        return label + (credit.candidate_weight * hindsight).mean()
 
 
 def build_slm(config: FleetConfig, spec: WorldSpec, slm_id: int) -> SLM:
@@ -214,15 +349,15 @@ def build_slm(config: FleetConfig, spec: WorldSpec, slm_id: int) -> SLM:
         return SLM(config.slm, spec.state_dim, spec.char_dim, config.query_dim, spec.address_bits // 8)
 
 
-def to_proposals(outputs: list[SLMOutput], k: int, num_words: int) -> Proposals:
-    """Stack what several SLMs answer, clip ranges at the end of the memory, and cut the graph."""
-    start, log_prob, length = (torch.stack(x, dim=1) for x in zip(*(o.candidates(k) for o in outputs), strict=True))
+def to_proposals(output: SLMOutput, k: int, num_words: int) -> Proposals:
+    """What (P,) answers propose; ranges are clipped at the end of the memory, and the graph is cut."""
+    start, log_prob, length = output.candidates(k)
     wanted = length.unsqueeze(-1).expand_as(start)
     clipped = torch.minimum(wanted, num_words - start)
-    # Each by itself: vectorised functions round by a number's place, which must not depend on who shares a process.
-    confidence = torch.stack([o.confidence_logit.sigmoid() for o in outputs], dim=1)
-    hidden = torch.stack([o.hidden for o in outputs], dim=1)
-    return Proposals(start, clipped, clipped < wanted, log_prob.detach(), confidence.detach(), hidden.detach())
+    confidence = output.confidence_logit.sigmoid()
+    return Proposals(
+        start, clipped, clipped < wanted, log_prob.detach(), confidence.detach(), output.hidden.detach()
+    )  # fmt: skip
 
 
 def join_proposals(parts: Sequence[Proposals]) -> Proposals:

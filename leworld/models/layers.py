@@ -25,13 +25,13 @@ class Block(nn.Module):
         self.mlp = mlp(d_model, 4 * d_model, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
+        """(..., L, D) to (..., L, D)."""
         x = x + self._attend(self.norm_attention(x))
         return x + self.mlp(self.norm_mlp(x))
 
     def _attend(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0).transpose(-3, -2)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(-3, -2).flatten(-2))
 
 
 def mlp(d_in: int, d_hidden: int, d_out: int) -> nn.Sequential:

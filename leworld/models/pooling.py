@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from leworld.models.asking import rows_of
 from leworld.models.layers import zeroed
 from leworld.models.record_encoder import Records
 from leworld.types import _Record
@@ -26,7 +27,7 @@ class Senses(_Record):
     ``state`` (B, D) past, current, characteristics and request together; ``drift`` (B, Y) the part of the change that
     is linear in them; ``tags`` (B, N, G) scores of the tag bits to expect in records of each table; where records are
     transitions, the state's ``inputs`` (B, S) and ``features`` (B, F), and what was ``seen`` (B, .) of the episode so
-    far.
+    far. ``asked`` (B, A) int64 are the SLMs that are asked, ascending: N is A then, everywhere; None: all are.
     """
 
     state: Tensor
@@ -35,6 +36,7 @@ class Senses(_Record):
     inputs: Tensor | None = None
     features: Tensor | None = None
     seen: Tensor | None = None
+    asked: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Pooling(nn.Module):
             records: U encoded ranges.
             index: (B, N) or (B, N, K) int64 in [0, U).
         """
-        query = self.query(senses.state).unsqueeze(1) * self.slot_scale + self.slot
+        scale, slot = rows_of(self.slot_scale, senses.asked), rows_of(self.slot, senses.asked)
+        query = self.query(senses.state).unsqueeze(1) * scale + slot
         tags = self.vouch(senses.state).unsqueeze(1) * torch.tanh(senses.tags)
         if index.dim() == 3:
             query, tags = (part.unsqueeze(2).expand(*index.shape, -1) for part in (query, tags))

@@ -4,7 +4,7 @@ Source: straight-through estimator, https://arxiv.org/abs/1308.3432; binary conc
 balance term in the manner of Switch Transformers, https://arxiv.org/abs/2101.03961
 
 Shapes:
-    B: batch.  N: SLMs.  D: BLM width.  H: SLM hidden width.
+    B: batch.  N: SLMs.  A: those asked, or all.  D: BLM width.  H: SLM hidden width.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leworld.models.asking import rows_of
+
 
 @dataclass(frozen=True)
 class Routing:
-    """``logit``, ``prob`` and ``mask``, all (B, N); the mask is 0 or 1, at least one 1 a row, and passes gradient."""
+    """``logit``, ``prob`` and ``mask``, all (B, A); the mask is 0 or 1, at least one 1 a row, and passes gradient."""
 
     logit: Tensor
     prob: Tensor
@@ -76,26 +78,35 @@ class Router(nn.Module):
         nn.init.constant_(self.score.bias, 1.0)
 
     def forward(
-        self, state: Tensor, hidden: Tensor, trust: Tensor, temperature: float = 1.0, noise: Tensor | None = None
+        self,
+        state: Tensor,
+        hidden: Tensor,
+        trust: Tensor,
+        temperature: float = 1.0,
+        noise: Tensor | None = None,
+        asked: Tensor | None = None,
     ) -> Routing:
         """Decide.
 
         Args:
             state: (B, D) what the BLM sees.
-            hidden: (B, N, H) of each SLM.
-            trust: (B, N, 2) each SLM's confidence and the log-probability of its best address.
+            hidden: (B, A, H) of each SLM.
+            trust: (B, A, 2) each SLM's confidence and the log-probability of its best address.
             temperature: see ``mask_ste``.
             noise: see ``mask_ste``.
+            asked: (B, A) int64, which SLMs these are; None: all.
         """
-        return self._decide(self._see(state) + self.hidden(hidden) + self.trust(trust), temperature, noise)
+        return self._decide(self._see(state, asked) + self.hidden(hidden) + self.trust(trust), temperature, noise)
 
-    def alone(self, state: Tensor, temperature: float = 1.0, noise: Tensor | None = None) -> Routing:
+    def alone(
+        self, state: Tensor, temperature: float = 1.0, noise: Tensor | None = None, asked: Tensor | None = None
+    ) -> Routing:
         """Decide from the state (B, D) alone, as if no SLM had said anything."""
-        return self._decide(self._see(state), temperature, noise)
+        return self._decide(self._see(state, asked), temperature, noise)
 
-    def _see(self, state: Tensor) -> Tensor:
-        """(B, N, D / 2) the state from the side of each SLM."""
-        return self.state(state).unsqueeze(1) * self.key_scale + self.key
+    def _see(self, state: Tensor, asked: Tensor | None) -> Tensor:
+        """(B, A, D / 2) the state from the side of each SLM."""
+        return self.state(state).unsqueeze(1) * rows_of(self.key_scale, asked) + rows_of(self.key, asked)
 
     def _decide(self, x: Tensor, temperature: float, noise: Tensor | None) -> Routing:
         logit = self.score(F.gelu(self.norm(x))).squeeze(-1)

@@ -75,12 +75,12 @@ class SLM(nn.Module):
         """Score every digit, every length, and itself."""
         tokens = [self.past(query.past), self.current(query.current)]
         tokens += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
-        inputs = torch.stack(tokens, dim=1) + self.kind
+        inputs = torch.stack(tokens, dim=-2) + self.kind
         # The read-out starts from the sum of its inputs: what is linear in them need not pass the attention.
-        x = torch.cat([self.readout + inputs.sum(1, keepdim=True), inputs], dim=1)
+        x = torch.cat([self.readout + inputs.sum(-2, keepdim=True), inputs], dim=-2)
         for block in self.blocks:
             x = block(x)
-        hidden = self.norm(x[:, 0])
+        hidden = self.norm(x[..., 0, :])
         length = F.log_softmax(self.length(hidden), dim=-1)
         digits = self.digits(hidden, query.characteristics, query.info_query)
         return SLMOutput(digits, length, self.confidence(hidden).squeeze(-1), hidden)

@@ -35,15 +35,24 @@ LARGEST = 1e12
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a system: ``num_slms`` SLMs of one kind and a BLM."""
+    """Sizes of a system: ``num_slms`` SLMs of one kind and a BLM.
+
+    ``asked`` SLMs are asked for a prediction, chosen by the router from what is sensed; None asks all.
+    """
 
     slm: SLMConfig = field(default_factory=SLMConfig)
     blm: BLMConfig = field(default_factory=BLMConfig)
     num_slms: int = 3
+    asked: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_slms <= 1024:
             raise ConfigError(f"model.num_slms {self.num_slms} is outside [1, 1024]: set a number in that range")
+        if self.asked is not None and not 1 <= self.asked <= self.num_slms:
+            raise ConfigError(
+                f"model.asked {self.asked} is outside [1, {self.num_slms}]: set a number up to model.num_slms, or null "
+                "to ask all"
+            )
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class Step:
         info_query: (B, Q) the request to the next step; zeros where none was worth its price.
         believed: (B, N) in [0, 1], how far the records that were read are what the sample needs; 0 without a read.
         first_believed: (B, N) the same of the best candidate, before any second look: what an SLM is judged by.
+        asked: (B, A) int64, the SLMs that were asked, where they were few: N is A then; see ``over``.
     """
 
     next_state: Tensor
@@ -69,6 +79,22 @@ class Step:
     info_query: Tensor
     believed: Tensor
     first_believed: Tensor
+    asked: Tensor | None = None
+
+    def over(self, num_slms: int) -> Step:
+        """The same with a column for each of N SLMs; those that were not asked proposed nothing, at address -1."""
+        if self.asked is None:
+            return self
+        asked = self.asked
+
+        def spread(x: Tensor, rest: float = 0) -> Tensor:
+            whole = x.new_full((len(x), num_slms, *x.shape[2:]), rest)
+            return whole.scatter_(1, asked.view(*asked.shape, *[1] * (x.dim() - 2)).expand_as(x), x)
+
+        own = self.proposals
+        proposals = replace(own.map(spread), start=spread(own.start, -1), log_prob=spread(own.log_prob, -torch.inf))
+        single = {name: spread(getattr(self, name)) for name in ("mask", "looks", "believed", "first_believed")}
+        return replace(self, reads=self.reads.map(spread), proposals=proposals, asked=None, **single)
 
 
 @dataclass(frozen=True)
@@ -125,20 +151,27 @@ class System:
             query: what is known.
             seen: the episode so far, from ``observe``; None where no more is known than the query says.
             ranges: (B, N) read these instead of what the SLMs propose.
-            mask: (B, N) trust these instead of what the router says.
-            redirect: what becomes of the (B, N) ranges, on the CPU, before they are read; for controls.
-            proposals: of this query, where they are known already.
+            mask: (B, N) trust these instead of what the router says; they are asked first.
+            redirect: what becomes of the ranges, on the CPU, before they are read; for controls.
+            proposals: of all N SLMs to this query, where they are known already.
             standing: which SLMs may be trusted at all; where none may, nothing is read.
+
+        Returns:
+            the step, with a column for each SLM that was asked.
 
         Raises:
             DataError: the query does not fit the world, or is not within ``LARGEST``.
         """
         check_query(query, self.spec, self.blm.config.query_dim)
         query = query.to(self.device)
-        proposals = (self.fleet.propose(query) if proposals is None else proposals).to(self.device)
-        senses = self.blm.sense(query, seen)
-        chosen = self._choose(self.blm.route(senses, proposals), mask, standing)
-        wanted = proposals.ranges() if ranges is None else ranges.to(self.device)
+        allowed = None if standing is None else standing.allowed()
+        mask, allowed = (None if part is None else part.to(self.device) for part in (mask, allowed))
+        asked = self.blm.shortlist(query, prefer=preference(mask, allowed))
+        mask, allowed = (None if part is None else of_asked(part, asked) for part in (mask, allowed))
+        proposals = self._proposals(query, asked, proposals)
+        senses = self.blm.sense(query, seen, asked)
+        chosen = self._choose(self.blm.route(senses, proposals), mask, allowed)
+        wanted = proposals.ranges() if ranges is None else ranges.to(self.device).map(lambda x: of_asked(x, asked))
         wanted = redirected(wanted, redirect)
         made = Ranges(wanted.start, wanted.length * chosen.long())
         first = self._look(senses, proposals, made)
@@ -147,13 +180,25 @@ class System:
         next_state = from_change(self.spec, query.current, prediction.change)
         request = prediction.info_query(self.blm.config.request_price)
         return Step(
-            next_state, chosen, found.ranges, found.looks, proposals, request, found.believed, first.believed
+            next_state, chosen, found.ranges, found.looks, proposals, request, found.believed, first.believed, asked
         )  # fmt: skip
 
     @torch.no_grad()
     def wanted(self, query: Query, proposals: Proposals) -> Tensor:
-        """(B, N) bool, whom the router itself would trust with these proposals, whatever their standing."""
-        return self.blm.route(self.blm.sense(query.to(self.device)), proposals.to(self.device)).mask > 0.5
+        """(B, N) bool, whom the router itself would ask and trust with these proposals, whatever their standing."""
+        query = query.to(self.device)
+        asked = self.blm.shortlist(query)
+        routing = self.blm.route(self.blm.sense(query, asked=asked), self._proposals(query, asked, proposals))
+        if asked is None:
+            return routing.mask > 0.5
+        nobody = torch.zeros(len(asked), self.blm.num_slms, dtype=torch.bool, device=asked.device)
+        return nobody.scatter_(1, asked, routing.mask > 0.5)
+
+    def _proposals(self, query: Query, asked: Tensor | None, known: Proposals | None) -> Proposals:
+        """Of the SLMs asked, or of all."""
+        if known is None:
+            return self.fleet.propose(query, asked).to(self.device)
+        return known.to(self.device).map(lambda x: of_asked(x, asked))
 
     def _look(self, senses: Senses, proposals: Proposals, ranges: Ranges) -> Found:
         """What (B, N[, K]) ranges hold for the samples."""
@@ -174,12 +219,11 @@ class System:
         again = self._look(senses.map(lambda x: x[rows]), proposals.map(lambda x: x[rows]), ranges)
         return improved(found, rows, again)
 
-    def _choose(self, routing: Routing, mask: Tensor | None, standing: Standing | None) -> Tensor:
-        """(B, N) whom to trust: the router's choice or the given one, as far as standing allows."""
-        chosen = routing.mask.round() if mask is None else mask.to(self.device).round()
-        if standing is None:
+    def _choose(self, routing: Routing, mask: Tensor | None, allowed: Tensor | None) -> Tensor:
+        """(B, N) whom to trust: the router's choice or the given one, of those allowed."""
+        chosen = routing.mask.round() if mask is None else mask.round()
+        if allowed is None:
             return chosen
-        allowed = standing.allowed().to(self.device)
         kept = chosen * allowed
         if mask is None:
             kept = torch.where(kept.any(-1, keepdim=True), kept, best_of(routing.logit, allowed))
@@ -198,6 +242,21 @@ def improved(found: Found, rows: Tensor, again: Found) -> Found:
 
     looks = found.looks.index_add(0, rows, again.looks.sum(-1))
     return replace(found.map(improve, again), looks=looks)
+
+
+def preference(mask: Tensor | None, allowed: Tensor | None) -> Tensor | None:
+    """(B, N) whom to ask first, and whom only where nobody else is left."""
+    if allowed is None:
+        return None if mask is None else mask.round()
+    return allowed - 1 if mask is None else (mask.round() + 1) * allowed - 1
+
+
+def of_asked(x: Tensor, asked: Tensor | None) -> Tensor:
+    """The columns of the (B, A) SLMs asked, of (B or 1, N, ...); all where None."""
+    if asked is None:
+        return x
+    row = torch.arange(len(asked), device=asked.device).unsqueeze(1)
+    return x.expand(len(asked), *x.shape[1:])[row, asked]
 
 
 def redirected(ranges: Ranges, redirect: Redirect | None) -> Ranges:
@@ -248,6 +307,7 @@ def build_blm(config: ModelConfig, spec: WorldSpec, seed: int) -> BLM:
             char_dim=spec.char_dim,
             slm_dim=config.slm.d_model,
             num_slms=config.num_slms,
+            num_asked=config.asked,
             record_words=spec.record_words,
             scale=spec.scale,
             decode=spec.decode,

@@ -1,7 +1,7 @@
 """Which tag a record should have that a sample can use.
 
 Shapes:
-    B: batch.  N: tables.  G: bits of a tag.  C: characteristics.  Q: info query.
+    B: batch.  N: tables.  A: those of the SLMs asked.  G: bits of a tag.  C: characteristics.  Q: info query.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leworld.models.addressing import REQUEST_GAIN, SignRule, bits_of
+from leworld.models.asking import rows_of
 from leworld.models.layers import zeroed
 
 TAG_GAIN = 30.0
@@ -32,12 +33,16 @@ class TagHead(nn.Module):
         # Where something was asked, each table learns whether it still goes by the key; at first it does not.
         self.heed = nn.Parameter(torch.full((num_tables, 1), 2 * HEED / REQUEST_GAIN))
 
-    def forward(self, key: Tensor, request: Tensor) -> Tensor:
-        """The (B, C) key and the (B, Q) request to (B, N, G) scores of the bits."""
-        asked = request.any(-1)[:, None, None].float()
-        heed = torch.sigmoid(HEED - asked * REQUEST_GAIN * self.heed)
-        named = TAG_GAIN * self.request(request)
-        return heed * SURE * self.rule(key).unflatten(1, self.shape) + named.unflatten(1, self.shape)
+    def forward(self, key: Tensor, request: Tensor, tables: Tensor | None = None) -> Tensor:
+        """The (B, C) key and the (B, Q) request to (B, N, G) scores of the bits; of (B, A) ``tables`` alone."""
+        requested = request.any(-1)[:, None, None].float()
+        heed = torch.sigmoid(HEED - requested * REQUEST_GAIN * rows_of(self.heed, tables))
+        if tables is None:
+            rule, named = self.rule(key).unflatten(1, self.shape), self.request(request).unflatten(1, self.shape)
+        else:
+            rule = self.rule.some(key, self.shape, tables)
+            named = torch.einsum("bagq,bq->bag", self.request.weight.unflatten(0, self.shape)[tables], request)
+        return heed * SURE * rule + TAG_GAIN * named
 
     def rule_loss(self, key: Tensor, tags: Tensor) -> Tensor:
         """The rule's loss: (B, C) keys and the (B, N) int64 tags of their records to a scalar."""

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leworld.models.blm import BLM
 from leworld.models.pooling import Senses
 from leworld.models.router import Routing, logistic_noise
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
 from leworld.phases.hindsight import best_masks, candidate_credit
-from leworld.phases.learner import Learner, Metrics, Spoiling, verify_loss
+from leworld.phases.learner import Learner, Metrics, Spoiling, recall, subset_loss, verify_loss
 from leworld.phases.team import Part, Team
 from leworld.rng import generator
 from leworld.types import Batch, Credit, Proposals, Ranges
@@ -40,6 +41,8 @@ class JointConfig:
         credit_temperature: of its target, as a part of the spread of the candidates' errors.
         label_weight: of the write log in the SLMs' loss.
         mask_weight: of hindsight over masks in the router's loss.
+        shortlist_weight: of hindsight over masks in the loss of whom to ask, where ``model.asked`` are few.
+        subset_weight: of the loss of whom to ask, where the world says which tables matter.
         read_price: error that one read less is worth.
         balance_weight, entropy_weight: of the router's terms.
         temperature: of the router at the start; it falls geometrically to ``temperature_end``.
@@ -62,6 +65,8 @@ class JointConfig:
     credit_temperature: float = 0.2
     label_weight: float = 0.1
     mask_weight: float = 0.5
+    shortlist_weight: float = 0.5
+    subset_weight: float = 1.0
     read_price: float = 0.0005
     balance_weight: float = 0.001
     entropy_weight: float = 0.001
@@ -77,6 +82,7 @@ class JointConfig:
         check_not_negative(
             "phases.joint", self, "steps", "verify_weight", "credit_weight", "label_weight", "mask_weight"
         )
+        check_not_negative("phases.joint", self, "shortlist_weight", "subset_weight")
         check_not_negative("phases.joint", self, "read_price", "balance_weight", "entropy_weight")
 
     def temperature_at(self, step: int) -> float:
@@ -109,12 +115,14 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     draw = generator(learner.seed, "joint", step)
     # What only a request could find is left to the refine phase: without one, the right record seems of no use.
     samples = learner.samples(config.sequences, config.samples, draw, keyed=True)
-    batch = samples.batch
-    query = learner.query(batch)
-    proposals = attach_hidden(learner.fleet.propose(query, learn=True).to(learner.device))
-    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw))
-    part, num_slms = samples.part, proposals.confidence.shape[1]
-    noise = part.of(logistic_noise(torch.Size((part.total, num_slms)), draw)).to(learner.device)
+    part = samples.part
+    query, relevant = learner.query(samples.batch), learner.concern(samples.batch, None).relevant
+    asked = learner.shortlist(query, config.temperature_at(step), part, "joint", step)
+    batch = learner.concern(samples.batch, asked)
+    proposals = attach_hidden(learner.fleet.propose(query, asked, learn=True).to(learner.device))
+    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), asked)
+    columns = proposals.confidence.shape[1]
+    noise = part.of(logistic_noise(torch.Size((part.total, columns)), draw)).to(learner.device)
     routing = learner.blm.route(senses, proposals, config.temperature_at(step), noise)
     spoiling = Spoiling(config.irrelevant, config.dropped, config.blind, config.cut)
     spoilt = learner.spoil(proposals.ranges(), spoiling, draw, part)
@@ -135,6 +143,8 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     right = right_reads(batch, proposals) if learner.labels else spoilt.ranges.length > 0
     verify = verify_loss(pooled, spoilt.wrong, spoilt.wrong | right, learner.team)
     loss = error + config.verify_weight * verify + routing_loss(config, routing, scores, learner.team, part)
+    loss = loss + config.shortlist_weight * shortlist_loss(learner.blm, senses, scores, part)
+    loss = loss + config.subset_weight * part.share * subset_loss(learner.blm, senses, relevant)
     loss.backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimise(lr)
@@ -143,7 +153,7 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     learner.fleet.learn([credit], slm_lr, ("joint", step))
     return {
         "loss": learner.team.sum(error).item(), "grad_norm": norm, "lr": lr, "temperature": config.temperature_at(step),
-        **hit_metrics(batch, proposals), **mask_metrics(batch, routing.logit),
+        **hit_metrics(batch, proposals), **mask_metrics(batch, routing.logit, relevant), **recall(asked, relevant),
     }  # fmt: skip
 
 
@@ -188,6 +198,15 @@ def routing_loss(config: JointConfig, routing: Routing, scores: Scores, team: Te
     return config.mask_weight * taught + own
 
 
+def shortlist_loss(blm: BLM, senses: Senses, scores: Scores, part: Part) -> Tensor | float:
+    """Where few are asked, hindsight's masks also teach whom to ask, of those who were: this learner's share of it."""
+    if senses.asked is None or not len(scores.rows):
+        return 0.0
+    own = blm.router.alone(senses.state[scores.rows], asked=senses.asked[scores.rows])
+    taught = F.binary_cross_entropy_with_logits(own.logit, scores.mask)
+    return part.weight * len(scores.rows) / scores.total * taught
+
+
 def to_credit(
     config: JointConfig, batch: Batch, proposals: Proposals, scores: Scores, part: Part, label_weight: float
 ) -> Credit:
@@ -212,12 +231,13 @@ def hit_metrics(batch: Batch, proposals: Proposals) -> Metrics:
     return {"hit_top1": right[:, 0].float().mean().item(), "hit_topk": right.any(1).float().mean().item()}
 
 
-def mask_metrics(batch: Batch, logit: Tensor) -> Metrics:
-    """Reads that the plain decision would make, and how often it is the true subset."""
+def mask_metrics(batch: Batch, logit: Tensor, relevant: Tensor | None) -> Metrics:
+    """Reads that the plain decision would make, and how often it is the true subset, (B, N) of all SLMs."""
     hard = logit > 0
     metrics = {"reads": hard.float().sum(1).mean().item()}
-    if logit.shape[1] <= SHOWN_SLMS:
+    if relevant is None or relevant.shape[1] == logit.shape[1] <= SHOWN_SLMS:
         metrics |= {f"use_{i}": use for i, use in enumerate(hard.float().mean(0).tolist())}
-    if batch.relevant is not None:
-        metrics["exact_mask"] = (hard == batch.relevant).all(1).float().mean().item()
+    if batch.relevant is not None and relevant is not None:
+        all_asked = batch.relevant.sum(1) == relevant.sum(1)
+        metrics["exact_mask"] = ((hard == batch.relevant).all(1) & all_asked).float().mean().item()
     return metrics

@@ -11,16 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leworld.errors import ConfigError
 from leworld.memory import Memory
 from leworld.models.blm import BLM
 from leworld.models.fleet import Fleet
-from leworld.models.pooling import Pooled
+from leworld.models.membership import join, leave
+from leworld.models.pooling import Pooled, Senses
 from leworld.models.reads import read_ranges
 from leworld.models.record_encoder import Records
+from leworld.models.router import logistic_noise
 from leworld.models.system import System, to_change
 from leworld.optim import Optimizer
 from leworld.phases.team import ALONE, Part, Team
-from leworld.rng import derangement
+from leworld.rng import derangement, generator
 from leworld.types import Batch, Query, Ranges
 from leworld.worlds.base import World
 
@@ -104,7 +107,7 @@ class Learner:
 
         Elsewhere start and length are 0, so that all that is not asked for is read as one range.
         """
-        labels, keyed = samples.episodes.labels, samples.episodes.keyed
+        labels, keyed = samples.episodes.labels.map(self.of_all), self.of_all(samples.episodes.keyed)
         asked = torch.zeros_like(keyed)
         if self.labels and self.blm.tags is not None:
             asked[:, :-1] = ~keyed[:, 1:] & (labels.start[:, 1:] != labels.start[:, :-1])
@@ -131,6 +134,63 @@ class Learner:
         """One step of the BLM's optimiser on the gradients of the whole team; their norm."""
         self.team.sum_gradients(self.blm)
         return self.optimizer.step(lr)
+
+    @property
+    def tables(self) -> Tensor | None:
+        """(N,) the memory's table of each SLM; None where each has that of its own number."""
+        members, num_tables = self.fleet.members, self.world.spec.num_tables
+        if list(members) == list(range(num_tables)):
+            return None
+        return torch.tensor([slm_id % num_tables for slm_id in members], device=self.device)
+
+    def of_all(self, x: Tensor) -> Tensor:
+        """(..., T) of all tables to (..., N) of all SLMs."""
+        return x if self.tables is None else x[..., self.tables]
+
+    def concern(self, batch: Batch, asked: Tensor | None) -> Batch:
+        """A (B, ...) batch with what concerns the (B, A) SLMs that are asked, or all."""
+        tables = self.tables
+        if tables is None:
+            return batch.of(asked)
+        return batch.of(tables.expand(len(batch.current), -1) if asked is None else tables[asked])
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """An SLM joins, pre-trained for some steps; see ``leworld.models.membership``.
+
+        Raises:
+            ConfigError: its number is not above all others.
+        """
+        members, num_tables = self.fleet.members, self.world.spec.num_tables
+        if slm_id <= max(members):
+            raise ConfigError(f"SLM {slm_id} cannot join: numbers up to {max(members)} were given; take a higher one")
+        alike = [place for place, other in enumerate(members) if (other - slm_id) % num_tables == 0]
+        self.fleet.join(slm_id, steps)
+        join(self.blm, self.optimizer, alike[0] if alike else 0, generator(self.seed, "join", slm_id))
+
+    def leave(self, slm_id: int) -> None:
+        """An SLM leaves, and is never asked again.
+
+        Raises:
+            ConfigError: it is not there, or the only one.
+        """
+        members = self.fleet.members
+        if slm_id not in members or len(members) == 1:
+            there = ", ".join(map(str, members))
+            raise ConfigError(f"SLM {slm_id} cannot leave: there are {there}; name one of several")
+        place = list(members).index(slm_id)
+        self.fleet.leave(slm_id)
+        leave(self.blm, self.optimizer, place)
+
+    def shortlist(self, query: Query, temperature: float, part: Part, *moment: str | int) -> Tensor | None:
+        """Whom this learner's part of the samples asks, explored by logistic noise times a temperature.
+
+        See ``BLM.shortlist``.
+        """
+        if self.blm.shortlist(query.map(lambda x: x[:1])) is None:
+            return None
+        draw = generator(self.seed, "shortlist", *moment)
+        noise = part.of(logistic_noise(torch.Size((part.total, self.blm.num_slms)), draw))
+        return self.blm.shortlist(query, temperature * noise.to(self.device))
 
     def query(self, batch: Batch, info_query: Tensor | None = None) -> Query:
         """What is known at a step of a (B, ...) batch; no request means zeros."""
@@ -201,6 +261,23 @@ def spoil(ranges: Ranges, spoiling: Spoiling, generator: torch.Generator, record
         length = torch.where((cut < spoiling.cut) & (length > record_words), part, length)
     kept = (dropped >= spoiling.dropped) & (blind >= spoiling.blind) & (length > 0)
     return Spoilt(Ranges(start, length), start != ranges.start, kept.float())
+
+
+def subset_loss(blm: BLM, senses: Senses, relevant: Tensor | None) -> Tensor | float:
+    """Where few are asked, and the world says (B, N) who matters, that teaches whom to ask."""
+    if senses.asked is None or relevant is None:
+        return 0.0
+    logit = blm.router.alone(senses.state).logit
+    # The sum, as each SLM's key has a part of its own in it; over as many as can be asked.
+    loss = F.binary_cross_entropy_with_logits(logit, relevant.float(), reduction="none").sum(1).mean()
+    return loss / senses.asked.shape[1]
+
+
+def recall(asked: Tensor | None, relevant: Tensor | None) -> Metrics:
+    """How often all SLMs that matter, (B, N) bool, are among the (B, A) that are asked."""
+    if asked is None or relevant is None:
+        return {}
+    return {"recall": (relevant.gather(1, asked).sum(1) == relevant.sum(1)).float().mean().item()}
 
 
 def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor, team: Team = ALONE) -> Tensor:

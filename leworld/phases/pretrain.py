@@ -12,12 +12,11 @@ from torch import Tensor
 
 from leworld.models.blm import Slots
 from leworld.models.pooling import Senses
-from leworld.models.record_encoder import Records
 from leworld.models.router import logistic_noise
 from leworld.models.tag_head import SURE, tag_loss
 from leworld.optim import warmup_cosine
 from leworld.phases.checks import check_fractions, check_not_negative, check_positive
-from leworld.phases.learner import Learner, Metrics, Spoiling, verify_loss
+from leworld.phases.learner import Learner, Metrics, Spoiling, recall, subset_loss, verify_loss
 from leworld.rng import generator
 from leworld.types import Batch
 
@@ -41,6 +40,7 @@ class PretrainConfig:
         verify_weight: of the loss of reads wrongly ignored or wrongly believed.
         codec_weight: of the loss of words decoded from their codes.
         ask_weight: of the loss of tags that requests name, where the next step depends on one.
+        subset_weight: of the loss of whom to ask, where ``model.asked`` are few and the world says which tables matter.
         slm_steps: optimiser steps of each SLM.
         slm_batch: keys a step.
         rule_steps: optimiser steps of the linear rule from key to address beside each other one of an SLM, as they are
@@ -64,6 +64,7 @@ class PretrainConfig:
     verify_weight: float = 0.1
     codec_weight: float = 0.1
     ask_weight: float = 0.1
+    subset_weight: float = 1.0
     slm_steps: int = 600
     slm_batch: int = 256
     rule_steps: int = 6
@@ -79,23 +80,25 @@ class PretrainConfig:
         )
         check_positive("phases.pretrain", self, "warmup_steps", "temperature")
         check_not_negative("phases.pretrain", self, "steps", "slm_steps", "verify_weight", "codec_weight", "ask_weight")
-        check_not_negative("phases.pretrain", self, "length_weight", "confidence_weight")
+        check_not_negative("phases.pretrain", self, "subset_weight", "length_weight", "confidence_weight")
 
 
 def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metrics:
     """One step of the BLM on reads of the write log, some of them spoilt."""
     draw = generator(learner.seed, "pretrain", step)
     samples = learner.samples(config.sequences, config.samples, draw)
-    batch = samples.batch
-    query = learner.query(batch)
+    part, query = samples.part, learner.query(samples.batch)
+    relevant = learner.concern(samples.batch, None).relevant
+    asked = learner.shortlist(query, config.temperature, part, "pretrain", step)
+    batch = learner.concern(samples.batch, asked)
     # Without labels, SLMs that are taught beside it by what was written say where to read.
-    own = batch.labels if learner.labels else learner.fleet.propose(query).to(learner.device).ranges()
+    own = batch.labels if learner.labels else learner.fleet.propose(query, asked).to(learner.device).ranges()
     spoiling = Spoiling(config.irrelevant, config.dropped, config.blind, config.cut)
-    part = samples.part
     spoilt = learner.spoil(own, spoiling, draw, part)
-    asked = learner.to_ask_for(samples)
-    records, (index, right, named) = learner.read(spoilt.ranges, own, asked)
-    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw))
+    wanted = learner.to_ask_for(samples)
+    wanted = wanted if asked is None else wanted.map(lambda x: x.gather(1, asked))
+    records, (index, right, named) = learner.read(spoilt.ranges, own, wanted)
+    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), asked)
     if learner.labels:
         senses = expecting(senses, batch, records.tags[right, 0])
     pooled = learner.blm.pool(senses, records, index)
@@ -107,16 +110,19 @@ def pretrain_step(learner: Learner, config: PretrainConfig, step: int) -> Metric
     error = (prediction.change - learner.change(batch)).pow(2).mean() * part.share
     verify = verify_loss(pooled, spoilt.wrong, spoilt.ranges.length > 0, learner.team)
     codec = learner.blm.codec.reconstruction_loss(_random_words(learner, step))
-    known = (asked.length > 0) & ~spoilt.wrong & (spoilt.kept > 0)
-    naming = _naming_loss(learner, batch.characteristics, prediction.request, records, named, known)
+    known = (wanted.length > 0) & ~spoilt.wrong & (spoilt.kept > 0)
+    scores = learner.blm.expected_tags(batch.characteristics, prediction.request, asked)
+    # Requests are to name the tags of the records that the next step needs, where that is known.
+    naming = tag_loss(scores, records.tags[named, 0], known, learner.team.sum(known.sum()))
     loss = error + config.verify_weight * verify + config.ask_weight * naming
+    loss = loss + config.subset_weight * part.share * subset_loss(learner.blm, senses, relevant)
     # What needs no samples every learner works out whole.
     common = config.codec_weight * codec + _rule_loss(learner, config, step)
     (loss + common / learner.team.size).backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimise(lr)
     total = learner.team.sum(torch.stack([error, verify])).tolist()
-    return {"loss": total[0], "verify_loss": total[1], "grad_norm": norm, "lr": lr}
+    return {"loss": total[0], "verify_loss": total[1], "grad_norm": norm, "lr": lr, **recall(asked, relevant)}
 
 
 def expecting(senses: Senses, batch: Batch, tags: Tensor) -> Senses:
@@ -130,15 +136,7 @@ def _rule_loss(learner: Learner, config: PretrainConfig, step: int) -> Tensor | 
         return 0.0
     keys = learner.world.keys(config.rule_batch, generator(learner.seed, "tags", step)).to(learner.device)
     assert keys.tags is not None, learner.world.spec.name
-    return learner.blm.tags.rule_loss(keys.characteristics, keys.tags)
-
-
-def _naming_loss(
-    learner: Learner, characteristics: Tensor, request: Tensor, records: Records, index: Tensor, known: Tensor
-) -> Tensor:
-    """Requests (B, Q) are to name the tags of the (B, N) records that the next step needs, where that is ``known``."""
-    scores = learner.blm.expected_tags(characteristics, request)
-    return tag_loss(scores, records.tags[index, 0], known, learner.team.sum(known.sum()))
+    return learner.blm.tags.rule_loss(keys.characteristics, learner.of_all(keys.tags))
 
 
 def _random_words(learner: Learner, step: int) -> Tensor:

@@ -82,12 +82,14 @@ class RefineConfig:
 class Round:
     """One pass over all (M = B * T) steps at once.
 
-    ``error`` (M,), ``taught`` the scalar loss of hindsight, ``proposals`` whose ``hidden`` has a gradient.
+    ``error`` (M,), ``taught`` the scalar loss of hindsight, ``proposals`` whose ``hidden`` has a gradient, ``batch``
+    with what concerns the SLMs that were asked.
     """
 
     error: Tensor
     taught: Tensor
     proposals: Proposals
+    batch: Batch
 
 
 def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
@@ -114,7 +116,7 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
     own = result.error.mean() + foreseen
     (own * part.share + result.taught).backward(retain_graph=requests.requires_grad)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
-    credit = to_credit(config, batch, result.proposals, worth)
+    credit = to_credit(config, result.batch, result.proposals, worth)
     (gradient,) = learner.fleet.learn([credit], slm_lr, ("refine", step))
     if requests.requires_grad:
         torch.autograd.backward(requests, config.request_weight_at(step) * gradient.to(learner.device))
@@ -124,7 +126,7 @@ def refine_step(learner: Learner, config: RefineConfig, step: int) -> Metrics:
     loss, gain = (learner.team.mean(values, part).item() for values in (error, without - error))
     return {
         "loss": loss, "gain": gain, "grad_norm": norm, "lr": lr,
-        **asked_metrics(batch, result.proposals),
+        **asked_metrics(result.batch, result.proposals),
     }  # fmt: skip
 
 
@@ -160,8 +162,10 @@ def make_requests(
 ) -> Prediction:
     """What every step says after its reads, its request with the graph; guided rows trust what hindsight trusts."""
     query = learner.query(batch, received)
-    proposals = learner.fleet.propose(query.map(Tensor.detach)).to(learner.device)
-    senses = learner.blm.sense(query, seen)
+    asked = learner.blm.shortlist(query)
+    batch = learner.concern(batch, asked)
+    proposals = learner.fleet.propose(query.map(Tensor.detach), asked).to(learner.device)
+    senses = learner.blm.sense(query, seen, asked)
     records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
     senses = told(senses, records, index, guided)
     pooled = learner.blm.pool(senses, records, index)
@@ -183,8 +187,10 @@ def run_round(
 ) -> Round:
     """All steps with the requests that they receive, as they will be at test time."""
     query = learner.query(batch, received)
-    proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), learn=True).to(learner.device))
-    senses = learner.blm.sense(query, seen)
+    asked = learner.blm.shortlist(query)
+    batch = learner.concern(batch, asked)
+    proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), asked, learn=True).to(learner.device))
+    senses = learner.blm.sense(query, seen, asked)
     routing = learner.blm.route(senses, proposals)
     # Guided rows read rightly, lest the BLM unlearn to use what it reads while requests are still no good.
     wanted = guide(proposals.ranges(), batch.labels, guided)
@@ -205,7 +211,7 @@ def run_round(
     mask_loss = (mask_loss * fair).sum() / learner.team.sum(fair.sum()).clamp(min=1)
     verify = verify_loss(pooled, spoilt.ranges.start != batch.labels.start, there, learner.team)
     taught = config.mask_weight * mask_loss + config.verify_weight * verify + config.tag_weight * named
-    return Round((prediction.change - change).pow(2).mean(-1), taught, proposals)
+    return Round((prediction.change - change).pow(2).mean(-1), taught, proposals, batch)
 
 
 def told(senses: Senses, records: Records, right: Tensor, guided: Tensor) -> Senses:
@@ -227,8 +233,10 @@ def request_worth(learner: Learner, batch: Batch, seen: Tensor | None, part: Par
         (M,) error without requests, and (M,) in [-1, 1] the part of the mean error that the right reads would save.
     """
     query = learner.query(batch)
-    proposals = learner.fleet.propose(query).to(learner.device)
-    senses = learner.blm.sense(query, seen)
+    asked = learner.blm.shortlist(query)
+    batch = learner.concern(batch, asked)
+    proposals = learner.fleet.propose(query, asked).to(learner.device)
+    senses = learner.blm.sense(query, seen, asked)
     own = learner.blm.route(senses, proposals).mask
     everyone = torch.ones(len(own), dtype=torch.bool, device=own.device)
     records, indices = learner.read(proposals.ranges(), guide(proposals.ranges(), batch.labels, everyone))

@@ -126,6 +126,23 @@ class Trainer:
             team=team,
         )
 
+    def join(self, slm_id: int) -> None:
+        """Between two steps: an SLM joins, pre-trained as far as the others; it serves table ``slm_id`` modulo theirs.
+
+        Raises:
+            ConfigError: its number is not above all others.
+        """
+        steps = self.phases.pretrain.slm_steps
+        self.learner.join(slm_id, min(steps, self.position.step) if self.position.phase == "pretrain" else steps)
+
+    def leave(self, slm_id: int) -> None:
+        """Between two steps: an SLM leaves, with all that the BLM knew of it.
+
+        Raises:
+            ConfigError: it is not there, or the only one.
+        """
+        self.learner.leave(slm_id)
+
     def num_steps(self, phase: str) -> int:
         """Steps of a phase; pre-training takes as long as the longer of its two halves."""
         config = getattr(self.phases, phase)
@@ -140,6 +157,7 @@ class Trainer:
             yield from runners[phase](self.position.step)
 
     def _done(self, phase: str, step: int, metrics: Metrics) -> Progress:
+        self._serve_probation(1)
         self.position = Position(phase, step + 1)
         return Progress(self.position, self.num_steps(phase), metrics)
 
@@ -153,10 +171,15 @@ class Trainer:
             taught = None if self.learner.labels else pending()
             metrics = [self._pretrain_metrics(config, step) for step in range(start, end)]
             metrics[-1].update(mean_metrics(pending() if taught is None else taught))
+            self._serve_probation(end - start)
             # The SLMs are at the end of the chunk from here on: only there may a run be cut.
             for step, values in zip(range(start, end), metrics, strict=True):
                 self.position = Position("pretrain", end)
                 yield Progress(Position("pretrain", step + 1), total, values)
+
+    def _serve_probation(self, steps: int) -> None:
+        blm = self.learner.blm
+        blm.probation = [max(0, left - steps) for left in blm.probation]
 
     def _pretrain_metrics(self, config: PretrainConfig, step: int) -> Metrics:
         return pretrain_step(self.learner, config, step) if step < config.steps else {}

@@ -3,7 +3,8 @@
 Dimensions ``[0, N)`` of the characteristics are flags: region i, one of the first 1, 2 or 3 (easy, medium, hard),
 matters where flag i is positive. Flags of the other tables look the same and mean nothing. The other dimensions are the
 key, and each table finds its record by its own hash of that key. As characteristics are drawn anew at every step,
-history tells nothing: only a read does.
+history tells nothing: only a read does. Where the difficulty is ``wide``, any 3 of all tables matter, and the flags of
+the others are negative.
 
 A memory of up to 2 ** 20 words has a record at every slot, and no key comes twice. A wider one holds the records of
 ``num_keys`` keys a split, and only those keys come.
@@ -29,7 +30,8 @@ from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
 from leworld.worlds.slot_world import SlotWorld
 from leworld.worlds.slots import DENSE_BITS, TAG_BITS, Slots, payload_words, slot_words, table_addresses
 
-REGIONS = {"easy": 1, "medium": 2, "hard": 3}
+WIDE = "wide"
+REGIONS = {"easy": 1, "medium": 2, "hard": 3, WIDE: 3}
 MIN_FLAG = 0.5
 
 
@@ -38,7 +40,7 @@ class RulesConfig:
     """Settings of ``rules``.
 
     Attributes:
-        difficulty: easy, medium or hard: 1, 2 or 3 regions that may matter.
+        difficulty: easy, medium or hard: 1, 2 or 3 regions that may matter; wide: 3 of all tables do.
         hash_bits: bits of a table's hash; None takes all slots of the memory.
         num_keys: keys of each split, in a memory of more than 20 address bits; with less every slot is written.
         drive: weight of each relevant record's bits, taken as -1 and +1.
@@ -131,6 +133,9 @@ class RulesWorld(SlotWorld):
         # A subset drawn as a number in [1, 2 ** regions) is uniform over the subsets that are not empty.
         subset = torch.randint(1, 2**regions, shape, generator=random).unsqueeze(-1)
         matters = ((subset >> tables) & 1).bool()
+        if config.difficulty == WIDE:
+            chosen = torch.rand(*shape, config.num_tables, generator=random).topk(regions).indices
+            matters = positive = torch.zeros_like(positive).scatter_(-1, chosen, True)
         positive = torch.where(tables < regions, matters, positive)
         size = MIN_FLAG + values[..., : config.num_tables].abs()
         values[..., : config.num_tables] = torch.where(positive, size, -size)

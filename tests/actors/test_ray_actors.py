@@ -62,6 +62,24 @@ def test_ray_matches_one_process_to_the_bit(system: Small, handles: Handles):
     assert same_bits(state, expected_state)
 
 
+def test_an_slm_joins_in_a_process_of_its_own_and_leaves_while_the_run_goes_on(system: Small, handles: Handles):
+    learner = system.learner(handles.fleet(), handles.memory())
+    fleet, losses, members = learner.trainer.learner.fleet, [], []
+    for progress in learner.steps():
+        losses.append(progress.metrics.get("loss"))
+        members.append(list(fleet.members))
+        if progress.position.phase == "joint" and progress.position.step == 1:
+            learner.trainer.join(3)
+        if progress.position.phase == "refine" and progress.position.step == 1:
+            learner.trainer.leave(3)
+    assert [0, 1, 2, 3] in members
+    assert members[-1] == [0, 1, 2]
+    assert all(loss == loss for loss in losses)
+    state = learner.state()
+    assert {name.split(".")[1] for name in state.slms} == {"0", "1", "2"}
+    system.learner().load_state(state)
+
+
 def test_a_shard_that_dies_comes_back_with_its_words_and_an_slm_actor_is_named(handles: Handles):
     # Comes last: nothing can be asked of these SLM actors any more.
     memory, fleet, processes = handles.memory(), handles.fleet(), handles.processes()

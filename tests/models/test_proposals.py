@@ -29,9 +29,9 @@ def output_at(start: list[int], length: int) -> SLMOutput:
 @given(st.lists(st.one_of(st.integers(0, LAST - 1), st.integers(LAST - 260, LAST - 1)), min_size=1, max_size=4),
        st.integers(1, 256), st.integers(1, 8))  # fmt: skip
 def test_proposals_are_clipped_at_the_end_of_memory_and_say_so(starts, length, k):
-    proposals = to_proposals([output_at(starts, length)], k, LAST)
-    assert proposals.start.shape == proposals.length.shape == proposals.clipped.shape == (len(starts), 1, k)
-    assert proposals.start[:, 0, 0].tolist() == starts
+    proposals = to_proposals(output_at(starts, length), k, LAST)
+    assert proposals.start.shape == proposals.length.shape == proposals.clipped.shape == (len(starts), k)
+    assert proposals.start[:, 0].tolist() == starts
     assert torch.equal(proposals.length, (LAST - proposals.start).clamp(max=length))
     assert torch.equal(proposals.clipped, proposals.start + length > LAST)
     assert (proposals.length >= 1).all()
@@ -43,18 +43,19 @@ def test_proposals_are_clipped_at_the_end_of_memory_and_say_so(starts, length, k
 def test_the_last_word_can_be_proposed_and_read():
     store = WordStore(16)
     store.write(np.array([LAST - 1]), np.array([[77]], np.uint32))
-    proposals = to_proposals([output_at([LAST - 1], 256)], 1, LAST)
+    proposals = to_proposals(output_at([LAST - 1], 256), 1, LAST)
     best = proposals.ranges()
     assert (best.start.item(), best.length.item(), proposals.clipped.item()) == (LAST - 1, 1, True)
-    assert store.read(best.start[0].numpy(), best.length[0].numpy()).words.tolist() == [77]
-    exact = to_proposals([output_at([LAST - 256], 256)], 1, LAST)
+    assert store.read(best.start.numpy(), best.length.numpy()).words.tolist() == [77]
+    exact = to_proposals(output_at([LAST - 256], 256), 1, LAST)
     assert (exact.length.item(), exact.clipped.item()) == (256, False)
 
 
 def test_groups_side_by_side_are_one_fleet():
     outputs = [output_at([5, 9], 3), output_at([700, 2], 200), output_at([LAST - 1, 0], 2)]
-    whole = to_proposals(outputs, 3, LAST)
-    joined = join_proposals([to_proposals(outputs[:1], 3, LAST), to_proposals(outputs[1:], 3, LAST)])
+    columns = [to_proposals(output, 3, LAST).map(lambda x: x.unsqueeze(1)) for output in outputs]
+    whole = join_proposals(columns)
+    joined = join_proposals([join_proposals(columns[:1]), join_proposals(columns[1:])])
     for name, tensor in vars(whole).items():
         assert torch.equal(tensor, getattr(joined, name)), name
     assert whole.ranges(1).start.tolist() == whole.start[..., 1].tolist()

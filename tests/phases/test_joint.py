@@ -105,10 +105,13 @@ def test_masks_are_measured_by_the_plain_decision(learner):
     batch, _ = sample(learner)
     logit = torch.where(batch.relevant, 1.0, -1.0)
     logit[:2] = -logit[:2]
-    metrics = mask_metrics(batch, logit)
+    metrics = mask_metrics(batch, logit, batch.relevant)
     assert metrics["exact_mask"] == 0.75
     assert metrics["reads"] == pytest.approx((logit > 0).float().sum(1).mean().item())
-    assert "exact_mask" not in mask_metrics(replace(batch, relevant=None), logit)
+    # A subset is not whole where one who matters was not asked.
+    more = torch.cat([batch.relevant, torch.tensor([[True]] + [[False]] * (len(logit) - 1))], dim=1)
+    assert mask_metrics(batch, logit.abs() * (2.0 * batch.relevant - 1), more)["exact_mask"] == 1 - 1 / len(logit)
+    assert "exact_mask" not in mask_metrics(replace(batch, relevant=None), logit, None)
 
 
 @pytest.mark.parametrize(("name", "forgotten"), [("rules", 0.0), ("physics", 0.0), ("physics", 1.0)])

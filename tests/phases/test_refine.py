@@ -106,7 +106,7 @@ def test_the_request_made_last_is_made_by_a_step_that_received_one(world):
     assert not torch.equal(first, second)
     found = []
     plain = learner.fleet.propose
-    learner.fleet.propose = lambda query, *, learn=False: (
+    learner.fleet.propose = lambda query, asked=None, *, learn=False: (
         found.append((learn, query.info_query.clone())) or plain(query, learn=learn)
     )
     refine_step(learner, CONFIG, 0)
@@ -134,16 +134,16 @@ def test_foresight_is_judged_by_what_the_next_step_found_and_never_across_sequen
 def test_slms_meet_the_requests_of_the_step_before(world):
     trainer = tiny_trainer(world, stirred=True)
     fleet = trainer.learner.fleet
-    asked = []
+    heard = []
     plain = fleet.propose
 
-    def propose(query, *, learn=False):
-        asked.append((learn, query.info_query.clone()))
+    def propose(query, asked=None, *, learn=False):
+        heard.append((learn, query.info_query.clone()))
         return plain(query, learn=learn)
 
     fleet.propose = propose
     refine_step(trainer.learner, replace(CONFIG, sequences=3), 0)
-    [received] = [query for learn, query in asked if learn]
+    [received] = [query for learn, query in heard if learn]
     by_step = received.view(3, 4, -1)
     assert not by_step[:, 0].any()
     assert (by_step[:, 1:].abs().amax(-1) > 0).all()
@@ -196,7 +196,9 @@ def expecting_the_right(learner: Learner, batch: Batch) -> System:
     records, (index,) = learner.read(batch.labels)
     system, plain = learner.system, learner.blm.sense
     system.blm = copy.copy(system.blm)
-    system.blm.sense = lambda query, seen: replace(plain(query, seen), tags=SURE * records.tags[index, 0].detach())
+    system.blm.sense = lambda query, seen, asked: replace(
+        plain(query, seen), tags=SURE * records.tags[index, 0].detach()
+    )
     return system
 
 

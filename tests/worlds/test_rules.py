@@ -53,6 +53,15 @@ def test_flags_tell_which_tables_matter_and_never_none_does(difficulty):
     assert len(masks) == 2**count - 1
 
 
+def test_in_a_wide_world_any_three_tables_matter_and_their_flags_tell():
+    world = RulesWorld(RulesConfig("wide", num_tables=9), 1)
+    batch = world.batch("train", 64, generator())
+    assert torch.equal(batch.relevant, batch.characteristics[..., :9] > 0)
+    assert (batch.relevant.sum(-1) == 3).all()
+    assert batch.relevant.flatten(0, 1).float().mean(0).min() > 0.25
+    assert linear_residual(batch, 0.8).square().mean().item() == pytest.approx(0.01, rel=0.1)
+
+
 def test_flags_of_tables_that_never_matter_vary():
     batch = RulesWorld(RulesConfig("easy"), 1).batch("train", 256, generator())
     share = (batch.characteristics[..., 1:3] > 0).float().mean()
