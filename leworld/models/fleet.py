@@ -56,7 +56,10 @@ class FleetConfig:
 class Fleet(Protocol):
     """N SLMs that propose ranges and learn from credit."""
 
-    num_slms: int
+    @property
+    def num_slms(self) -> int:
+        """How many there are."""
+        ...
 
     @property
     def members(self) -> list[int]:

@@ -21,8 +21,8 @@ PROBATION_STEPS = 20
 def own_parts(blm: BLM) -> dict[str, tuple[int, int]]:
     """The parameters that have a part for each SLM: along which axis, and how wide."""
     width = blm.config.read_dim
-    parts = dict.fromkeys(("router.key", "router.key_scale", "pooling.slot", "pooling.slot_scale"), (0, 1))
-    parts |= {"slot": (1, 1), "told.weight": (1, width), "ask_notes.weight": (1, width)}
+    parts: dict[str, tuple[int, int]] = {"slot": (1, 1), "told.weight": (1, width), "ask_notes.weight": (1, width)}
+    parts |= dict.fromkeys(("router.key", "router.key_scale", "pooling.slot", "pooling.slot_scale"), (0, 1))
     if blm.tags is not None:
         bits = blm.tags.shape[1]
         parts |= dict.fromkeys(("tags.rule.linear.weight", "tags.rule.linear.bias", "tags.request.weight"), (0, bits))
