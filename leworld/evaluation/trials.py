@@ -69,7 +69,7 @@ def teacher_forced(
         ranges, mask = oracle_choice(now) if oracle else (None, None)
         seen = system.observe(query, seen)
         step = system.predict(query, seen=seen, ranges=ranges, mask=mask, redirect=redirect)
-        step = step.over(system.blm.num_slms)
+        step = step.over(now.labels.start.shape[1])
         error = errors(step.next_state.cpu(), now.target, system.spec.scale)
         found = (step.mask.cpu() > 0.5, step.proposals.start.cpu(), step.looks.cpu())
         steps.append((error, *found, step.info_query.cpu().any(-1)))
