@@ -17,6 +17,7 @@ from leworld.phases.joint import (
     to_credit,
 )
 from leworld.phases.pretrain import PretrainConfig
+from leworld.phases.team import ALONE
 from leworld.rng import generator
 from leworld.types import Ranges
 from tests.models.tiny import PHASES, tiny_trainer, tiny_world
@@ -41,7 +42,7 @@ def scores_for(rows: list[int], slms: int = 3, k: int = 3) -> Scores:
     random = torch.Generator().manual_seed(4)
     mask = torch.randint(0, 2, (len(rows), slms), generator=random).float()
     candidate = torch.softmax(torch.randn(len(rows), slms, k, generator=random), -1)
-    return Scores(torch.tensor(rows), mask, candidate, torch.rand(len(rows), slms, generator=random))
+    return Scores(torch.tensor(rows), mask, candidate, torch.rand(len(rows), slms, generator=random), len(rows))
 
 
 def test_credit_names_labels_where_keyed_and_candidates_where_scored(learner):
@@ -50,7 +51,8 @@ def test_credit_names_labels_where_keyed_and_candidates_where_scored(learner):
     proposals.hidden.requires_grad_()
     proposals.hidden.grad = torch.randn_like(proposals.hidden)
     config, scores = replace(PHASES.joint, credit_weight=0.5), scores_for([6, 1])
-    credit = to_credit(config, batch, proposals, scores, 0.25)
+    everyone = ALONE.part(len(batch.current))
+    credit = to_credit(config, batch, proposals, scores, everyone, 0.25)
     assert torch.equal(credit.label_weight, 0.25 * batch.keyed.float())
     assert torch.equal(credit.labels.start, batch.labels.start)
     assert torch.equal(credit.candidate[[6, 1]], scores.candidate)
@@ -58,7 +60,7 @@ def test_credit_names_labels_where_keyed_and_candidates_where_scored(learner):
     # Two rows of eight are scored, so each stands for four.
     assert torch.allclose(credit.candidate_weight[[6, 1]], 0.5 * 4 * scores.weight)
     assert torch.equal(credit.hidden_grad, proposals.hidden.grad)
-    assert not to_credit(config, batch, proposals, scores, 0.0).label_weight.any()
+    assert not to_credit(config, batch, proposals, scores, everyone, 0.0).label_weight.any()
 
 
 def test_routing_loss_is_hindsights_cross_entropy_and_the_routers_own_terms():
@@ -72,7 +74,7 @@ def test_routing_loss_is_hindsights_cross_entropy_and_the_routers_own_terms():
             p = 1 / (1 + math.exp(-value))
             plain.append(-math.log(p if bit else 1 - p))
     expected = 0.3 * sum(plain) / 6 + 0.7 * routing.balance_loss().item() + 1.1 * routing.entropy().item()
-    assert routing_loss(config, routing, scores).item() == pytest.approx(expected, rel=1e-5)
+    assert routing_loss(config, routing, scores, ALONE, ALONE.part(5)).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("part", "count"), [(0.0, 1), (0.25, 5), (0.5, 10), (1.0, 20)])

@@ -27,6 +27,7 @@ from leworld.phases.refine import (
     to_credit,
     told,
 )
+from leworld.phases.team import ALONE
 from leworld.phases.trainer import Trainer
 from leworld.rng import generator
 from leworld.types import Batch, Ranges
@@ -207,7 +208,7 @@ def test_worth_is_the_part_of_the_error_that_right_reads_save(world):
     # Random notes would make every believed read a bad one.
     torch.nn.init.zeros_(trainer.learner.blm.told.weight)
     batch = folded(trainer)
-    without, worth = request_worth(trainer.learner, batch, None)
+    without, worth = request_worth(trainer.learner, batch, None, ALONE.part(len(batch.current)))
     everyone = torch.ones(len(worth), 3)
     query = trainer.learner.query(batch)
     proposals = trainer.learner.fleet.propose(query).ranges()
