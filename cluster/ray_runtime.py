@@ -30,7 +30,7 @@ from actors.team import DistributedTeam
 from actors.team_fleet import TeamFleet
 from cluster.config import RunConfig
 from cluster.devices import Wish, choose_device, torch_gpus
-from cluster.placement import place_run
+from cluster.placement import Nodes, place_run
 from cluster.ray_session import free_of_one_machine, place_name
 from cluster.run_dir import RunDir
 from cluster.topology import Topology
@@ -140,7 +140,7 @@ def fit_once(work: Work) -> LeWorldError | None:
         train_loop_config={"work": work},
         # One worker has nobody to talk to, and NCCL, the default beside a GPU, is not in every torch.
         torch_config=TorchConfig(backend="gloo"),
-        scaling_config=scaling(cluster.learners, cluster.threads, work.device),
+        scaling_config=scaling(cluster.learners, cluster.threads, work.device, ray.nodes()),
         run_config=TrainRunConfig(
             name=STORAGE,
             storage_path=str(work.run.path),
@@ -159,7 +159,7 @@ def fit_once(work: Work) -> LeWorldError | None:
         shutil.rmtree(work.run.path / STORAGE, ignore_errors=True)
 
 
-def scaling(learners: int, threads: int, device: str) -> ScalingConfig:
+def scaling(learners: int, threads: int, device: str, nodes: Nodes) -> ScalingConfig:
     """Workers that hold a learner's CPUs, and a GPU if it was granted one, on nodes of their role if there are any.
 
     That a node has the role is seen when the training starts, so that another one may take a lost one's place.
@@ -168,7 +168,7 @@ def scaling(learners: int, threads: int, device: str) -> ScalingConfig:
         num_workers=learners if learners == 1 else (1, learners),
         resources_per_worker={"CPU": threads},
         use_gpu=device == "cuda",
-        label_selector={ROLE: "learner"} if has_role("learner", ray.nodes()) else None,
+        label_selector={ROLE: "learner"} if has_role("learner", nodes) else None,
     )
 
 

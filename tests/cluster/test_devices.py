@@ -42,11 +42,11 @@ def test_a_worker_whose_torch_cannot_use_the_gpu_asked_for_says_so():
 
 
 def test_the_worker_holds_a_gpu_only_for_a_learner_on_one():
-    assert scaling(2, "cpu").total_resources.get("GPU", 0) == 0
-    assert scaling(2, "cuda").total_resources["GPU"] == 1
+    assert scaling(1, 2, "cpu", []).total_resources.get("GPU", 0) == 0
+    assert scaling(1, 2, "cuda", []).total_resources["GPU"] == 1
     for device in ("cpu", "cuda"):
-        assert scaling(3, device).total_resources["CPU"] >= 3
-        assert scaling(3, device).num_workers == 1
+        assert scaling(1, 3, device, []).total_resources["CPU"] >= 3
+        assert scaling(1, 3, device, []).num_workers == 1
 
 
 def inline(*changes: str):
