@@ -10,7 +10,6 @@ from torch import Tensor
 
 from actors.metering import Meter, MeteredFleet, MeteredMemory
 from actors.processes import ProcessStat, own_stat
-from actors.team import DistributedTeam
 from actors.team_fleet import to_array
 from leworld.errors import CheckpointError
 from leworld.memory import Memory, Snapshot
@@ -76,7 +75,7 @@ class BLMLearner:
 
     def align(self) -> None:
         """Stand where the first learner of the team stands."""
-        if not isinstance(self.team, DistributedTeam):
+        if self.team.size == 1:
             return
         learner, position = self.trainer.learner, self.trainer.position
         given = self.team.share(
@@ -101,9 +100,8 @@ class BLMLearner:
 
     def processes(self) -> list[ProcessStat]:
         """Those of the team's learners."""
-        if not isinstance(self.team, DistributedTeam):
-            return [own_stat("BLM learner")]
-        return self.team.exchange(own_stat(f"BLM learner {self.team.rank}"))
+        name = "BLM learner" if self.team.size == 1 else f"BLM learner {self.team.rank}"
+        return self.team.exchange(own_stat(name))
 
     def state(self) -> LearnerState:
         """Copy the whole state."""

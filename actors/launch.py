@@ -53,8 +53,12 @@ class Handles:
     memory_config: MemoryConfig
     anew: dict[Any, Any] = field(default_factory=dict, compare=False)
 
-    def memory(self) -> ShardedStore:
-        """A new client of the memory; of an empty one, if a shard does not come back: checkpoints have what it held.
+    def memory(self, name: str | None = None) -> ShardedStore:
+        """A new client of the memory of that name, by default of ``living_memory``."""
+        return ClusterMemory(name or self.living_memory()).client(min(self.timeout_s, LOST_S))
+
+    def living_memory(self) -> str:
+        """The memory's name; that of an empty one, if a shard does not come back: checkpoints have what it held.
 
         Raises:
             ActorError: no other can be started.
@@ -63,9 +67,10 @@ class Handles:
         try:
             client.stat()
         except (ActorError, StoreError):
-            client.close()
             self.anew["memory"] = ClusterMemory.launch(replace(self.memory_config, name=run_memory_name()))
-        return self._memory().client(min(self.timeout_s, LOST_S))
+        finally:
+            client.close()
+        return self._memory().config.name
 
     def fleet(self) -> ActorFleet:
         """A new client of the SLMs; one that died is waited for, one that is lost with its machine made anew.
@@ -81,7 +86,7 @@ class Handles:
 
     def stop(self) -> None:
         """End every actor; one that is gone already does no harm."""
-        for actor in (*self.slm_actors, *self._actors()):
+        for actor in {*self.slm_actors, *self._actors()}:
             ray.kill(actor)
         for memory in {self.memory_name, self._memory().config.name}:
             ClusterMemory(memory).stop()
@@ -93,12 +98,11 @@ class Handles:
         return [self.anew.get(i, actor) for i, actor in enumerate(self.slm_actors)]
 
     def _slms(self) -> PlanePeers:
+        names = slm_actor_names(self.slm_ids)
         while True:
-            actors = self._actors()
             try:
-                return self._connect(actors, self.slm_ids, slm_actor_names(self.slm_ids))
+                return self._connect(self._actors(), self.slm_ids, names)
             except LostError as error:
-                names = slm_actor_names(self.slm_ids)
                 lost = names.index(error.actor)
                 self.anew[lost] = start_slm_actor(names, lost)
 
@@ -130,7 +134,8 @@ def launch(
     Raises:
         ActorError: an actor does not come up.
     """
-    slms = tuple(start_slm_actor(slm_actor_names(slm_ids), i) for i in range(len(slm_ids)))
+    names = slm_actor_names(slm_ids)
+    slms = tuple(start_slm_actor(names, i) for i in range(len(names)))
     memory = ClusterMemory.launch(run_memory(world.spec.address_bits, num_shards, copies))
     ids = tuple(tuple(ids) for ids in slm_ids)
     # The memory ends when nobody holds its keeper any more.

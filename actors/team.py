@@ -46,7 +46,7 @@ class DistributedTeam(Team):
             parameter.grad = grad.view_as(parameter).clone()
 
     def exchange(self, value: Any) -> list[Any]:
-        """The values of all learners, by rank."""
+        """See ``Team``."""
         own = _to_bytes(value)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(sizes, torch.tensor([len(own)]))
@@ -58,7 +58,7 @@ class DistributedTeam(Team):
         return [_from_bytes(raw[: int(size)]) for raw, size in zip(found, sizes, strict=True)]
 
     def share(self, make: Callable[[], Any]) -> Any:
-        """What the first learner makes, for all of them.
+        """See ``Team``.
 
         Raises:
             LeWorldError: it could not; each learner hears of it.

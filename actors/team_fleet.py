@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.team import DistributedTeam, joined
+from actors.team import joined
 from actors.wire import from_wire, to_wire
 from leworld.models.fleet import Fleet, Metrics, Moment
+from leworld.phases.team import Team
 from leworld.types import Credit, Proposals, Query
 
 
 class TeamFleet:
     """A ``Fleet`` for one learner of a team; each has rows of its own."""
 
-    def __init__(self, team: DistributedTeam, fleet: Fleet | None, num_slms: int) -> None:
+    def __init__(self, team: Team, fleet: Fleet | None, num_slms: int) -> None:
         """Share a fleet.
 
         Args:

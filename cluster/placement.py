@@ -17,6 +17,7 @@ from actors.launch import slm_actor_names
 from actors.memory_keeper import choose_node
 from actors.places import ROLE, candidates, nodes_for
 from cluster.config import RunConfig
+from cluster.cost import TRAINED_BYTES
 from cluster.topology import Topology
 from leworld.models.fleet import build_slm
 from leworld.models.system import build_blm
@@ -28,8 +29,6 @@ Nodes = Sequence[Mapping[str, Any]]
 GIB = 1 << 30
 TORCH_BYTES, PLAIN_BYTES = 320 << 20, 120 << 20
 """What a process holds that has imported torch and Ray, or Ray alone, and done nothing."""
-TRAINED = 4 * 4
-"""Bytes a parameter: itself, its gradient and two moments of Adam."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def place(topology: Topology, slm_parameters: int, blm_parameters: int, nodes: N
         nodes: of the cluster.
     """
     alive = [node for node in nodes if node["Alive"]]
-    learners, problem = _learners(topology, TORCH_BYTES + TRAINED * blm_parameters, alive)
+    learners, problem = _learners(topology, TORCH_BYTES + TRAINED_BYTES * blm_parameters, alive)
     found = [*learners]
     found += _slms(topology, slm_parameters, alive)
     found += _memory(topology, alive)
@@ -137,7 +136,7 @@ def _learners(topology: Topology, need: int, alive: Nodes) -> tuple[list[tuple[s
 
 def _slms(topology: Topology, parameters: int, alive: Nodes) -> list[tuple[str, Part]]:
     names = slm_actor_names(topology.slm_ids)
-    needs = [TORCH_BYTES + TRAINED * parameters * len(ids) for ids in topology.slm_ids]
+    needs = [TORCH_BYTES + TRAINED_BYTES * parameters * len(ids) for ids in topology.slm_ids]
     parts = [Part("slm", name, need) for name, need in zip(names, needs, strict=True)]
     return list(zip(nodes_for("slm", len(parts), alive), parts, strict=True))
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -138,7 +139,7 @@ def fit_once(work: Work) -> LeWorldError | None:
     trainer = TorchTrainer(
         learner_loop,
         train_loop_config={"work": work},
-        # One worker has nobody to talk to, and NCCL, the default beside a GPU, is not in every torch.
+        # Learners exchange little but gradients, and NCCL, the default beside a GPU, is not in every torch.
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=scaling(cluster.learners, cluster.threads, work.device, ray.nodes()),
         run_config=TrainRunConfig(
@@ -175,13 +176,8 @@ def scaling(learners: int, threads: int, device: str, nodes: Nodes) -> ScalingCo
 def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
     """What the Ray Train worker does. Errors of ours are returned: what trying again can mend was tried here."""
     work: Work = settings["work"]
-    context = train.get_context()
-    team = DistributedTeam() if context.get_world_size() > 1 else ALONE
-    name = work.run.path.name
-
-    def export(record: dict[str, Any]) -> None:
-        export_step(record, name)
-
+    team = DistributedTeam() if train.get_context().get_world_size() > 1 else ALONE
+    export = partial(export_step, run=work.run.path.name)
     for failures in count(1):
         try:
             learn(_learner(work, team), work.run, work.config, work.handles.processes, train.report, export)
@@ -191,7 +187,7 @@ def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
             if team.rank == 0:
                 way_out = "goes on from the last checkpoint when all are there"
                 work.run.note_event(f"{error.actor} {error.problem}", way_out)
-                add("leworld_restarts_total", 1, run=name)
+                add("leworld_restarts_total", 1, run=work.run.path.name)
             if team.size > 1:
                 # The others wait for this one: Ray Train ends them, and starts all anew.
                 raise
@@ -210,7 +206,8 @@ def _learner(work: Work, team: Team) -> BLMLearner:
         config.phases,
         ray.get(work.world, timeout=config.cluster.timeout_s),
         _fleet(work, team),
-        work.handles.memory(),
+        # Should it be made anew, then once for the whole team.
+        work.handles.memory(team.share(work.handles.living_memory)),
         seed=config.seed,
         threads=config.cluster.threads,
         device=worker_device(config.cluster.device, work.device, torch_gpus()),
@@ -220,7 +217,7 @@ def _learner(work: Work, team: Team) -> BLMLearner:
 
 def _fleet(work: Work, team: Team) -> Fleet:
     """The SLMs; of a team, only the first learner is connected to them."""
-    if not isinstance(team, DistributedTeam):
+    if team.size == 1:
         return work.handles.fleet()
     return TeamFleet(team, None if team.rank else work.handles.fleet(), work.config.model.num_slms)
 

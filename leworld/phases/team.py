@@ -6,7 +6,9 @@ step is the same, to rounding, however many they are. A ``Team`` here is one lea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -74,6 +76,14 @@ class Team:
     def gather(self, ranges: Ranges, part: Part) -> Ranges:
         """The ranges of all samples, of those of each learner."""
         return ranges
+
+    def share(self, make: Callable[[], Any]) -> Any:
+        """What the first learner makes, for all of them: plain values and arrays."""
+        return make()
+
+    def exchange(self, value: Any) -> list[Any]:
+        """The values of all learners, by rank."""
+        return [value]
 
     def sum_gradients(self, module: nn.Module) -> None:
         """Put the sum over learners into every gradient."""

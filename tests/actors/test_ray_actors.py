@@ -6,12 +6,15 @@ import signal
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import ray
 
+from actors import launch as launching
 from actors.calls import ActorPeers, gather
-from actors.errors import ActorError
+from actors.errors import ActorError, LostError
 from actors.launch import Handles, launch
+from actors.sharded_store import ShardedStore
 from cluster.topology import spread
 from tests.actors.systems import Small, run, same_bits, small
 
@@ -78,6 +81,39 @@ def test_an_slm_joins_in_a_process_of_its_own_and_leaves_while_the_run_goes_on(s
     state = learner.state()
     assert {name.split(".")[1] for name in state.slms} == {"0", "1", "2"}
     system.learner().load_state(state)
+
+
+def test_what_is_lost_with_its_machine_is_made_anew_once(system: Small, handles: Handles, monkeypatch):
+    """Machines cannot be lost here: the first looks at a memory and at SLM actors find that they were."""
+    lost = {"stat": 1, "serve": 1}
+    stat, when_up = ShardedStore.stat, launching.when_up
+
+    def stat_unless_lost(store: ShardedStore):
+        if lost.pop("stat", 0):
+            raise ActorError("shard 0", "has no leader", "wait")
+        return stat(store)
+
+    def up_unless_lost(actors, method, given, names, timeout_s):
+        if lost.pop("serve", 0):
+            raise LostError(names[0], "was lost with its machine", "resume")
+        return when_up(actors, method, given, names, timeout_s)
+
+    monkeypatch.setattr(ShardedStore, "stat", stat_unless_lost)
+    monkeypatch.setattr(launching, "when_up", up_unless_lost)
+    before = handles.memory(handles.memory_name)
+    before.write(np.array([5]), np.ones((1, 1), np.uint32))
+    name = handles.living_memory()
+    assert name != handles.memory_name
+    anew = handles.memory(name)
+    assert not anew.read(np.array([5]), np.array([1])).words.any()
+    anew.write(np.array([5]), np.full((1, 1), 7, np.uint32))
+    assert handles.living_memory() == name
+    assert handles.memory().read(np.array([5]), np.array([1])).words.tolist() == [7]
+    learner = system.learner(handles.fleet(), handles.memory())
+    assert handles.anew.keys() == {"memory", 0}
+    learner.load_state(system.learner().state())
+    assert same_bits(run(learner)[1], run(system.learner())[1])
+    assert len(handles.processes()) == len(handles.slm_actors) + handles.memory_config.shards
 
 
 def test_a_shard_that_dies_comes_back_with_its_words_and_an_slm_actor_is_named(handles: Handles):

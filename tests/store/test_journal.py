@@ -260,10 +260,16 @@ def test_policy_os_brings_records_to_the_disk_soon(tmp_path, monkeypatch):
     journal.close()
 
 
-def test_with_policy_os_others_write_while_the_disk_works_unless_it_is_late(tmp_path, monkeypatch):
+def held_sync(monkeypatch):
+    """The disk works, once ``working`` is set, until ``done`` is."""
     monkeypatch.setattr(module, "SYNC_EVERY_S", 0.01)
     working, done, sync = threading.Event(), threading.Event(), os.fdatasync
     monkeypatch.setattr(module.os, "fdatasync", lambda file: (working.set(), done.wait(10), sync(file)))
+    return working, done
+
+
+def test_with_policy_os_others_write_while_the_disk_works_unless_it_is_late(tmp_path, monkeypatch):
+    working, done = held_sync(monkeypatch)
     journal = Journal(tmp_path, "os", 0)
     journal.append([record(1)])
     assert working.wait(10)
@@ -281,9 +287,7 @@ def test_with_policy_os_others_write_while_the_disk_works_unless_it_is_late(tmp_
 
 
 def test_a_new_segment_waits_for_the_sync_of_the_one_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SYNC_EVERY_S", 0.01)
-    working, done, sync = threading.Event(), threading.Event(), os.fdatasync
-    monkeypatch.setattr(module.os, "fdatasync", lambda file: (working.set(), done.wait(10), sync(file)))
+    working, done = held_sync(monkeypatch)
     journal = Journal(tmp_path, "os", 0)
     journal.append([record(1)])
     assert working.wait(10)
