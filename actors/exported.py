@@ -63,8 +63,8 @@ def export_step(record: Mapping[str, Any], run: str) -> None:
     waited = {name.removesuffix("_s"): value for name, value in meter.items() if name.endswith("_s")}
     for part, seconds in {**waited, "rest": record["seconds"] - sum(waited.values())}.items():
         add("leworld_step_seconds_total", seconds, run=run, phase=phase, part=part)
-    add("leworld_reads_total", meter.get("reads", 0), run=run)
-    add("leworld_read_bytes_total", meter.get("read_bytes", 0), run=run)
+    add("leworld_reads_total", meter.get("reads", 0), run=run, phase=phase)
+    add("leworld_read_bytes_total", meter.get("read_bytes", 0), run=run, phase=phase)
     if "loss" in record:
         show("leworld_loss", record["loss"], run=run, phase=phase)
     for name, value in record.items():

@@ -48,12 +48,16 @@ def up(
 
 @cluster.command()
 def status(file: File, as_json: Json = False) -> None:
-    """Show every node with its resources and versions, and what is wrong; exit code 1 if something is."""
+    """Show every node with its resources and versions, what is wrong, and what the runs there are at.
+
+    Steps, reads, waiting questions and writes are those that Ray's exporters showed last. Exit code 1 if something is
+    wrong.
+    """
     from cluster.launch import commands, output
     from cluster.launch.file import load_cluster
 
     outcome = commands.status(load_cluster(file))
-    print_outcome(outcome, as_json, output.show_status)
+    print_outcome(outcome, as_json, output.show_figures)
     raise typer.Exit(1 if outcome["problems"] else 0)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from actors.errors import ActorError
 from cluster.launch.dashboard import Dashboard, Node, NotUp, no_token, tunnel
+from cluster.launch.figures import figures
 from cluster.launch.file import ClusterFile, check_with_ray, client_environment, prepare
 from cluster.launch.joining import LOGS, wait_for_nodes
 from cluster.launch.probe import Probe, probe, probe_all, problems
@@ -68,14 +69,14 @@ def up(file: ClusterFile, limit_s: float, restart: bool, tell: Tell) -> Outcome:
 
 
 def status(file: ClusterFile) -> Outcome:
-    """Nodes with their resources and versions, and what is wrong.
+    """Nodes with their resources and versions, what is wrong, and the figures of what runs there.
 
     Raises:
         ActorError: the cluster is not up, or does not take our token.
     """
     head = head_of(file)
     with tunnel(file, head) as dashboard:
-        return _status(file, head, dashboard)
+        return {**_status(file, head, dashboard), **figures(file, head, dashboard.exporters())}
 
 
 def submit(file: ClusterFile, folder: Path, command: Sequence[str], wait: bool, tell: Tell) -> int:

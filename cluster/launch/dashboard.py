@@ -85,6 +85,12 @@ class Dashboard:
         nodes = [_node(row) for row in rows if row["state"] == "ALIVE"]
         return sorted(nodes, key=lambda node: (not node.is_head, node.address))
 
+    def exporters(self) -> list[str]:
+        """Where each living node exports its metrics, as address:port."""
+        nodes = [row["raylet"] for row in self.get("/nodes?view=summary")["data"]["summary"]]
+        living = [node for node in nodes if node.get("state") == "ALIVE"]
+        return [f"{node['nodeManagerAddress']}:{node['metricsExportPort']}" for node in living]
+
     def waiting(self) -> dict[str, str]:
         """Nodes that the autoscaler knows and that have not joined, with what it says of each."""
         status = self.get("/api/cluster_status")["data"].get("clusterStatus") or {}

@@ -36,6 +36,36 @@ def show_status(outcome: dict[str, Any]) -> None:
         print(line)
 
 
+def show_figures(outcome: dict[str, Any]) -> None:
+    """The nodes, and what runs there says of itself."""
+    show_status(outcome)
+    for run in outcome["runs"]:
+        print(_run_line(run))
+        if run["slm_use"]:
+            print("  trusted: " + ", ".join(f"SLM {slm} {ratio:.0%}" for slm, ratio in run["slm_use"].items()))
+    if actors := outcome["slm_actors"]:
+        waiting, taken = max(row["waiting"] for row in actors), [row["answer_ms"] or 0 for row in actors]
+        print(
+            f"SLM actors: {len(actors)}; at most {waiting} questions wait; the slowest answers in {max(taken):.1f} ms"
+        )
+    for memory in outcome["memories"]:
+        print(
+            f"memory {memory['memory']}: {memory['shards']} shards, {memory['copies']} copies, the last of them "
+            f"{memory['behind']:,} writes behind; {memory['waiting_bytes']:,} bytes wait for disks"
+        )
+    if outcome["silent"]:
+        print(f"no figures of {', '.join(outcome['silent'])}, which did not answer")
+
+
+def _run_line(run: dict[str, Any]) -> str:
+    parts = ", ".join(f"{part} {value:.1f}" for part, value in run["parts_ms"].items())
+    restarts = f", {run['restarts']} restarts" if run["restarts"] else ""
+    return (
+        f"run {run['run']}: {run['phase']}, {run['steps']:,} steps of {run['step_ms']:.1f} ms ({parts}), loss "
+        f"{run['loss']:.4g}, {run['reads_per_s']:,.0f} reads/s, {run['read_bytes_per_s']:,.0f} bytes/s{restarts}"
+    )
+
+
 def show_plan(outcome: dict[str, Any]) -> None:
     """A line a node; of nodes alike only the first few; then what is missing, and what may be wanted."""
     rows: list[tuple[str, ...]] = [("node", "role", "CPUs", "memory", "parts")]

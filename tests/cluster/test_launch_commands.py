@@ -188,6 +188,11 @@ NODES = [
 ]  # fmt: skip
 PENDING = {"autoscalerReport": {"pendingNodes": [["10.0.0.3", "t", "setting-up"]], "failedNodes": [["10.0.0.4", "t"]]}}
 
+RAYLETS = [
+    {"state": "ALIVE", "nodeManagerAddress": "10.0.0.1", "metricsExportPort": 8080},
+    {"state": "DEAD", "nodeManagerAddress": "10.0.0.9", "metricsExportPort": 8080},
+]
+
 
 STATES: list[str] = []
 """Of a job, one a question."""
@@ -208,6 +213,7 @@ class Head(BaseHTTPRequestHandler):
             "/api/jobs/": [
                 {"submission_id": "b", "start_time": 2}, {"submission_id": "a", "start_time": 1}, {"type": "DRIVER"},
             ],
+            "/nodes": {"data": {"summary": [{"raylet": row} for row in RAYLETS]}},
             "/api/version": {"ray_version": "2.60.0"},
         }  # fmt: skip
         if self.path.startswith("/api/jobs/") and self.path not in pages:
@@ -278,6 +284,21 @@ def test_status_shows_nodes_and_names_what_is_wrong(bench: Bench, through, capsy
     assert main(["cluster", "status", str(bench.path), "--json"]) == 1
     outcome = json.loads(capsys.readouterr().out)
     assert [node["python"] for node in outcome["nodes"]] == ["3.11.7", "3.11.7"]
+    assert any("10.0.0.1:8080" in line for line in bench.asked())
+
+
+def test_status_shows_what_runs_there(bench: Bench, through, capsys):
+    lines = [
+        f'ray_leworld_{name}{{run="r-1",phase="joint"}} {value}' for name, value in (("loss", 0.5), ("steps_total", 7))
+    ]
+    printed = "; ".join(f"echo '{line}'" for line in ("# silent 10.0.0.2:8080", *lines))
+    bench.program(
+        "ssh", f"#!/bin/sh\ncase \"$*\" in *-N*) sleep 60 ;; *urllib*) {printed}; exit 0 ;; esac\necho '{answer()}'\n"
+    )
+    main(["cluster", "status", str(bench.path)])
+    shown = capsys.readouterr().out
+    assert "run r-1: joint, 7 steps" in shown
+    assert "no figures of 10.0.0.2:8080, which did not answer" in shown
 
 
 def test_up_does_not_end_the_jobs_of_a_cluster_that_runs(bench: Bench, through, capsys, monkeypatch):
