@@ -1,4 +1,4 @@
-"""Command line: ``leworld train | eval | resume | describe | worlds | bench | memory | cluster``.
+"""Command line: ``leworld train | eval | resume | describe | worlds | bench | memory | cluster | slm``.
 
 What is heavy is imported by the commands that need it, so that help comes at once.
 """
@@ -18,6 +18,7 @@ from cluster.bench.cli import bench
 from cluster.launch.cli import cluster
 from cluster.memory.cluster_cli import memory
 from cluster.options import Address, Changes, Checkpoint, Config, Json, Run, Seed, print_outcome
+from cluster.slm_cli import slm
 
 INTERRUPTED = 130
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(bench)
 app.add_typer(memory)
 app.add_typer(cluster)
+app.add_typer(slm)
 
 
 @app.command()

@@ -5,6 +5,7 @@ Files::
     config.yaml      the config, whole
     metrics.jsonl    a line a step
     events.jsonl     what died, and what was done; a line each
+    slms-*.jsonl     SLMs that joined or left, as they were asked to and as they did; a line each
     timing.json      seconds and peak memory by phase
     tensorboard/     the metrics again, for 'tensorboard --logdir'
     checkpoints/     one directory each; ``newest`` names the one to go on from

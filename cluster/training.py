@@ -16,6 +16,7 @@ from cluster.checkpoint import load_checkpoint, save_checkpoint
 from cluster.config import RunConfig
 from cluster.files import to_json, write_json
 from cluster.run_dir import RunDir
+from cluster.slm_changes import SLMChanges, follow_changes
 from leworld.phases.trainer import PHASES, Progress
 
 Processes = Callable[[], list[ProcessStat]]
@@ -40,13 +41,14 @@ def learn(
     if learner.team.rank == 0:
         begin(learner, run, config)
     learner.align()
+    changes = SLMChanges(run)
     if learner.team.rank:
-        follow(learner, config, report)
+        follow(learner, config, changes, report)
         return
     sizes = {phase: learner.num_steps(phase) for phase in PHASES}
     board = Board(run.board, learner.trainer.position, sizes)
     with run.metrics.open("a", encoding="utf-8") as log, closing(board):
-        for step in steps_of(learner, config):
+        for step in steps_of(learner, config, changes):
             record = to_record(step.progress, step.seconds, learner.meter)
             log.write(to_json(record) + "\n")
             log.flush()
@@ -61,9 +63,9 @@ def learn(
                 note_phase(run, step.progress.position.phase, [*learner.processes(), *processes()])
 
 
-def follow(learner: BLMLearner, config: RunConfig, report: Report | None) -> None:
+def follow(learner: BLMLearner, config: RunConfig, changes: SLMChanges, report: Report | None) -> None:
     """Do what is left of the phases as a learner that is not the first of its team: it leaves no files."""
-    for step in steps_of(learner, config):
+    for step in steps_of(learner, config, changes):
         if step.is_kept and report is not None:
             # The first one reports what was kept; Ray waits for all.
             report(to_record(step.progress, step.seconds, learner.meter))
@@ -81,9 +83,10 @@ class Done:
     is_last: bool
 
 
-def steps_of(learner: BLMLearner, config: RunConfig) -> Iterator[Done]:
-    """The steps that are left, alike in every learner of a team."""
+def steps_of(learner: BLMLearner, config: RunConfig, changes: SLMChanges) -> Iterator[Done]:
+    """The steps that are left, alike in every learner of a team; between them SLMs join and leave."""
     kept = learner.trainer.position
+    follow_changes(learner, changes)
     for progress, seconds in timed(learner.steps()):
         position = progress.position
         is_last = position.step == progress.num_steps
@@ -92,6 +95,9 @@ def steps_of(learner: BLMLearner, config: RunConfig) -> Iterator[Done]:
         is_kept = (is_last or is_due) and learner.can_be_cut(progress)
         kept = position if is_kept else kept
         yield Done(progress, seconds, is_kept, is_last)
+        # A checkpoint of this step was kept by now: what is done next, is done again by who begins there.
+        if learner.can_be_cut(progress):
+            follow_changes(learner, changes)
 
 
 def begin(learner: BLMLearner, run: RunDir, config: RunConfig) -> None:

@@ -88,6 +88,14 @@ class Batch(_Record):
         """Step ``t`` alone, without the time axis: (B, ...)."""
         return self.map(lambda tensor: tensor[:, t])
 
+    def columns(self, tables: Tensor | None) -> Batch:
+        """With a column for each of (N,) SLMs, which have these tables; None where each has that of its own number."""
+        if tables is None:
+            return self
+        relevant = None if self.relevant is None else self.relevant[..., tables]
+        labels = self.labels.map(lambda tensor: tensor[..., tables])
+        return replace(self, labels=labels, keyed=self.keyed[..., tables], relevant=relevant)
+
     def of(self, slms: Tensor | None) -> Batch:
         """Without the time axis: what concerns the (B, A) SLMs asked, in their order; all where None."""
         if slms is None:

@@ -142,7 +142,7 @@ class GateRun:
             "controls": {},
             "samples": trial.error.numel(),
             "budget": asdict(self._budget()),
-            **address_figures(trial, self.batch),
+            **address_figures(trial, self.batch, self.system.tables),
         }
 
     def _measure_controls(self) -> None:
@@ -237,21 +237,29 @@ def other_requests(draw: torch.Generator) -> dict[str, Request]:
     return {"shuffled": shuffled_request, "random": random_request}
 
 
-def address_figures(trial: Trial, batch: Batch) -> Gate:
-    """Hit rates, mask and reads of a trial."""
+def address_figures(trial: Trial, batch: Batch, tables: Tensor | None) -> Gate:
+    """Hit rates, mask and reads of a trial, by the (N,) tables of its SLMs."""
     start = trial.start.flatten(0, 1)
-    labels = batch.labels.map(lambda tensor: tensor.flatten(0, 1))
-    keyed = batch.keyed.flatten(0, 1)
+    own = batch.columns(tables)
+    labels = own.labels.map(lambda tensor: tensor.flatten(0, 1))
+    keyed = own.keyed.flatten(0, 1)
     top = min(4, start.shape[-1])
     relevant = batch.relevant
     return {
         "hit_top1": hit_rate(start, labels, 1, keyed),
         "hit_top4": hit_rate(start, labels, top, keyed),
         "hit_asked": hit_rate(start, labels, 1, ~keyed),
-        "exact_mask": None if relevant is None else exact_mask(trial.mask, relevant),
+        "exact_mask": None if relevant is None else exact_mask(by_table(trial.mask, tables, relevant), relevant),
         "requests_per_prediction": float(trial.asked.double().mean()),
         "reads_per_prediction": float(trial.reads.double().sum(-1).mean()),
     }
+
+
+def by_table(mask: Tensor, tables: Tensor | None, relevant: Tensor) -> Tensor:
+    """(..., N) bool of SLMs to (..., T) of tables: whether any that has the table is trusted."""
+    if tables is None:
+        return mask
+    return torch.zeros_like(relevant, dtype=torch.int64).index_add_(-1, tables, mask.long()) > 0
 
 
 def rows(gate: Gate) -> list[tuple[str, str, float]]:

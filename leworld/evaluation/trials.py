@@ -21,7 +21,7 @@ Request = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Trial:
-    """What the system did on (B, T) samples.
+    """What the system of N SLMs did on (B, T) samples.
 
     ``error`` (B, T); ``mask`` (B, T, N) bool; ``start`` (B, T, N, K) candidates, best first; ``reads`` (B, T, N) int64,
     ranges read; ``asked`` (B, T) bool, where a request went out.
@@ -56,17 +56,19 @@ def teacher_forced(
 
     Args:
         system: what is tried.
-        batch: (B, T) sequences.
+        batch: (B, T) sequences, with a column for each table.
         request: what becomes of a request on its way; None passes it on.
         redirect: what becomes of the proposed ranges; None reads them.
         oracle: read what the write log names and trust what is truly relevant, instead of SLMs and router.
     """
     asked = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
+    tables = system.tables
+    batch = batch.columns(tables)
     steps, seen = [], None
     for t in range(batch.shape[1]):
         now = batch.at(t)
         query = Query(now.past, now.current, now.characteristics, asked)
-        ranges, mask = oracle_choice(now) if oracle else (None, None)
+        ranges, mask = oracle_choice(now, tables) if oracle else (None, None)
         seen = system.observe(query, seen)
         step = system.predict(query, seen=seen, ranges=ranges, mask=mask, redirect=redirect)
         step = step.over(now.labels.start.shape[1])
@@ -77,11 +79,16 @@ def teacher_forced(
     return Trial(*(torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)))
 
 
-def oracle_choice(batch: Batch) -> tuple[Ranges, Tensor]:
-    """(B, N) ranges of the write log, and the mask of those that are known and, where the world tells, relevant."""
+def oracle_choice(batch: Batch, tables: Tensor | None = None) -> tuple[Ranges, Tensor]:
+    """(B, N) ranges of the write log, and the mask of those that are known and, where the world tells, relevant.
+
+    Of SLMs with the same of (N,) ``tables`` only the first is trusted: it is enough to read a record once.
+    """
     mask = batch.labels.length > 0
     if batch.relevant is not None:
         mask = mask & batch.relevant
+    if tables is not None:
+        mask = mask & (tables.unsqueeze(0) == tables.unsqueeze(1)).tril(-1).any(-1).logical_not()
     return batch.labels, mask.float()
 
 

@@ -18,6 +18,13 @@ PROBATION_STEPS = 20
 """Training asks an SLM that joined at once, by its noise; predictions do not before so many steps."""
 
 
+def tables_of(members: Sequence[int], num_tables: int) -> Tensor | None:
+    """(N,) the memory's table of each SLM; None where each has that of its own number."""
+    if list(members) == list(range(num_tables)):
+        return None
+    return torch.tensor([slm_id % num_tables for slm_id in members])
+
+
 def own_parts(blm: BLM) -> dict[str, tuple[int, int]]:
     """The parameters that have a part for each SLM: along which axis, and how wide."""
     width = blm.config.read_dim
@@ -30,6 +37,18 @@ def own_parts(blm: BLM) -> dict[str, tuple[int, int]]:
         parts |= dict.fromkeys(("tags.rule.linear.weight", "tags.rule.linear.bias", "tags.request.weight"), (0, bits))
         parts["tags.heed"] = (0, 1)
     return parts
+
+
+def asking(blm: BLM) -> Tensor:
+    """(1 + N,) int64: how many SLMs are asked, -1 for all, and of each the steps that it stays on probation."""
+    return torch.tensor([-1 if blm.num_asked is None else blm.num_asked, *blm.probation])
+
+
+def set_asking(blm: BLM, given: Tensor) -> None:
+    """Inverse of ``asking``."""
+    number, *probation = given.tolist()
+    assert len(probation) == blm.num_slms, (probation, blm.num_slms)
+    blm.num_asked, blm.probation = None if number < 0 else number, probation
 
 
 def join(blm: BLM, optimizer: Optimizer, like: int, generator: torch.Generator) -> None:

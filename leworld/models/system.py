@@ -16,6 +16,7 @@ from leworld.errors import ConfigError, DataError
 from leworld.memory import Reader
 from leworld.models.blm import BLM, BLMConfig, Slots
 from leworld.models.fleet import Fleet
+from leworld.models.membership import tables_of
 from leworld.models.pooling import Pooled, Senses
 from leworld.models.reads import read_ranges
 from leworld.models.router import Routing
@@ -29,6 +30,7 @@ Redirect = Callable[[Ranges], Ranges]
 """What becomes of ranges, on the CPU, before they are read."""
 DOUBTED = 0.5
 """A read that is believed less is followed by a look at the SLM's other candidates."""
+MOST_SLMS = 1024
 LARGEST = 1e12
 """Of any input; worlds give theirs in units in which they are about 1."""
 
@@ -46,8 +48,8 @@ class ModelConfig:
     asked: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_slms <= 1024:
-            raise ConfigError(f"model.num_slms {self.num_slms} is outside [1, 1024]: set a number in that range")
+        if not 1 <= self.num_slms <= MOST_SLMS:
+            raise ConfigError(f"model.num_slms {self.num_slms} is outside [1, {MOST_SLMS}]: set a number in that range")
         if self.asked is not None and not 1 <= self.asked <= self.num_slms:
             raise ConfigError(
                 f"model.asked {self.asked} is outside [1, {self.num_slms}]: set a number up to model.num_slms, or null "
@@ -117,6 +119,11 @@ class System:
         self.memory = memory
         self.spec = spec
         self.device = device
+
+    @property
+    def tables(self) -> Tensor | None:
+        """See ``tables_of``."""
+        return tables_of(self.fleet.members, self.spec.num_tables)
 
     @torch.no_grad()
     def observe(self, query: Query, seen: Tensor | None = None) -> Tensor | None:

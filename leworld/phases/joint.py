@@ -6,6 +6,7 @@ explained the transition, and teaches that back. Nothing is recurrent here, so t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +92,7 @@ class JointConfig:
         return self.temperature * (self.temperature_end / self.temperature) ** part
 
 
-SHOWN_SLMS = 16
+SHOWN_SLMS = 64
 """Of more SLMs the use of each is not among the metrics."""
 
 
@@ -153,7 +154,8 @@ def joint_step(learner: Learner, config: JointConfig, step: int) -> Metrics:
     learner.fleet.learn([credit], slm_lr, ("joint", step))
     return {
         "loss": learner.team.sum(error).item(), "grad_norm": norm, "lr": lr, "temperature": config.temperature_at(step),
-        **hit_metrics(batch, proposals), **mask_metrics(batch, routing.logit, relevant), **recall(asked, relevant),
+        **hit_metrics(batch, proposals), **recall(asked, relevant),
+        **mask_metrics(batch, routing.logit, relevant, asked, learner.fleet.members),
     }  # fmt: skip
 
 
@@ -231,12 +233,23 @@ def hit_metrics(batch: Batch, proposals: Proposals) -> Metrics:
     return {"hit_top1": right[:, 0].float().mean().item(), "hit_topk": right.any(1).float().mean().item()}
 
 
-def mask_metrics(batch: Batch, logit: Tensor, relevant: Tensor | None) -> Metrics:
-    """Reads that the plain decision would make, and how often it is the true subset, (B, N) of all SLMs."""
+def mask_metrics(
+    batch: Batch, logit: Tensor, relevant: Tensor | None, asked: Tensor | None, members: Sequence[int]
+) -> Metrics:
+    """Reads that the plain decision would make, how often it is the true subset, and how much each SLM is used.
+
+    Args:
+        batch: what concerns the SLMs that were asked.
+        logit: (B, A) of them.
+        relevant: (B, N) bool of all SLMs, where the world knows it.
+        asked: (B, A) places of those that were asked; None where all were.
+        members: the numbers of all SLMs.
+    """
     hard = logit > 0
     metrics = {"reads": hard.float().sum(1).mean().item()}
-    if relevant is None or relevant.shape[1] == logit.shape[1] <= SHOWN_SLMS:
-        metrics |= {f"use_{i}": use for i, use in enumerate(hard.float().mean(0).tolist())}
+    if len(members) <= SHOWN_SLMS:
+        used = hard if asked is None else hard.new_zeros(len(hard), len(members)).scatter(1, asked, hard)
+        metrics |= {f"use_{i}": use for i, use in zip(members, used.float().mean(0).tolist(), strict=True)}
     if batch.relevant is not None and relevant is not None:
         all_asked = batch.relevant.sum(1) == relevant.sum(1)
         metrics["exact_mask"] = ((hard == batch.relevant).all(1) & all_asked).float().mean().item()

@@ -15,7 +15,7 @@ from leworld.errors import ConfigError
 from leworld.memory import Memory
 from leworld.models.blm import BLM
 from leworld.models.fleet import Fleet
-from leworld.models.membership import join, leave
+from leworld.models.membership import asking, join, leave, set_asking, tables_of
 from leworld.models.pooling import Pooled, Senses
 from leworld.models.reads import read_ranges
 from leworld.models.record_encoder import Records
@@ -28,6 +28,8 @@ from leworld.types import Batch, Query, Ranges
 from leworld.worlds.base import World
 
 Metrics = dict[str, float]
+
+ASKING = "asking"
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,8 @@ class Learner:
     @property
     def tables(self) -> Tensor | None:
         """(N,) the memory's table of each SLM; None where each has that of its own number."""
-        members, num_tables = self.fleet.members, self.world.spec.num_tables
-        if list(members) == list(range(num_tables)):
-            return None
-        return torch.tensor([slm_id % num_tables for slm_id in members], device=self.device)
+        tables = tables_of(self.fleet.members, self.world.spec.num_tables)
+        return None if tables is None else tables.to(self.device)
 
     def of_all(self, x: Tensor) -> Tensor:
         """(..., T) of all tables to (..., N) of all SLMs."""
@@ -149,10 +149,7 @@ class Learner:
 
     def concern(self, batch: Batch, asked: Tensor | None) -> Batch:
         """A (B, ...) batch with what concerns the (B, A) SLMs that are asked, or all."""
-        tables = self.tables
-        if tables is None:
-            return batch.of(asked)
-        return batch.of(tables.expand(len(batch.current), -1) if asked is None else tables[asked])
+        return batch.columns(self.tables).of(asked)
 
     def join(self, slm_id: int, steps: int) -> None:
         """An SLM joins, pre-trained for some steps; see ``leworld.models.membership``.
@@ -203,12 +200,15 @@ class Learner:
         return to_change(self.world.spec, batch.current, batch.target)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and optimiser state of the BLM, by name, on the CPU."""
-        return self.optimizer.state(self.blm)
+        """Weights and optimiser state of the BLM, by name, and whom it asks, on the CPU."""
+        return {**self.optimizer.state(self.blm), ASKING: asking(self.blm)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Inverse of ``state``."""
-        self.optimizer.load_state(self.blm, state)
+        """Inverse of ``state``, of as many SLMs as there are."""
+        self.optimizer.load_state(self.blm, {name: tensor for name, tensor in state.items() if name != ASKING})
+        # Checkpoints of before SLMs could join have none.
+        if (given := state.get(ASKING)) is not None:
+            set_asking(self.blm, given)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import pytest
 
 from actors.blm_learner import LearnerState
 from cluster.checkpoint import FILES, MANIFEST, is_complete, load_checkpoint, save_checkpoint
-from cluster.evaluate import check_members
 from cluster.files import sha256, write_json
 from cluster.presets import change_config
 from leworld.errors import CheckpointError
@@ -153,9 +152,3 @@ def test_training_may_change_on_the_way(system: Small, state: LearnerState, save
 def test_a_path_that_is_no_checkpoint_is_refused(system: Small, tmp_path: Path):
     refused(tmp_path / "nothing", system, "no such directory")
     refused(tmp_path, system, MANIFEST, "is missing")
-
-
-def test_the_gate_refuses_slms_that_are_not_one_a_table():
-    check_members([0, 1, 2], 3)
-    with pytest.raises(CheckpointError, match=r"has SLMs 0, 2, 3, as some joined or left, .*: evaluate a checkpoint"):
-        check_members([0, 2, 3], 3)

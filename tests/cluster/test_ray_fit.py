@@ -19,6 +19,7 @@ from cluster.ray_runtime import launched
 from cluster.ray_session import free_of_one_machine
 from cluster.run_dir import RunDir
 from cluster.runtime import open_runtime
+from cluster.slm_changes import Change, SLMChanges
 from cluster.topology import plan
 from leworld.errors import ConfigError
 from leworld.worlds.registry import build_world
@@ -32,6 +33,12 @@ def final_state(run: RunDir):
     newest = run.newest_checkpoint()
     assert newest is not None
     return load_checkpoint(newest, run.config())
+
+
+def with_another_slm(run: RunDir) -> RunDir:
+    """One joins before the first step."""
+    SLMChanges(run).ask(Change(True, 3))
+    return run
 
 
 def test_fit_gives_the_bits_of_one_process(ray_cluster, tmp_path: Path):
@@ -87,7 +94,7 @@ def test_learners_of_a_team_end_where_one_does_also_when_one_is_killed(ray_clust
     changes = [*CHANGES, f"output.dir={tmp_path}", "output.checkpoint_every=1"]
     config = load_config("tiny", [*changes, "cluster.learners=2"])
     world = build_world(config.world.name, config.world.settings, config.seed)
-    run = RunDir.create(config)
+    run = with_another_slm(RunDir.create(config))
     killed = []
 
     def disturb() -> None:
@@ -106,10 +113,11 @@ def test_learners_of_a_team_end_where_one_does_also_when_one_is_killed(ray_clust
     assert killed
 
     inline = load_config("tiny", [*changes, "cluster.mode=inline"])
-    other = RunDir.create(inline)
+    other = with_another_slm(RunDir.create(inline))
     with open_runtime(inline) as runtime:
         runtime.train(other)
     team, alone = final_state(run), final_state(other)
+    assert any(name.startswith("slm.3.") for name in team.slms)
     assert team.position == alone.position
     for found, right in ((team.blm, alone.blm), (team.slms, alone.slms)):
         for name in right:

@@ -8,7 +8,17 @@ import torch
 from leworld.errors import ConfigError
 from leworld.evaluation import gate as gate_module
 from leworld.evaluation.baselines import WITH_MEMORY, applicable
-from leworld.evaluation.gate import ROLLED, EvaluationConfig, GateRun, other_requests, rows, stale_memory, verdict
+from leworld.evaluation.gate import (
+    ROLLED,
+    EvaluationConfig,
+    GateRun,
+    address_figures,
+    by_table,
+    other_requests,
+    rows,
+    stale_memory,
+    verdict,
+)
 from leworld.evaluation.trials import teacher_forced
 from leworld.memory import WordStore
 from leworld.rng import generator
@@ -221,6 +231,37 @@ def test_bad_settings_are_refused_before_any_work(settings, named):
         EvaluationConfig(**settings)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_slms_that_joined_or_left_are_counted_by_their_tables():
+    world = tiny_world("rules")
+    trainer = tiny_trainer(world, stirred=True)
+    system = trainer.learner.system
+    batch = world.batch("test", 6, generator(0))
+    before, oracle = teacher_forced(system, batch), teacher_forced(system, batch, oracle=True)
+    trainer.join(3)
+    assert system.tables.tolist() == [0, 1, 2, 0]
+    # A newcomer is not asked yet, and what is right is read once.
+    joined = teacher_forced(system, batch)
+    assert torch.allclose(joined.error, before.error, atol=1e-5)
+    assert torch.allclose(teacher_forced(system, batch, oracle=True).error, oracle.error, atol=1e-5)
+    assert not joined.mask[..., 3].any()
+    figures = [address_figures(trial, batch, tables) for trial, tables in ((before, None), (joined, system.tables))]
+    assert figures[0]["exact_mask"] == figures[1]["exact_mask"]
+    assert figures[0]["reads_per_prediction"] == figures[1]["reads_per_prediction"]
+    trainer.leave(0)
+    assert list(GateRun(world, system, CONFIG, 0).stages())
+    trainer.leave(1)
+    left = address_figures(teacher_forced(system, batch), batch, system.tables)
+    # Table 1 has no SLM now: where it matters, no mask is right.
+    assert left["exact_mask"] <= float((~batch.relevant[..., 1]).double().mean())
+
+
+def test_a_table_is_trusted_where_any_of_its_slms_is():
+    mask = torch.tensor([[True, False, False, False], [False, False, False, True], [False, False, False, False]])
+    relevant = torch.zeros(3, 3, dtype=torch.bool)
+    assert by_table(mask, torch.tensor([0, 1, 2, 1]), relevant).int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert by_table(mask[:, :2], torch.tensor([2, 0]), relevant).int().tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
 
 
 def test_the_gate_leaves_system_and_memory_as_they_were():

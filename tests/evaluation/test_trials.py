@@ -37,7 +37,7 @@ class Drift:
 
     def __post_init__(self) -> None:
         self.blm = SimpleNamespace(config=SimpleNamespace(query_dim=QUERY_DIM))
-        self.queries, self.observed, self.seen = [], [], []
+        self.tables, self.queries, self.observed, self.seen = None, [], [], []
 
     def observe(self, query, seen=0) -> int:
         self.observed.append(query)

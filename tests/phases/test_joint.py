@@ -107,13 +107,18 @@ def test_masks_are_measured_by_the_plain_decision(learner):
     batch, _ = sample(learner)
     logit = torch.where(batch.relevant, 1.0, -1.0)
     logit[:2] = -logit[:2]
-    metrics = mask_metrics(batch, logit, batch.relevant)
+    metrics = mask_metrics(batch, logit, batch.relevant, None, range(3))
     assert metrics["exact_mask"] == 0.75
     assert metrics["reads"] == pytest.approx((logit > 0).float().sum(1).mean().item())
     # A subset is not whole where one who matters was not asked.
     more = torch.cat([batch.relevant, torch.tensor([[True]] + [[False]] * (len(logit) - 1))], dim=1)
-    assert mask_metrics(batch, logit.abs() * (2.0 * batch.relevant - 1), more)["exact_mask"] == 1 - 1 / len(logit)
-    assert "exact_mask" not in mask_metrics(replace(batch, relevant=None), logit, None)
+    asked = torch.tensor([[0, 2, 3]]).expand(len(logit), -1)
+    some = mask_metrics(batch, logit.abs() * (2.0 * batch.relevant - 1), more, asked, [0, 1, 2, 7])
+    assert some["exact_mask"] == 1 - 1 / len(logit)
+    # By number, those that were not asked too.
+    used = batch.relevant.float().mean(0).tolist()
+    assert [some[f"use_{i}"] for i in (0, 1, 2, 7)] == pytest.approx([used[0], 0, *used[1:]])
+    assert "exact_mask" not in mask_metrics(replace(batch, relevant=None), logit, None, None, range(3))
 
 
 @pytest.mark.parametrize(("name", "forgotten"), [("rules", 0.0), ("physics", 0.0), ("physics", 1.0)])
