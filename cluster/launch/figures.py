@@ -14,6 +14,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from actors.metering import PARTS
 from cluster.launch.file import ClusterFile
 from cluster.launch.shell import on
 from leworld.phases.trainer import PHASES
@@ -157,7 +158,7 @@ def _run(told: Told, run: str) -> RunFigures:
         phase,
         int(steps),
         _ratio(1e3 * total, steps),
-        {part: _ratio(1e3 * value, steps) for part, value in seconds.items()},
+        {part: _ratio(1e3 * seconds[part], steps) for part in (*PARTS, "rest") if part in seconds},
         _ratio(told.sum("reads_total", **where), total),
         _ratio(told.sum("read_bytes_total", **where), total),
         losses[phase],

@@ -77,7 +77,7 @@ def test_people_see_them_below_the_nodes(capsys: pytest.CaptureFixture[str]):
     nodes = {"name": "lab", "expected": 1, "nodes": [], "problems": []}
     output.show_figures({**nodes, **summed_up(LINES), "silent": ["10.0.0.3:8080"]})
     shown = capsys.readouterr().out
-    step = "run r-1: joint, 40 steps of 50.0 ms (rest 37.5, read 12.5), loss 0.25, 500 reads/s, 2,000 bytes/s"
+    step = "run r-1: joint, 40 steps of 50.0 ms (read 12.5, rest 37.5), loss 0.25, 500 reads/s, 2,000 bytes/s"
     assert f"{step}, 2 restarts\n  trusted: SLM 2 75%, SLM 10 12%\n" in shown
     assert "SLM actors: 2; at most 3 questions wait; the slowest answers in 5.0 ms\n" in shown
     assert "memory m: 2 shards, 3 copies, the last of them 2 writes behind; 4,096 bytes wait for disks\n" in shown
