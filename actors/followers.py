@@ -36,7 +36,7 @@ class Leader(Protocol):
 
 
 class FollowerLinks:
-    """``leworld.store.durable.Followers`` over the wire."""
+    """``leworld.store.copy_store.Followers`` over the wire."""
 
     def __init__(self, leader: Leader) -> None:
         self._leader = leader
@@ -55,13 +55,13 @@ class FollowerLinks:
                 link.close()
 
     def send(self, records: Sequence[Record], *, roll: bool) -> None:
-        """See ``leworld.store.durable.Followers``."""
+        """See ``leworld.store.copy_store.Followers``."""
         data = b"".join(part for record in records for part in encode(record))
         words, arguments = to_words(data), {"roll": roll, "num_bytes": len(data)}
         self._send("follow", words, arguments)
 
     def wait(self) -> None:
-        """See ``leworld.store.durable.Followers``."""
+        """See ``leworld.store.copy_store.Followers``."""
         lost = []
         for name, pending in self._pending.items():
             try:
@@ -78,7 +78,7 @@ class FollowerLinks:
         self._leader.check_still_leads()
 
     def send_versions(self, versions: Sequence[Version]) -> None:
-        """See ``leworld.store.durable.Followers``."""
+        """See ``leworld.store.copy_store.Followers``."""
         self._send("follow_versions", to_words(b""), {"versions": [vars(version) for version in versions]})
         self.wait()
 

@@ -21,7 +21,8 @@ from actors.shard_map import ShardMap, load_map
 from leworld.errors import MovedError, StoreError
 from leworld.memory import PAGE_WORDS, Words
 from leworld.memory.ranges import Ints
-from leworld.store.durable import DurableStore, Write
+from leworld.store.copy_store import CopyStore
+from leworld.store.durable import Write
 from leworld.store.operations import number
 
 BATCH_PAGES = 1 << 12
@@ -35,7 +36,7 @@ class Holdings:
         map: the newest one that was seen.
     """
 
-    def __init__(self, directory: Directory, shard: int, store: Callable[[], DurableStore]) -> None:
+    def __init__(self, directory: Directory, shard: int, store: Callable[[], CopyStore]) -> None:
         """Name a shard.
 
         Args:

@@ -36,8 +36,9 @@ from actors.record_wire import ask_page_words, ask_pages, ask_part, decode_all, 
 from actors.scrubber import Scrubber, mend
 from leworld.errors import DamageError, LeWorldError, NotPrimaryError, StoreError
 from leworld.memory.ranges import Ints
+from leworld.store.copy_store import CopyStore
 from leworld.store.copying import Source, copy_begin, copy_pages
-from leworld.store.durable import StoreConfig, open_store
+from leworld.store.durable import StoreConfig
 from leworld.store.layout import Layout
 from leworld.store.mapped import damage
 from leworld.store.operations import number, text
@@ -230,7 +231,7 @@ class Replica:
 
     def _open(self) -> None:
         # Nobody may read it beside this process before it leads, not even for a moment: with an epoch there is a lease.
-        self.store = open_store(self.root, self.config.address_bits, self.config.store, epoch=1)
+        self.store = CopyStore.open_or_create(self.root, self.config.address_bits, self.config.store)
         self.epoch = self.store.epoch
 
     def _reopen(self) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from leworld.memory import PAGE_WORDS
 from leworld.memory.ranges import Ints
-from leworld.store.durable import DurableStore
+from leworld.store.copy_store import CopyStore
 
 LOG = logging.getLogger(__name__)
 PAGES_AT_ONCE = 1 << 12
@@ -26,7 +26,7 @@ Ask = Callable[[Ints], Iterator[tuple[Ints, NDArray[np.uint32]]]]
 class Scrubber:
     """Of one copy."""
 
-    def __init__(self, store: Callable[[], DurableStore], ask: Ask) -> None:
+    def __init__(self, store: Callable[[], CopyStore], ask: Ask) -> None:
         """Name a copy.
 
         Args:
@@ -46,7 +46,7 @@ class Scrubber:
         return damaged
 
 
-def mend(store: DurableStore, damaged: Ints, ask: Ask) -> Ints:
+def mend(store: CopyStore, damaged: Ints, ask: Ask) -> Ints:
     """Put damaged pages right with the words of other copies; those that are damaged still."""
     left = damaged
     for pages, words in ask(damaged):

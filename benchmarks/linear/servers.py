@@ -18,7 +18,7 @@ from actors.replica import Replica, ReplicaConfig
 from leworld.errors import StoreError
 from leworld.memory.arena import Arena
 from leworld.memory.ranges import Ints, expand
-from leworld.store.durable import StoreConfig, open_store
+from leworld.store.durable import DurableStore, StoreConfig
 from leworld.store.mapped import MappedMemory
 
 from .clients import Seen, Work, work
@@ -67,7 +67,7 @@ def dawdle(shared: NDArray[np.int64]) -> None:
 def write_mapped(root: Path, tasks: Sequence[Work]) -> None:
     """Open a memory, and have threads write it, and read it, in this process."""
     dawdle(tasks[0].shared)
-    store = open_store(root, ADDRESS_BITS, STORE)
+    store = DurableStore.open_or_create(root, ADDRESS_BITS, STORE)
     threads = [threading.Thread(target=work, args=(task, store)) for task in tasks]
     for thread in threads:
         thread.start()
@@ -79,7 +79,7 @@ def write_mapped(root: Path, tasks: Sequence[Work]) -> None:
 def serve_memory(root: Path, port: Path, shared: NDArray[np.int64]) -> None:
     """Serve a memory."""
     dawdle(shared)
-    server = MemoryServer(open_store(root, ADDRESS_BITS, STORE)).start()
+    server = MemoryServer(DurableStore.open_or_create(root, ADDRESS_BITS, STORE)).start()
     put(port, port_of(server.address))
     _for_ever()
 

@@ -21,7 +21,7 @@ from leworld.errors import StoreError
 from leworld.files import sync
 from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints
-from leworld.store.durable import DurableStore
+from leworld.store.copy_store import CopyStore
 from leworld.store.layout import Identity, Layout, make, write_map
 from leworld.store.mapped import MappedMemory
 from leworld.store.segment import segment_path
@@ -33,7 +33,7 @@ PART_PAGES = 4096
 class Source:
     """The original's side. Each method answers one question of the copy's; arguments come from outside."""
 
-    def __init__(self, store: DurableStore) -> None:
+    def __init__(self, store: CopyStore) -> None:
         self._store = store
 
     def begin(self, name: str) -> dict[str, Any]:

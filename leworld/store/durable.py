@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from leworld.errors import DamageError, StoreError
 from leworld.files import remove_leftovers
 from leworld.memory.protocol import PAGE_WORDS, Receipt, Snapshot, Words
-from leworld.memory.ranges import Ints, pages_of
+from leworld.memory.ranges import Ints
 from leworld.memory.store import as_blocks, check_pages, check_width
 from leworld.store import restoring
 from leworld.store.checkpoints import Checkpoints, checkpoint_of
@@ -36,7 +36,7 @@ from leworld.store.group import Group, join, make_group
 from leworld.store.group import Write as Write
 from leworld.store.history import History
 from leworld.store.journal import Journal
-from leworld.store.layout import Identity, Layout, WriterLock, make, read_identity, read_map, write_map
+from leworld.store.layout import Identity, Layout, WriterLock, make, read_identity, read_map
 from leworld.store.link import read_link
 from leworld.store.mapped import MappedMemory, damage
 from leworld.store.pins import check_unneeded, drop_ended
@@ -65,34 +65,13 @@ class StoreConfig:
     verify: str = "touch"
 
 
-class Followers(Protocol):
-    """Other copies of a memory, to which every record goes before it is acknowledged."""
-
-    def send(self, records: Sequence[Record], *, roll: bool) -> None:
-        """Send records; with ``roll`` they begin a segment."""
-        ...
-
-    def wait(self) -> None:
-        """Return when every copy that counts has them on its disk.
-
-        Raises:
-            StoreError: this one does not lead any more.
-        """
-        ...
-
-    def send_versions(self, versions: Sequence[Version]) -> None:
-        """Send the kept versions, and wait."""
-        ...
-
-
 class DurableStore:
     """A ``Memory`` on disk, for one writer; any number of processes read beside it with ``MappedMemory``.
 
     Attributes:
         address_bits: 8, 16, 24 or 32.
         root: the directory.
-        epoch: written into every record.
-        followers: other copies of it; a write is acknowledged when it is with them, too.
+        epoch: written into every record; 0 for a memory that is not one of several copies.
     """
 
     def __init__(
@@ -108,9 +87,7 @@ class DurableStore:
         self.layout = Layout(self.root)
         self.address_bits = read_identity(self.root).address_bits
         self._lock = threading.RLock()
-        self.followers: Followers | None = None
         self._stopped = ""
-        self._following = False
         self._held = WriterLock(self.layout)
         with ExitStack() as opened:
             opened.callback(self._held.release)
@@ -136,7 +113,7 @@ class DurableStore:
             self._opened = opened.pop_all()
 
     @classmethod
-    def create(cls, root: str | Path, address_bits: int, config: StoreConfig | None = None, **known) -> DurableStore:
+    def create(cls, root: str | Path, address_bits: int, config: StoreConfig | None = None, **known) -> Self:
         """Make an empty memory and open it.
 
         Raises:
@@ -145,7 +122,23 @@ class DurableStore:
         make(Path(root), address_bits)
         return cls(root, config, **known)
 
-    def __enter__(self) -> DurableStore:
+    @classmethod
+    def open_or_create(cls, root: str | Path, address_bits: int, config: StoreConfig | None = None, **known) -> Self:
+        """Open a memory, or make it where there is none.
+
+        Raises:
+            StoreError: it is of another width, or another process writes it.
+        """
+        if not Layout(Path(root)).identity.exists():
+            return cls.create(root, address_bits, config, **known)
+        store = cls(root, config, **known)
+        if store.address_bits != address_bits:
+            found = store.address_bits
+            store.close()
+            raise StoreError(f"{root}: has {found} address bits, not {address_bits}: set address_bits to match")
+        return store
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -221,7 +214,7 @@ class DurableStore:
             self._journal.roll()
             version = Version(name, self._sequence_of(of), time.time_ns())
             self._versions.add(version)
-            self._send_versions()
+            self._versions_changed()
             return version
 
     def drop(self, name: str) -> None:
@@ -234,7 +227,7 @@ class DurableStore:
             self._check_running()
             check_unneeded(self.layout, name)
             self._versions.drop(name)
-            self._send_versions()
+            self._versions_changed()
         with self._checkpoints.going_on:
             self._checkpoints.forget()
 
@@ -421,93 +414,14 @@ class DurableStore:
             with self._checkpoints.going_on:
                 self._opened.close()
 
-    def follow(self, records: Sequence[Record], *, roll: bool) -> None:
-        """Take over records of the memory that this one is a copy of; with ``roll`` they begin a segment.
-
-        Raises:
-            StoreError: they do not go on from the last one, or the disk refuses.
-        """
-        with self._lock:
-            if records and records[0].sequence != self.sequence + 1:
-                raise StoreError(
-                    f"{self.root}: record {records[0].sequence} after record {self.sequence}: copy the memory anew"
-                )
-            self._following = True
-            if roll:
-                # Its segments must be the leader's: a page's content of before is told once in each.
-                self._journal.roll()
-                self._checkpoints.take_beside(self.sequence)
-            for record in records:
-                self._mapped.reserve(pages_of(record.start, record.length))
-                if record.kind == "erased":
-                    self._scrub(int(record.note))
-            self._commit(records)
-
-    def follow_versions(self, versions: Sequence[Version]) -> None:
-        """Keep the versions that the memory keeps that this one is a copy of."""
-        with self._lock:
-            self._versions.set(versions)
-        with self._checkpoints.going_on:
-            self._checkpoints.forget()
-
-    def records_after(self, sequence: int, max_bytes: int) -> tuple[list[Record], list[int]]:
-        """Records after one, up to about so many bytes, and the numbers of those that begin a segment.
-
-        Raises:
-            StoreError: they are not in the journal any more.
-        """
-        with self._lock:
-            segments = [segment for segment in self._journal.segments if segment.last > sequence]
-            if sequence < self.sequence and (not segments or segments[0].first > sequence + 1):
-                raise StoreError(f"{self.root}: records after {sequence} are gone: copy the memory anew")
-            found, size = [], 0
-            for segment in segments:
-                for record in self._history.together(segment):
-                    if record.last <= sequence or size >= max_bytes:
-                        continue
-                    # What came together stays so with a copy, unless that has a part of it already.
-                    parts = [record] if record.sequence > sequence else record.split()
-                    found.extend(part for part in parts if part.sequence > sequence)
-                    size += record.words.nbytes + record.before.nbytes + 1024
-            return found, [segment.first for segment in self._journal.segments]
-
     def written_pages(self) -> Ints:
         """Pages that hold anything, ascending."""
         return self._mapped.written_pages()
-
-    def whole_pages(self, pages: Ints) -> tuple[Ints, NDArray[np.uint32]]:
-        """Those of pages that are not damaged, and their (P, 256) words."""
-        with self._lock:
-            whole = np.setdiff1d(pages, self._mapped.damaged(pages))
-            return whole, self._mapped.pages[whole]
 
     def damaged(self, pages: Ints) -> Ints:
         """Those of (P,) pages that are not what was written."""
         with self._lock:
             return self._mapped.damaged(pages)
-
-    def mend(self, pages: Ints, words: NDArray[np.uint32]) -> Ints:
-        """Put damaged pages right with what another copy has there, whole; those that are right now."""
-        with self._lock:
-            return self._mapped.mend(pages, words)
-
-    def closed_segments(self) -> list[Path]:
-        """Files of the journal that only an erasure still changes, oldest first."""
-        with self._lock:
-            return [segment.path for segment in self._journal.segments[:-1]]
-
-    def lease_until(self, moment: float) -> None:
-        """Have readers of the mapped words refuse from a moment of ``time.monotonic`` on."""
-        self._mapped.lease_until(moment)
-
-    def go_by(self, map_version: int) -> None:
-        """Tell readers of the mapped words by which map a shard holds them."""
-        self._mapped.go_by(map_version)
-
-    def promise(self, epoch: int) -> None:
-        """Be of an epoch from now on, also after a restart."""
-        write_map(self.layout.epoch, {"epoch": epoch})
-        self.epoch = epoch
 
     def abandon(self) -> None:
         """Let go of the directory as it is, to be deleted or opened anew; nothing happens the second time."""
@@ -517,23 +431,6 @@ class DurableStore:
             self.stop("is copied anew")
             self._mapped.lease_until(0.0)
             self._opened.close()
-
-    def lead(self, followers: Followers) -> None:
-        """Take over from the memory that this one was a copy of."""
-        with self._lock:
-            self._following, self.followers = False, followers
-
-    def pin(self, name: str) -> int:
-        """Keep all records from now on until ``unpin``; the number of the last one before."""
-        with self._lock:
-            self._journal.roll()
-            self._checkpoints.pins[name] = self.sequence
-            return self.sequence
-
-    def unpin(self, name: str) -> None:
-        """End what ``pin`` began."""
-        with self._lock:
-            self._checkpoints.pins.pop(name, None)
 
     @property
     def is_stopped(self) -> bool:
@@ -559,32 +456,28 @@ class DurableStore:
         if not self._is_settled:
             raise StoreError(f"{self.root}: write {self.sequence} was cut off: close the memory and open it again")
 
-    def _send_versions(self) -> None:
-        if self.followers is not None:
-            self.followers.send_versions(self.versions)
+    def _versions_changed(self) -> None:
+        """Do what is to be done when a version is kept or dropped: nothing."""
 
     def _commit(self, records: Sequence[Record], group: Group | None = None) -> None:
-        """Put records into the journal and send them to the followers, then make them visible, all at once."""
+        """Have records kept, then make them visible, all at once."""
         self._check_running()
         self._check_settled()
-        followers, roll = self.followers, not self._journal.last.size
-        if followers is None:
-            self._journal.append(records)
-        else:
-            self._journal.append(records, lambda: followers.send(records, roll=roll))
-            try:
-                followers.wait()
-            except Exception as error:
-                # The records are in this journal, and nobody may build on them.
-                self.stop(str(error))
-                raise
+        self._have_kept(records)
         self._took_note_of(records)
         group = group or join(records)
         self._mapped.apply(self.sequence, group.start, group.length, group.words, group.pages)
-        if self._journal.last.size >= self.config.segment_bytes and not self._following:
+        if self._is_due_for_checkpoint():
             # The records are kept, whether a checkpoint can be begun or not.
             with suppress(StoreError):
                 self.checkpoint(wait=False)
+
+    def _have_kept(self, records: Sequence[Record]) -> None:
+        """Put records into the journal; they are as safe as the policy says."""
+        self._journal.append(records)
+
+    def _is_due_for_checkpoint(self) -> bool:
+        return self._journal.last.size >= self.config.segment_bytes
 
     def _record(self, group: Group, crc32s: list[int]) -> Record:
         """The record of a group, with what its pages held where the segment does not tell yet."""
@@ -713,19 +606,3 @@ class DurableStore:
 def _epoch_of(layout: Layout) -> int:
     found = read_map(layout.epoch, {"epoch": int})
     return 0 if found is None else found["epoch"]
-
-
-def open_store(root: str | Path, address_bits: int, config: StoreConfig | None = None, **known) -> DurableStore:
-    """Open a memory, or make it where there is none.
-
-    Raises:
-        StoreError: it is of another width, or another process writes it.
-    """
-    if not Layout(Path(root)).identity.exists():
-        return DurableStore.create(root, address_bits, config, **known)
-    store = DurableStore(root, config, **known)
-    if store.address_bits != address_bits:
-        found = store.address_bits
-        store.close()
-        raise StoreError(f"{root}: has {found} address bits, not {address_bits}: set address_bits to match")
-    return store

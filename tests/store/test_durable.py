@@ -11,7 +11,7 @@ import pytest
 from leworld.errors import CheckpointError, ConfigError, DamageError, DataError, RangeError, StoreError
 from leworld.memory import Memory, Words, WordStore
 from leworld.store import checkpoints, layout
-from leworld.store.durable import DurableStore, StoreConfig, Write, open_store
+from leworld.store.durable import DurableStore, StoreConfig, Write
 from leworld.store.group import make_group
 from leworld.store.journal import POLICIES, Journal
 from leworld.store.layout import write_map
@@ -294,14 +294,14 @@ def test_a_memory_is_made_only_where_there_is_nothing(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_open_store_makes_opens_and_knows_the_width(tmp_path):
-    open_store(tmp_path / "m", 16).close()
-    with open_store(tmp_path / "m", 16, writer="ann") as store:
+def test_open_or_create_makes_opens_and_knows_the_width(tmp_path):
+    DurableStore.open_or_create(tmp_path / "m", 16).close()
+    with DurableStore.open_or_create(tmp_path / "m", 16, writer="ann") as store:
         store.write([0], block(1))
         assert store.why(0).writer == "ann"
     with pytest.raises(StoreError, match="has 16 address bits, not 24: set address_bits to match"):
-        open_store(tmp_path / "m", 24)
-    open_store(tmp_path / "m", 16).close()
+        DurableStore.open_or_create(tmp_path / "m", 24)
+    DurableStore.open_or_create(tmp_path / "m", 16).close()
 
 
 def test_every_flipped_bit_of_identity_and_checkpoint_is_found(store, tmp_path):
