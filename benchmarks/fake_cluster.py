@@ -258,6 +258,9 @@ def train_and_lose_parts(lab: Lab) -> None:
             slms, copies = where(lab, "ray::SLMProcess"), where(lab, "ray::MemoryCopy")
             said.append(f"SLMs on {slms}, memory on {copies}, learner on {where(lab, 'ray::RayTrainWorker')}")
             assert len(slms) == 3, slms
+        with lab.step("status of what runs") as said:
+            # Figures are shown some seconds after what they tell of.
+            wait_for(lab, lambda: bool(status_of_runs(lab, said)), running)
         with lab.step("kill -9 an SLM actor") as said:
             before = (0, steps_done(lab, "joint"))
             assert lab.machines.kill("m2", "ray::SLMProcess"), "none was there"
@@ -270,6 +273,13 @@ def train_and_lose_parts(lab: Lab) -> None:
             report = re.search(r"report: (\S+)", text)
             said.append(report[0] if report else text[-300:])
             assert running.returncode == 0, f"exit code {running.returncode}"
+
+
+def status_of_runs(lab: Lab, said: list[str]) -> list[str]:
+    """The lines of status that tell of a run, its SLM actors and its memory."""
+    lines = lab.leworld(f"cluster status ~/{FILE}").stdout.splitlines()
+    said[:] = [line for line in lines if line.startswith(("run ", "SLM actors", "memory ", "no figures"))]
+    return [line for line in said if line.startswith("run ")]
 
 
 def lose_a_machine(lab: Lab, running: subprocess.Popen[str]) -> None:

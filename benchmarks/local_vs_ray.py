@@ -1,10 +1,11 @@
-"""Seconds a joint step: everything in one process, against the same system with SLMs and memory in Ray actors.
+"""Seconds a joint or refine step: all in one process, against the same system with SLMs and memory in Ray actors.
 
 Both systems are alive in one run of this program and take turns, a block of steps each, so that whatever else the
 machine does meanwhile falls on both. They start from the same seed, and their losses must agree to the bit: a faster
 step that does something else would be no gain.
 
     python benchmarks/local_vs_ray.py --config small --blocks 5 --steps 4
+    python benchmarks/local_vs_ray.py --config pointers --phase refine --set world.settings.depth=20
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ class Block:
 
 
 def benchmark_config(args: argparse.Namespace) -> RunConfig:
-    """The config with SLMs that know the placement, and a joint phase of as many steps as are measured."""
-    steps = args.warmup + args.blocks * args.steps
+    """The config with SLMs that know the placement, and one phase of as many steps as are measured."""
+    steps = {"joint": 0, "refine": 0, args.phase: args.warmup + args.blocks * args.steps}
     changes = [
         *args.changes,
         "phases.pretrain.steps=0",
         f"phases.pretrain.slm_steps={args.pretrain}",
-        f"phases.joint.steps={steps}",
+        *(f"phases.{phase}.steps={number}" for phase, number in steps.items()),
         "cluster.shards=2",
     ]
     config = load_config(args.config, changes)
     return replace(config, cluster=replace(config.cluster, slm_actors=min(3, config.model.num_slms)))
 
 
-def joint_steps(runtime: Runtime) -> Iterator[Progress]:
-    """The joint phase of a new system; the memory is written and the SLMs pre-trained first.
+def steps_of(runtime: Runtime) -> Iterator[Progress]:
+    """The phase of a new system; the memory is written and the SLMs pre-trained first.
 
     SLMs that know nothing yet propose ranges of any length all over the memory, and reading those is most of the work.
     """
@@ -74,7 +75,7 @@ def measure(config: RunConfig, warmup: int, blocks: int, steps: int) -> dict[str
         for mode in MODES:
             start = time.perf_counter()
             own = replace(config, cluster=replace(config.cluster, mode=mode))
-            streams[mode] = joint_steps(stack.enter_context(open_runtime(own)))
+            streams[mode] = steps_of(stack.enter_context(open_runtime(own)))
             print(f"{mode:<7}up in {time.perf_counter() - start:.1f} s", flush=True)
         for mode in MODES:
             run_block(streams[mode], warmup)
@@ -93,7 +94,7 @@ def report(measured: dict[str, list[Block]]) -> bool:
     """Print the figures; False if the two did not compute the same."""
     seconds = {mode: [block.seconds for block in measured[mode]] for mode in MODES}
     ratios = [ray / inline for inline, ray in zip(seconds["inline"], seconds["ray"], strict=True)]
-    print("seconds a joint step, min / median / max over blocks")
+    print("seconds a step, min / median / max over blocks")
     for mode in MODES:
         print(f"  {mode:<10}{spread(seconds[mode])}")
     print(f"  {'ratio':<10}{spread(ratios)}   (ray over inline, block by block)")
@@ -108,6 +109,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", default="small", help="a preset's name, or the path of a YAML file")
     parser.add_argument("--set", dest="changes", action="append", default=[], help="change a setting, as in leworld")
+    parser.add_argument("--phase", choices=("joint", "refine"), default="joint", help="whose steps are measured")
     parser.add_argument("--blocks", type=int, default=5, help="blocks of each mode")
     parser.add_argument("--steps", type=int, default=4, help="steps a block")
     parser.add_argument("--pretrain", type=int, default=100, help="steps of the SLMs before, not counted")
