@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster.bench.claims import Study
+from cluster.bench.details import details
 from cluster.bench.jobs import Job, Runner, StepFailed
 from cluster.bench.pictures import draw_pictures
 from cluster.bench.table import Row, markdown, table, to_dict
@@ -79,6 +80,7 @@ def run_learning(
     run_jobs([job for job in wanted if not job.done()], num_jobs, note, console)
     findings = found()
     write_findings(findings, seeds, out)
+    write_text(out / "details.md", details(outcomes(jobs)))
     draw_pictures(findings.rows, outcomes(jobs), out)
     return findings
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from cluster.bench import jobs as jobs_module
 from cluster.bench.claims import Claim, Goal, Study, at_least, at_most, within
 from cluster.bench.cli import parse_seeds
+from cluster.bench.details import details
 from cluster.bench.expected import EXPECTED, read_expected, record_expected, regressions, with_expected
 from cluster.bench.jobs import Job
 from cluster.bench.learning import run_learning
@@ -52,6 +53,23 @@ def test_measures_find_numbers_and_what_is_not_there_is_none():
     assert over(at("a.x"), at("a.b.0"))(outcome) is None
     assert least(at("a.b.0"), at("a.b.1.c"))(outcome) == 1.0
     assert least(at("a.b.0"), at("a.x"))(outcome) is None
+
+
+def test_details_are_means_over_seeds_a_column_a_study():
+    def outcome(error: float) -> dict:
+        curve = {"leworld": [{"mean": 10 * error}, {"mean": 5 * error}]}
+        return {"train": {"gate": {"leworld": error, "hit_top1": 0.5}}, "curve": curve}
+
+    lookups, bodies = details({"pendulum": {0: outcome(0.001), 1: outcome(0.003)}, "hopper": {0: outcome(0.25)}}).split(
+        "\n\n"
+    )[:2]
+    assert lookups.splitlines()[2] == "| seeds | 0 | 0 | 0 | 0 |"
+    assert len(lookups.splitlines()) == 3
+    rows = {line.split(" | ")[0]: line for line in bodies.splitlines()}
+    assert rows["| seeds"] == "| seeds | 0 | 2 | 0 | 1 | 0 | 0 |"
+    assert rows["| error, 1,000 x"] == "| error, 1,000 x | - | 2 [-10.7, 14.7] | - | 250 | - | - |"
+    assert "| 1250 |" in rows["| error with 1 records, 1,000 x"]
+    assert "| error / oracle, an MLP told the true physics" not in rows
 
 
 def test_minutes_of_training_are_those_of_the_phases():
@@ -207,6 +225,7 @@ def test_each_study_and_seed_is_run_once_and_the_table_is_made(tmp_path, command
     assert results["claims"][0]["status"] == "met"
     assert (tmp_path / "table.md").read_text().count("| met |") == 2
     assert (tmp_path / "claims.png").stat().st_size > 0
+    assert (tmp_path / "details.md").read_text().count("| seeds |") == 2
 
 
 def test_what_is_done_is_not_run_again_but_for_another_config(tmp_path, commands):

@@ -1,0 +1,89 @@
+"""Details: figures of the studies that have no goal of their own, a column a study, for readers of ``details.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cluster.bench.measures import Measure, Outcome, at, gate, over
+from leworld.evaluation.seeds import mean_interval
+
+Outcomes = Mapping[str, Mapping[int, Outcome]]
+LOOKED_UP = ("rules-medium", "rules-hard", "rules-no-labels", "pointers")
+BODIES = ("cartpole", "pendulum", "acrobot", "hopper", "swimmer", "halfcheetah")
+RECORDS = {0: 0, 1: 1, 3: 4, 5: 16, 6: 33}
+"""Places in a curve, and how many records were written there."""
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A row: what it is, how it is found, and by how much it is multiplied to be read with ease."""
+
+    label: str
+    measure: Measure
+    times: float = 1.0
+
+
+WORST_MEMORY = {"zeroed": "nothing", "shuffled": "another's records"}
+OF_ALL = (Detail("error after memory and dynamics were rewritten / before", gate("rewritten_ratio.mean")),)
+OF_LOOKED_UP = (
+    Detail("error / floor", gate("ratios.floor.mean")),
+    Detail("oracle's error / floor", over(gate("oracle"), gate("floor"))),
+    Detail("error / best without memory", gate("ratios.no_memory.mean")),
+    Detail("right address first, %", gate("hit_top1"), 100),
+    Detail("right address in the first four, %", gate("hit_top4"), 100),
+    Detail("right address where only a request can tell, %", gate("hit_asked"), 100),
+    Detail("mask exactly right, %", gate("exact_mask"), 100),
+    Detail("reads a prediction", gate("reads_per_prediction")),
+    *(
+        Detail(f"error with {what} in memory / best without memory", gate(f"wrong_memory.{name}.mean"))
+        for name, what in WORST_MEMORY.items()
+    ),
+    *OF_ALL,
+    Detail("gain of requests, 1,000 x", gate("info_gain.mean"), 1000),
+    Detail("gain over shuffled requests, 1,000 x", gate("info_controls.shuffled.mean"), 1000),
+    Detail("gain over random requests, 1,000 x", gate("info_controls.random.mean"), 1000),
+)
+OF_BODIES = (
+    Detail("error, 1,000 x", gate("leworld"), 1000),
+    Detail("error / oracle, an MLP told the true physics", gate("ratios.oracle.mean")),
+    Detail("error / best without memory", gate("ratios.no_memory.mean")),
+    Detail("error / GRU with the same records as context", gate("ratios.gru_context.mean")),
+    Detail("error / least squares on the same records", gate("ratios.least_squares.mean")),
+    Detail("error / exact kNN on the same records", gate("ratios.knn.mean")),
+    Detail("error with another body's memory / best without memory", gate("wrong_memory.shuffled.mean")),
+    *OF_ALL,
+    *(
+        Detail(f"error with {count} records, 1,000 x", at(f"curve.leworld.{place}.mean"), 1000)
+        for place, count in RECORDS.items()
+    ),
+    *(
+        Detail(f"own predictions, {name}, step {step}", gate(f"rollout.{key}.free_running.{step - 1}"))
+        for step in (1, 5, 20)
+        for key, name in {"leworld": "error", "gru_context": "GRU with context", "oracle": "oracle"}.items()
+    ),
+)
+
+
+def details(outcomes: Outcomes) -> str:
+    """Both tables as Markdown: means over seeds, with their 95 % intervals by Student's t."""
+    return "\n\n".join([_table(OF_LOOKED_UP, LOOKED_UP, outcomes), _table(OF_BODIES, BODIES, outcomes), ""])
+
+
+def _table(rows: Sequence[Detail], studies: Sequence[str], outcomes: Outcomes) -> str:
+    head = ["| | " + " | ".join(f"`{name}`" for name in studies) + " |", "|---|" + "---:|" * len(studies)]
+    seeds = [str(len(outcomes.get(study, {}))) for study in studies]
+    body = [[row.label, *(_cell(row, outcomes.get(study, {})) for study in studies)] for row in rows]
+    lines = [cells for cells in body if any(cell != "-" for cell in cells[1:])]
+    return "\n".join([*head, *("| " + " | ".join(cells) + " |" for cells in (["seeds", *seeds], *lines))])
+
+
+def _cell(row: Detail, outcomes: Mapping[int, Outcome]) -> str:
+    found = [row.measure(outcome) for _, outcome in sorted(outcomes.items())]
+    values = [row.times * value for value in found if value is not None]
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    interval = mean_interval(values)
+    return f"{interval.mean:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
