@@ -66,8 +66,10 @@ OF_BODIES = (
 
 
 def details(outcomes: Outcomes) -> str:
-    """Both tables as Markdown: means over seeds, with their 95 % intervals by Student's t."""
-    return "\n\n".join([_table(OF_LOOKED_UP, LOOKED_UP, outcomes), _table(OF_BODIES, BODIES, outcomes), ""])
+    """The tables as Markdown: means over seeds, with their 95 % intervals by Student's t; empty where none was run."""
+    tables = ((OF_LOOKED_UP, LOOKED_UP), (OF_BODIES, BODIES))
+    made = [_table(rows, studies, outcomes) for rows, studies in tables if outcomes.keys() & set(studies)]
+    return "\n\n".join([*made, ""]) if made else ""
 
 
 def _table(rows: Sequence[Detail], studies: Sequence[str], outcomes: Outcomes) -> str:

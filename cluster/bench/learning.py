@@ -80,7 +80,8 @@ def run_learning(
     run_jobs([job for job in wanted if not job.done()], num_jobs, note, console)
     findings = found()
     write_findings(findings, seeds, out)
-    write_text(out / "details.md", details(outcomes(jobs)))
+    if text := details(outcomes(jobs)):
+        write_text(out / "details.md", text)
     draw_pictures(findings.rows, outcomes(jobs), out)
     return findings
 

@@ -60,12 +60,9 @@ def test_details_are_means_over_seeds_a_column_a_study():
         curve = {"leworld": [{"mean": 10 * error}, {"mean": 5 * error}]}
         return {"train": {"gate": {"leworld": error, "hit_top1": 0.5}}, "curve": curve}
 
-    lookups, bodies = details({"pendulum": {0: outcome(0.001), 1: outcome(0.003)}, "hopper": {0: outcome(0.25)}}).split(
-        "\n\n"
-    )[:2]
-    assert lookups.splitlines()[2] == "| seeds | 0 | 0 | 0 | 0 |"
-    assert len(lookups.splitlines()) == 3
-    rows = {line.split(" | ")[0]: line for line in bodies.splitlines()}
+    assert details({"quick-rules": {0: outcome(1.0)}}) == ""
+    found = details({"pendulum": {0: outcome(0.001), 1: outcome(0.003)}, "hopper": {0: outcome(0.25)}})
+    rows = {line.split(" | ")[0]: line for line in found.splitlines()}
     assert rows["| seeds"] == "| seeds | 0 | 2 | 0 | 1 | 0 | 0 |"
     assert rows["| error, 1,000 x"] == "| error, 1,000 x | - | 2 [-10.7, 14.7] | - | 250 | - | - |"
     assert "| 1250 |" in rows["| error with 1 records, 1,000 x"]
@@ -225,7 +222,6 @@ def test_each_study_and_seed_is_run_once_and_the_table_is_made(tmp_path, command
     assert results["claims"][0]["status"] == "met"
     assert (tmp_path / "table.md").read_text().count("| met |") == 2
     assert (tmp_path / "claims.png").stat().st_size > 0
-    assert (tmp_path / "details.md").read_text().count("| seeds |") == 2
 
 
 def test_what_is_done_is_not_run_again_but_for_another_config(tmp_path, commands):
