@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.bench.measures import Measure, Outcome, at, gate, over
+from cluster.bench.measures import Measure, Outcome, at, gate, or_zero, over
 from leworld.evaluation.seeds import mean_interval
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]
@@ -25,6 +25,7 @@ class Detail:
 
 
 WORST_MEMORY = {"zeroed": "nothing", "shuffled": "another's records"}
+POLICIES = ("information", "surprise", "random", "fitness")
 OF_ALL = (Detail("error after memory and dynamics were rewritten / before", gate("rewritten_ratio.mean")),)
 OF_LOOKED_UP = (
     Detail("error / floor", gate("ratios.floor.mean")),
@@ -57,6 +58,7 @@ OF_BODIES = (
         Detail(f"error with {count} records, 1,000 x", at(f"curve.leworld.{place}.mean"), 1000)
         for place, count in RECORDS.items()
     ),
+    *(Detail(f"words of write-all / kept by {name}, 0 never", or_zero(f"retention.ratio.{name}")) for name in POLICIES),
     *(
         Detail(f"own predictions, {name}, step {step}", gate(f"rollout.{key}.free_running.{step - 1}"))
         for step in (1, 5, 20)

@@ -36,6 +36,15 @@ def over(above: Measure, below: Measure | float) -> Measure:
     return measure
 
 
+def or_zero(path: str) -> Measure:
+    """``at``, but 0, and so not left out of a mean, where the step was run and has no number."""
+
+    def measure(outcome: Outcome) -> float | None:
+        return at(path)(outcome) or (0.0 if path.partition(".")[0] in outcome else None)
+
+    return measure
+
+
 def least(*measures: Measure) -> Measure:
     """The least of several; None if one is not there."""
 

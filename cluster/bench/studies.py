@@ -7,7 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from cluster.bench.claims import Claim, Study, at_least, at_most, within
-from cluster.bench.measures import at, gained, gate, least, over, training_minutes
+from cluster.bench.measures import at, gained, gate, least, or_zero, over, training_minutes
 from leworld.errors import ConfigError
 
 WRONG = (gate("wrong_memory.shuffled.mean"), gate("wrong_memory.zeroed.mean"))
@@ -57,7 +57,7 @@ def pointers() -> Study:
 
 
 FALLS = at_least("error never rises with more records", at("curve.falls"), 1.0)
-KEEPS = at_least("words of write-all / of the learnt policy", at("retention.ratio.information"), 2.0)
+KEEPS = at_least("words of write-all / of the learnt policy, 0 never", or_zero("retention.ratio.information"), 2.0)
 
 
 def body(name: str, oracle: float, no_memory: float = 0.2, *more: Claim, steps: tuple[str, ...] = ()) -> Study:

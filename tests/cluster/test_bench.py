@@ -18,7 +18,7 @@ from cluster.bench.expected import EXPECTED, read_expected, record_expected, reg
 from cluster.bench.jobs import Job
 from cluster.bench.learning import run_learning
 from cluster.bench.measure import MEASUREMENTS
-from cluster.bench.measures import at, gained, least, over, training_minutes
+from cluster.bench.measures import at, gained, least, or_zero, over, training_minutes
 from cluster.bench.pictures import draw_pictures, to_dot
 from cluster.bench.studies import QUICK, STUDIES, chosen
 from cluster.bench.table import cells, markdown, table
@@ -53,6 +53,7 @@ def test_measures_find_numbers_and_what_is_not_there_is_none():
     assert over(at("a.x"), at("a.b.0"))(outcome) is None
     assert least(at("a.b.0"), at("a.b.1.c"))(outcome) == 1.0
     assert least(at("a.b.0"), at("a.x"))(outcome) is None
+    assert [or_zero(path)(outcome) for path in ("a.b.0", "a.none", "b.none")] == [1.0, 0.0, None]
 
 
 def test_details_are_means_over_seeds_a_column_a_study():
