@@ -113,7 +113,7 @@ def checkpoint_name(position: Position) -> str:
 def checkpoint_order(path: Path) -> tuple[int, int] | None:
     """Where a checkpoint stands among others, by its name; None if it is none."""
     phase, _, step = path.name.rpartition("-")
-    return (PHASES.index(phase), int(step)) if phase in PHASES and step.isdecimal() else None
+    return Position(phase, int(step)).order if phase in PHASES and step.isdecimal() else None
 
 
 def _write_files(state: LearnerState, config: RunConfig, directory: Path) -> None:

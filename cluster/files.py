@@ -21,6 +21,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, to_json(value, indent=2) + "\n")
 
 
+def append_json(path: Path, value: Any) -> None:
+    """Add a value to a file that has one a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(to_json(value) + "\n")
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON as the standard knows it: numbers that are not finite become null."""
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)

@@ -24,10 +24,10 @@ from typing import Any
 
 from cluster.checkpoint import checkpoint_order, is_complete
 from cluster.config import RunConfig, parse_config
-from cluster.files import to_json, write_text
+from cluster.files import append_json, to_json, write_text
 from cluster.presets import dump_config, parse_yaml
 from leworld.errors import CheckpointError
-from leworld.phases.trainer import PHASES, Position
+from leworld.phases.trainer import Position
 
 
 class RunDir:
@@ -102,12 +102,11 @@ class RunDir:
 
     def note_event(self, what: str, done: str) -> None:
         """Put down that something happened, and what was done."""
-        with self.events.open("a", encoding="utf-8") as file:
-            file.write(to_json({"time": time.time(), "what": what, "done": done}) + "\n")
+        append_json(self.events, {"time": time.time(), "what": what, "done": done})
 
     def cut_metrics(self, position: Position) -> None:
         """Drop the steps after a position: they are about to be done again."""
-        kept = [record for record in self.records() if _order(record) <= (PHASES.index(position.phase), position.step)]
+        kept = [record for record in self.records() if _position(record).order <= position.order]
         write_text(self.metrics, "".join(to_json(record) + "\n" for record in kept))
 
     def read_timing(self) -> dict[str, Any]:
@@ -126,8 +125,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             return
 
 
-def _order(record: Mapping[str, Any]) -> tuple[int, int]:
-    return PHASES.index(record["phase"]), record["step"]
+def _position(record: Mapping[str, Any]) -> Position:
+    return Position(record["phase"], record["step"])
 
 
 def _point(link: Path, target: str) -> None:

@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from actors.blm_learner import BLMLearner
 from actors.errors import ActorError
-from cluster.files import to_json
+from cluster.files import append_json
 from cluster.run_dir import RunDir
 from leworld.errors import CheckpointError, ConfigError
-from leworld.phases.trainer import PHASES, Position
+from leworld.phases.trainer import Position
 
 Line = TypeVar("Line")
 
@@ -35,7 +35,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Done:
+class DoneChange:
     """After which step a change was done, or could not be done and why."""
 
     phase: str
@@ -43,9 +43,9 @@ class Done:
     problem: str | None = None
 
     @property
-    def order(self) -> tuple[int, int]:
-        """Among steps."""
-        return PHASES.index(self.phase), self.step
+    def position(self) -> Position:
+        """That step."""
+        return Position(self.phase, self.step)
 
 
 class SLMChanges:
@@ -59,9 +59,9 @@ class SLMChanges:
         """All that were ever asked for, in order."""
         return list(_lines(self._asked, Change))
 
-    def done(self) -> list[Done]:
+    def done(self) -> list[DoneChange]:
         """Of the first ones, what came of each."""
-        return list(_lines(self._done, Done))
+        return list(_lines(self._done, DoneChange))
 
     def members(self, given: int) -> list[int]:
         """The SLMs there will be when all is done, of as many as a run begins with."""
@@ -74,7 +74,7 @@ class SLMChanges:
 
     def ask(self, change: Change) -> None:
         """Have it done after the step that is under way, or when the run goes on."""
-        _append(self._asked, change)
+        append_json(self._asked, asdict(change))
 
     def due(self, position: Position) -> list[tuple[bool, int, bool]]:
         """What is to be done at a position: whether an SLM joins, which, and whether for the first time.
@@ -84,14 +84,14 @@ class SLMChanges:
         if not self._asked.exists():
             return []
         asked, done = self.asked(), self.done()
-        here = Done(position.phase, position.step).order
-        again = [change for change, each in zip(asked, done, strict=False) if each.order == here and not each.problem]
-        new = [] if any(each.order > here for each in done) else asked[len(done) :]
+        repeated = (each.position == position and not each.problem for each in done)
+        again = [change for change, is_repeated in zip(asked, repeated, strict=False) if is_repeated]
+        new = [] if any(each.position.order > position.order for each in done) else asked[len(done) :]
         return [(change.joins, change.slm, some is new) for some in (again, new) for change in some]
 
     def note(self, change: Change, position: Position, problem: str | None) -> None:
         """Put down what came of the next change."""
-        _append(self._done, Done(position.phase, position.step, problem))
+        append_json(self._done, asdict(DoneChange(position.phase, position.step, problem)))
         what = f"{change} after step {position.step} of {position.phase}"
         if problem is None:
             self.run.note_event(what, "all others go on")
@@ -126,11 +126,6 @@ def _do(learner: BLMLearner, change: Change, is_new: bool) -> str | None:
             raise
         return str(error)
     return None
-
-
-def _append(path: Path, line: Change | Done) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(to_json(asdict(line)) + "\n")
 
 
 def _lines(path: Path, kind: Callable[..., Line]) -> Iterator[Line]:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.bench.measures import Measure, Outcome, at, gate, or_zero, over
-from leworld.evaluation.seeds import mean_interval
+from cluster.bench.table import Outcomes, known, spread, spread_text
 
-Outcomes = Mapping[str, Mapping[int, Outcome]]
 LOOKED_UP = ("rules-medium", "rules-hard", "rules-no-labels", "pointers")
 BODIES = ("cartpole", "pendulum", "acrobot", "hopper", "swimmer", "halfcheetah")
 RECORDS = {0: 0, 1: 1, 3: 4, 5: 16, 6: 33}
@@ -83,11 +82,5 @@ def _table(rows: Sequence[Detail], studies: Sequence[str], outcomes: Outcomes) -
 
 
 def _cell(row: Detail, outcomes: Mapping[int, Outcome]) -> str:
-    found = [row.measure(outcome) for _, outcome in sorted(outcomes.items())]
-    values = [row.times * value for value in found if value is not None]
-    if not values:
-        return "-"
-    if len(values) == 1:
-        return f"{values[0]:.4g}"
-    interval = mean_interval(values)
-    return f"{interval.mean:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+    values = [row.times * value for value in known(row.measure, outcomes).values()]
+    return spread_text(*spread(values)) if values else "-"

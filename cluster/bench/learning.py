@@ -15,7 +15,7 @@ from cluster.bench.claims import Study
 from cluster.bench.details import details
 from cluster.bench.jobs import Job, Runner, StepFailed
 from cluster.bench.pictures import draw_pictures
-from cluster.bench.table import Row, markdown, table, to_dict
+from cluster.bench.table import Outcomes, Row, markdown, table, to_dict
 from cluster.commands import Interrupted
 from cluster.files import write_json, write_text
 from cluster.progress import make_bars
@@ -67,22 +67,22 @@ def run_learning(
         job.prepare(fresh)
     failed: list[str] = []
 
-    def found() -> Findings:
-        known = outcomes(jobs)
+    def found(known: Outcomes) -> Findings:
         shown = [study for study in studies if study in (job.study for job in wanted) or study.name in known]
         return Findings(table(shown, known), failed)
 
     def note(job: Job, error: StepFailed | None) -> None:
         if error is not None:
             failed.append(str(error))
-        write_findings(found(), seeds, out)
+        write_findings(found(outcomes(jobs)), seeds, out)
 
     run_jobs([job for job in wanted if not job.done()], num_jobs, note, console)
-    findings = found()
+    known = outcomes(jobs)
+    findings = found(known)
     write_findings(findings, seeds, out)
-    if text := details(outcomes(jobs)):
+    if text := details(known):
         write_text(out / "details.md", text)
-    draw_pictures(findings.rows, outcomes(jobs), out)
+    draw_pictures(findings.rows, known, out)
     return findings
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from cluster.bench.claims import Claim, Goal, Study
-from cluster.bench.measures import Outcome
+from cluster.bench.measures import Measure, Outcome
 from leworld.evaluation.seeds import mean_interval
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]
@@ -46,27 +46,37 @@ def make_row(study: str, claim: Claim, outcomes: Outcomes) -> Row:
     values, goal = claim_values(study, claim, outcomes), claim.goal
     if not values:
         return Row(study, claim.figure, goal, {}, None, None, None, None, UNKNOWN)
-    mean, low, high = sum(values.values()) / len(values), None, None
-    if len(values) > 1:
-        interval = mean_interval(list(values.values()))
-        low, high = interval.low, interval.high
+    mean, low, high = spread(list(values.values()))
     worst = max(values, key=lambda seed: goal.excess(values[seed]))
     return Row(study, claim.figure, goal, values, mean, low, high, worst, status_of(goal, mean, low, high))
 
 
 def claim_values(study: str, claim: Claim, outcomes: Outcomes) -> dict[int, float]:
     """The figure of each seed that has one."""
-    own = measured(claim, outcomes.get(study, {}))
+    own = known(claim.measure, outcomes.get(study, {}))
     if claim.less is None:
         return own
-    others = measured(claim, outcomes.get(claim.less, {}))
+    others = known(claim.measure, outcomes.get(claim.less, {}))
     return {seed: value - others[seed] for seed, value in own.items() if seed in others}
 
 
-def measured(claim: Claim, outcomes: Mapping[int, Outcome]) -> dict[int, float]:
-    """The claim's measure of each seed's outcome, where it is there."""
-    values = {seed: claim.measure(outcome) for seed, outcome in sorted(outcomes.items())}
+def known(measure: Measure, outcomes: Mapping[int, Outcome]) -> dict[int, float]:
+    """A measure of each seed's outcome, where it is there."""
+    values = {seed: measure(outcome) for seed, outcome in sorted(outcomes.items())}
     return {seed: value for seed, value in values.items() if value is not None}
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean, and the ends of its 95 % interval; None where one value is all."""
+    if len(values) == 1:
+        return values[0], None, None
+    interval = mean_interval(values)
+    return interval.mean, interval.low, interval.high
+
+
+def spread_text(mean: float, low: float | None, high: float | None) -> str:
+    """``1.09 [1.07, 1.11]``."""
+    return f"{mean:.3g}" if low is None or high is None else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def status_of(goal: Goal, mean: float, low: float | None, high: float | None) -> str:
@@ -92,9 +102,8 @@ def cells(row: Row) -> list[str]:
     """The texts of a row: study, figure, goal, mean with its interval, worst seed, status."""
     if row.mean is None:
         return [row.study, row.figure, str(row.goal), "-", "-", row.status]
-    spread = "" if row.low is None or row.high is None else f" [{row.low:.3g}, {row.high:.3g}]"
     worst = "-" if row.worst is None else f"{row.values[row.worst]:.3g} (seed {row.worst})"
-    return [row.study, row.figure, str(row.goal), f"{row.mean:.3g}{spread}", worst, row.status]
+    return [row.study, row.figure, str(row.goal), spread_text(row.mean, row.low, row.high), worst, row.status]
 
 
 COLUMNS = ("study", "figure", "goal", "mean [95 %]", "worst", "status")

@@ -5,7 +5,6 @@ A figure that is not shown anew is dropped by Ray within seconds: runs, actors a
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from prometheus_client.samples import Sample
 
 from actors.metering import PARTS
 from cluster.launch.file import ClusterFile
-from cluster.launch.shell import on
+from cluster.launch.shell import python_on
 from leworld.phases.trainer import PHASES
 
 PREFIX = "ray_leworld_"
@@ -105,8 +104,7 @@ def figures(file: ClusterFile, head: str, targets: Sequence[str]) -> dict[str, A
     Raises:
         ActorError: the head cannot be reached.
     """
-    words = " ".join(map(shlex.quote, ("-c", SCRIPT, *targets)))
-    lines = on(file, head, f'python=$(command -v python || command -v python3) && "$python" {words}').out.splitlines()
+    lines = python_on(file, head, SCRIPT, targets).out.splitlines()
     silent = [line.rpartition(" ")[2] for line in lines if line.startswith("# silent ")]
     # The shell's own start may print too.
     return {**summed_up([line for line in lines if line.startswith(PREFIX)]), "silent": silent}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from importlib import metadata
 
 from actors.errors import ActorError
 from cluster.launch.file import ClusterFile
-from cluster.launch.shell import NOT_FOUND, on
+from cluster.launch.shell import NOT_FOUND, python_on
 
 # Runs on the node, with nothing but Python there.
 SCRIPT = """
@@ -78,9 +77,8 @@ def probe(file: ClusterFile, host: str) -> Probe:
     Raises:
         ActorError: it cannot be reached, or has no Python.
     """
-    words = " ".join(map(shlex.quote, ("-c", SCRIPT, *needed_packages())))
     before = time.time()
-    ran = on(file, host, f'python=$(command -v python || command -v python3) || exit {NOT_FOUND}; "$python" {words}')
+    ran = python_on(file, host, SCRIPT, needed_packages())
     if ran.code == NOT_FOUND:
         raise ActorError(f"node {host}", "has no python on its PATH", "have ~/.bashrc there put the right one first")
     try:

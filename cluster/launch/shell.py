@@ -117,6 +117,16 @@ def on(file: ClusterFile, host: str, command: str, limit_s: float = SSH_S, given
     return ran
 
 
+def python_on(file: ClusterFile, host: str, script: str, arguments: Sequence[str]) -> Ran:
+    """Run a script by the Python that is first on a machine's PATH; exit status ``NOT_FOUND`` without one.
+
+    Raises:
+        ActorError: the machine cannot be reached, or does not let us in.
+    """
+    words = shlex.join(("-c", script, *arguments))
+    return on(file, host, f'python=$(command -v python || command -v python3) || exit {NOT_FOUND}; "$python" {words}')
+
+
 def not_reached(file: ClusterFile, host: str, reason: str) -> ActorError:
     """The error for what ssh complained about."""
     if "denied" in reason or "Load key" in reason or "Too many auth" in reason:

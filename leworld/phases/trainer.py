@@ -64,6 +64,11 @@ class Position:
         if self.phase not in PHASES or self.step < 0:
             raise CheckpointError(f"position {self.phase!r} step {self.step} is no place in {', '.join(PHASES)}")
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """Where it stands among others."""
+        return PHASES.index(self.phase), self.step
+
 
 @dataclass(frozen=True)
 class Progress:
