@@ -31,6 +31,11 @@ PATIENCE_MS = 100
 WATCH_S = 0.2
 """How often whoever waits looks whether the other one is still there."""
 MAX_BYTES = 1 << 31
+PING_MS, SILENT_MS = 2000, 10_000
+"""How often each side of a connection shows the other that it is there, and how long it may be silent. ZeroMQ's own
+thread answers, also while an actor computes."""
+DOUBT_S = 2.0
+"""After a connection broke it is seen by then whether the other one died."""
 MOST_WAITING = 64
 """Calls taken from the socket that are not answered yet; more wait in it."""
 
@@ -73,9 +78,7 @@ class PlaneServer:
         self._observe, self._waiting = observe, deque[list[bytes]]()
         self._target, self._methods, self._token = target, frozenset(methods), token
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
-        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket = _socket(self._context, zmq.ROUTER, linger_ms=1000)
         self._folder = tempfile.TemporaryDirectory(prefix="leworld-")
         here = f"ipc://{Path(self._folder.name) / 'plane'}"
         self._socket.bind(here)
@@ -185,6 +188,9 @@ class PlanePeers:
             lost = self._is_lost(target)
             if lost is not None:
                 raise lost
+            if link.cut_for_s(number) > DOUBT_S:
+                problem = f"was cut off: it was silent for {SILENT_MS / 1000:g} s, or closed the connection"
+                raise ActorError(self.names[target], problem, f"see its machine and the network, or {RESUME}")
             if time.monotonic() >= end:
                 link.give_up(number)
                 way_out = f"raise cluster.timeout_s, or {RESUME}"
@@ -196,17 +202,19 @@ class PlanePeers:
 
 
 class _Link:
-    """A socket to one actor; ZeroMQ connects again by itself."""
+    """A socket to one actor; ZeroMQ connects again by itself, but what was asked before is not answered any more."""
 
     def __init__(self, address: str) -> None:
         self.context = zmq.Context()
-        self._socket = self.context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+        self._socket = _socket(self.context, zmq.DEALER, linger_ms=0)
+        self._cuts = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(address)
         self._answers: dict[bytes, list[bytes] | None] = {}
+        self._cut_at: dict[bytes, float] = {}
 
     def ask(self, number: bytes, frames: Sequence[Any]) -> None:
+        # A connection that broke before is made again, and what is asked from now on goes by the new one.
+        self._look_for_cuts()
         self._answers[number] = None
         self._socket.send_multipart([number, *frames])
 
@@ -219,10 +227,33 @@ class _Link:
                 self._answers[found] = frames
         if self._answers[number] is None:
             return None
+        self._cut_at.pop(number, None)
         return self._answers.pop(number)
+
+    def cut_for_s(self, number: bytes) -> float:
+        """Seconds since the connection broke by which something was asked that is not answered yet; 0 if it did not."""
+        self._look_for_cuts()
+        return time.monotonic() - self._cut_at[number] if number in self._cut_at else 0.0
+
+    def _look_for_cuts(self) -> None:
+        with suppress(zmq.Again):
+            while True:
+                self._cuts.recv_multipart(zmq.NOBLOCK)
+                for number in self._answers:
+                    self._cut_at.setdefault(number, time.monotonic())
 
     def give_up(self, number: bytes) -> None:
         self._answers.pop(number, None)
+        self._cut_at.pop(number, None)
+
+
+def _socket(context: zmq.Context[Any], kind: int, linger_ms: int) -> Any:
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, linger_ms)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, PING_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENT_MS)
+    return socket
 
 
 def _close(links: Sequence[_Link]) -> None:

@@ -31,6 +31,8 @@ RUNS = f"{SHARED}/runs"
 STEPS = "--set phases.joint.steps=120 --set output.checkpoint_every=5"
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 """Of Debian's package libfaketime; without it nothing is tried with clocks."""
+CUT_S = 15.0
+"""Longer than SLM actors may be silent, shorter than nodes."""
 LINE_S = 30.0
 """Whatever is wrong has to be said by then."""
 
@@ -282,10 +284,15 @@ def status_of_runs(lab: Lab, said: list[str]) -> list[str]:
     return [line for line in said if line.startswith("run ")]
 
 
+def without_the_learner(lab: Lab) -> str:
+    """A worker that has other parts of a run."""
+    learner = where(lab, "ray::RayTrainWorker")
+    return next(name for name in ("m1", "m2") if name not in learner)
+
+
 def lose_a_machine(lab: Lab, running: subprocess.Popen[str]) -> None:
     """A worker's Ray dies, and with it all that was there."""
-    learner = where(lab, "ray::RayTrainWorker")
-    machine = next(name for name in ("m1", "m2") if name not in learner)
+    machine = without_the_learner(lab)
     with lab.step(f"kill -9 the raylet of {machine}") as said:
         before = (len(events(lab)), steps_done(lab, "joint"))
         assert lab.machines.kill(machine, "raylet/raylet"), "none was there"
@@ -313,10 +320,16 @@ def said_at_end(running: subprocess.Popen[str], said: list[str]) -> str:
 
 
 def lose_the_network(lab: Lab) -> None:
-    """A worker whose cable is pulled while a run goes on; it joins again when it is back."""
+    """A worker whose cable is pulled while a run goes on, for a while and for good; it joins again when it is back."""
     with training(lab) as running:
-        learner = where(lab, "ray::RayTrainWorker")
-        machine = next(name for name in ("m1", "m2") if name not in learner)
+        machine = without_the_learner(lab)
+        before = (len(events(lab)), steps_done(lab, "joint"))
+        with lab.machines.unplugged(machine):
+            time.sleep(CUT_S)
+        with lab.step(f"mend the cable of {machine}, pulled for {CUT_S:g} s") as said:
+            goes_on(lab, running, before, said)
+    with training(lab) as running:
+        machine = without_the_learner(lab)
         with lab.machines.unplugged(machine):
             with lab.step(f"pull the cable of {machine}") as said:
                 goes_on(lab, running, (len(events(lab)), steps_done(lab, "joint")), said)
@@ -338,20 +351,9 @@ def training(lab: Lab) -> Iterator[subprocess.Popen[str]]:
         yield running
 
 
-@contextmanager
-def resumed(lab: Lab) -> Iterator[subprocess.Popen[str]]:
-    """The newest run, when it goes on."""
-    with job(lab, f"leworld resume {RUNS}/latest") as running:
-        before = steps_done(lab, "joint")
-        with lab.step("resume") as said:
-            wait_for(lab, lambda: steps_done(lab, "joint") > before, running)
-            said.append(f"went on at joint step {before}")
-        yield running
-
-
 def fill_a_disk(lab: Lab) -> None:
     """A node with a part of the memory has no room left while a run goes on."""
-    with resumed(lab) as running:
+    with training(lab) as running:
         machine = next(iter(where(lab, "ray::MemoryCopy")))
         with lab.machines.full(machine), lab.step(f"fill the disk of {machine}, with a shard") as said:
             said_at_end(running, said)

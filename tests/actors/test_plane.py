@@ -1,8 +1,10 @@
 """The data plane: what is asked comes back as it was sent, from whoever may ask, in time or with a clear error."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import msgpack
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors import plane
 from actors.errors import ActorError
 from actors.plane import Endpoint, PlanePeers, PlaneServer
 from actors.plane_wire import decode, encode
@@ -199,3 +202,70 @@ def test_a_server_that_comes_back_is_found_again(servers):
     far.close()
     both.close()
     servers[0] = renewed[0]
+
+
+class Cable:
+    """A way to a server over TCP, that can be pulled: nothing gets through then, and nobody is told."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, self._port = address.removeprefix("tcp://").rpartition(":")
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._is_whole = threading.Event()
+        self._is_whole.set()
+        self.address = f"tcp://127.0.0.1:{self._door.getsockname()[1]}"
+        threading.Thread(target=self._join_all, daemon=True).start()
+
+    def pull(self) -> None:
+        self._is_whole.clear()
+
+    def mend(self) -> None:
+        self._is_whole.set()
+
+    def _join_all(self) -> None:
+        while True:
+            near, _ = self._door.accept()
+            far = socket.create_connection((self._host, int(self._port)))
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(1 << 16):
+                self._is_whole.wait()
+                other.sendall(data)
+        other.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch) -> None:
+    monkeypatch.setattr(plane, "PING_MS", 100)
+    monkeypatch.setattr(plane, "SILENT_MS", 1000)
+    monkeypatch.setattr(plane, "DOUBT_S", 0.3)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_who_is_cut_off_is_named_long_before_the_time_is_over(servers):
+    cable = Cable(servers[0].endpoint.far)
+    far = PlanePeers([Endpoint("", "", cable.address)], ["first"], "s3cret", 60.0)
+    assert far.start("echo", {0: (1,)})() == {0: 1}
+    cable.pull()
+    begin = time.monotonic()
+    with pytest.raises(ActorError, match=r"^first was cut off: it was silent for 1 s, or closed the connection: see"):
+        far.start("echo", {0: (2,)})()
+    assert 0.3 < time.monotonic() - begin < 20
+    cable.mend()
+    assert far.start("echo", {0: (3,)})() == {0: 3}
+    far.close()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_short_cut_and_a_long_answer_harm_nobody(servers):
+    cable = Cable(servers[0].endpoint.far)
+    far = PlanePeers([Endpoint("", "", cable.address)], ["first"], "s3cret", 60.0)
+    assert far.start("sleep", {0: (2.5,)})() == {0: 2.5}
+    answers = far.start("echo", {0: (1,)})
+    cable.pull()
+    time.sleep(0.1)
+    cable.mend()
+    assert answers() == {0: 1}
+    far.close()
