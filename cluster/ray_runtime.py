@@ -44,6 +44,8 @@ from leworld.phases.trainer import fleet_config
 from leworld.worlds.base import World
 
 STORAGE = ".ray"
+LOOK_S = 10.0
+"""How often it is seen whether there is room for more learners of a team that has not all."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def scaling(learners: int, threads: int, device: str, nodes: Nodes) -> ScalingCo
         resources_per_worker={"CPU": threads},
         use_gpu=device == "cuda",
         label_selector={ROLE: "learner"} if has_role("learner", nodes) else None,
+        elastic_resize_monitor_interval_s=LOOK_S,
     )
 
 
