@@ -35,6 +35,7 @@ from cluster.placement import Nodes, place_run
 from cluster.ray_session import free_of_one_machine, place_name
 from cluster.run_dir import RunDir
 from cluster.topology import Topology
+from cluster.train_events import WAY_OUT, NoteLosses, note_size
 from cluster.training import learn
 from leworld.errors import ConfigError, LeWorldError
 from leworld.memory import Memory
@@ -127,7 +128,7 @@ def fit(work: Work) -> LeWorldError | None:
             if failures > work.config.cluster.max_failures:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 return ActorError("Train controller", f"was lost {failures} times ({reason})", RESUME)
-            work.run.note_event("Train controller died", "another one goes on from the last checkpoint")
+            work.run.note_event("Train controller died", WAY_OUT)
     raise AssertionError
 
 
@@ -149,6 +150,7 @@ def fit_once(work: Work) -> LeWorldError | None:
             storage_path=str(work.run.path),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
             logging_config=LoggingConfig("ERROR"),
+            callbacks=[NoteLosses(work.run, cluster.learners)],
         ),
     )
     try:
@@ -181,6 +183,8 @@ def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
     work: Work = settings["work"]
     team = DistributedTeam() if train.get_context().get_world_size() > 1 else ALONE
     export = partial(export_step, run=work.run.path.name)
+    if team.rank == 0:
+        note_size(work.run, team.size, work.config.cluster.learners)
     for failures in count(1):
         try:
             learn(_learner(work, team), work.run, work.config, work.handles.processes, train.report, export)

@@ -38,8 +38,8 @@ PATIENCE = {
     "RAY_health_check_failure_threshold": "5",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
 }
-"""A node that is silent is given up after 30 s, not after 65 as by default: only then others take its place. A head that
-is silent is given up after 20 s, not 60: it does not come back with what it knew."""
+"""A silent node is given up after 30 s, not after 65 as by default: only then others take its place. A silent head is
+given up after 20 s, not 60: it does not come back with what it knew."""
 DASHBOARD_PORT = 8265
 PORTS_OF_WORKERS = range(10002, 20000)
 

@@ -111,6 +111,9 @@ def test_learners_of_a_team_end_where_one_does_also_when_one_is_killed(ray_clust
         runtime.train(run)
         thread.join()
     assert killed
+    events = [json.loads(line)["what"] for line in run.events.read_text().splitlines()]
+    assert "BLM learner 1 died" in events
+    assert "2 of 2 BLM learners are there" in events
 
     inline = load_config("tiny", [*changes, "cluster.mode=inline"])
     other = with_another_slm(RunDir.create(inline))
