@@ -30,6 +30,7 @@ from clustered.nodes import HEALTH, Nodes
 
 from cluster.checkpoint import load_checkpoint
 from cluster.config import RunConfig
+from cluster.environment import ENVIRONMENT
 from cluster.presets import load_config
 from cluster.run_dir import RunDir
 from cluster.runtime import open_runtime
@@ -221,7 +222,7 @@ def main() -> int:
         runtime.train(undisturbed)
     right = final(undisturbed)
     # Processes that import torch keep a small machine so busy that nodes seem lost.
-    HEALTH.update(PATIENCE)
+    HEALTH.update({**ENVIRONMENT, **PATIENCE})
     nodes = Nodes("train", 2, random)
     nodes.begin()
     try:
