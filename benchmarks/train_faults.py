@@ -146,10 +146,9 @@ class Training:
 
 def disturb(
     nodes: Nodes, training: Training, kinds: Sequence[str], random: np.random.Generator, most: int
-) -> list[Fault]:
+) -> Iterator[Fault]:
     """Hit a run until it ends, or often enough."""
-    found: list[Fault] = []
-    while len(found) < most:
+    while most > 0:
         # Steps of pre-training come many at once, and say little of who is there.
         if not wait(lambda: place(training.run) > PRETRAIN or training.is_over):
             raise TimeoutError("a run does not begin")
@@ -162,9 +161,9 @@ def disturb(
         begin = time.monotonic()
         if not wait(lambda before=before: place(training.run) >= before + STEPS or training.is_over):
             raise TimeoutError(f"nothing goes on {GIVE_UP_S:g} s after {kind}: {training.problems[-1:]}")
-        found.append(Fault(kind, round(time.monotonic() - begin, 2), training.resumed > resumed))
-        print(f"  {kind:<11}{found[-1].seconds:7.1f} s{'  resumed by hand' if found[-1].by_hand else ''}", flush=True)
-    return found
+        fault, most = Fault(kind, round(time.monotonic() - begin, 2), training.resumed > resumed), most - 1
+        print(f"  {kind:<11}{fault.seconds:7.1f} s{'  resumed by hand' if fault.by_hand else ''}", flush=True)
+        yield fault
 
 
 def wait(is_so: Callable[[], bool]) -> bool:
@@ -230,7 +229,8 @@ def main() -> int:
             nodes.add()
         while len(faults) < args.kills:
             training = Training(config)
-            faults += disturb(nodes, training, args.only or KINDS, random, args.kills - len(faults))
+            for fault in disturb(nodes, training, args.only or KINDS, random, args.kills - len(faults)):
+                faults.append(fault)
             if not wait(lambda training=training: training.is_over):
                 raise TimeoutError("a run does not end")
             wrong += differences(final(training.run), right)
@@ -239,10 +239,10 @@ def main() -> int:
                 flush=True,
             )
     finally:
-        nodes.end()
-        print("\n".join(table(faults)))
+        print("\n".join(table(faults)), flush=True)
         if args.out:
             args.out.write_text(json.dumps({"faults": [asdict(fault) for fault in faults], "wrong": wrong}, indent=1))
+        nodes.end()
         if args.dir is None:
             shutil.rmtree(folder, ignore_errors=True)
     return 1 if wrong else 0

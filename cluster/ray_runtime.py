@@ -36,6 +36,7 @@ from cluster.ray_session import free_of_one_machine, place_name
 from cluster.run_dir import RunDir
 from cluster.topology import Topology
 from cluster.train_events import WAY_OUT, NoteLosses, note_size
+from cluster.train_groups import remove_groups_of
 from cluster.training import learn
 from leworld.errors import ConfigError, LeWorldError
 from leworld.memory import Memory
@@ -128,6 +129,7 @@ def fit(work: Work) -> LeWorldError | None:
             if failures > work.config.cluster.max_failures:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 return ActorError("Train controller", f"was lost {failures} times ({reason})", RESUME)
+            remove_groups_of(error.actor_id)
             work.run.note_event("Train controller died", WAY_OUT)
     raise AssertionError
 

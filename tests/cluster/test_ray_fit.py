@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from ray._private.state import actors
+from ray.util import placement_group_table
 from rich.console import Console
 
 from cluster.checkpoint import load_checkpoint
@@ -126,6 +128,27 @@ def test_learners_of_a_team_end_where_one_does_also_when_one_is_killed(ray_clust
         for name in right:
             if "model." in name:
                 torch.testing.assert_close(found[name], right[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_controller_that_dies_leaves_nothing_behind(ray_cluster, tmp_path: Path):
+    config = load_config("tiny", [*CHANGES, f"output.dir={tmp_path}", "output.checkpoint_every=1"])
+    world = build_world(config.world.name, config.world.settings, config.seed)
+    run = RunDir.create(config)
+
+    def disturb() -> None:
+        while not any(record["phase"] == "joint" for record in run.records()):
+            time.sleep(0.02)
+        alive = [actor for actor in actors().values() if actor["State"] == "ALIVE"]
+        os.kill(next(actor["Pid"] for actor in alive if "TrainController" in actor["ActorClassName"]), signal.SIGKILL)
+
+    with launched(config, world, plan(config)) as runtime:
+        thread = threading.Thread(target=disturb, daemon=True)
+        thread.start()
+        runtime.train(run)
+        thread.join()
+    assert "Train controller died" in run.events.read_text()
+    assert run.records()[-1]["phase"] == "refine"
+    assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
 
 
 def test_a_gpu_that_no_machine_of_the_cluster_has_is_refused_before_anything_starts(ray_cluster):
