@@ -108,8 +108,8 @@ class BLMLearner:
         learner = self.trainer.learner
         return LearnerState(self.trainer.position, learner.state(), learner.fleet.state(), learner.memory.snapshot())
 
-    def load_state(self, state: LearnerState) -> None:
-        """Inverse of ``state``.
+    def load_state(self, state: LearnerState, *, with_memory: bool = True) -> None:
+        """Inverse of ``state``; without the memory its words stay as they are.
 
         Raises:
             CheckpointError: the state is of another system; nothing is changed in the parts checked before.
@@ -118,7 +118,8 @@ class BLMLearner:
         self._have(members_of(state))
         learner.load_state(state.blm)
         learner.fleet.load_state(state.slms)
-        learner.memory.restore(state.memory)
+        if with_memory:
+            learner.memory.restore(state.memory)
         self.trainer.position = state.position
 
 

@@ -1,4 +1,4 @@
-"""Command line: ``leworld train | eval | resume | describe | worlds | bench | memory | cluster | slm``.
+"""Command line: ``leworld train | eval | resume | serve | describe | worlds | bench | memory | cluster | slm``.
 
 What is heavy is imported by the commands that need it, so that help comes at once.
 """
@@ -86,6 +86,33 @@ def resume(
 
     settings = [*(changes or []), *_options(None, None, address)]
     print_outcome(resume_run(run, checkpoint, settings, progress_console()), as_json, summary)
+
+
+@app.command()
+def serve(
+    run: Run,
+    checkpoint: Checkpoint = None,
+    host: Annotated[str, typer.Option(help="Address to answer at; 0.0.0.0 is all of a machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="There; 0 takes a free one.")] = 8800,
+    gateways: Annotated[int, typer.Option(min=1, help="Processes that answer, on the nodes of their role.")] = 1,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(help="File of those who may ask: lines of a token and a name. By default anyone here."),
+    ] = None,
+    changes: Changes = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Answer over HTTP what a run's system predicts, and read and write its memory, until Ctrl-C.
+
+    What is written is known to the next prediction, and kept only as long as this runs. See docs/serving.md.
+    """
+    from cluster.output import progress_console, served
+    from cluster.serve import DoorOptions, serve_run
+
+    settings = [*(changes or []), *_options(None, None, address)]
+    options = DoorOptions(host, port, gateways, tokens)
+    serve_run(run, checkpoint, settings, options, progress_console(), lambda what: print_outcome(what, as_json, served))
 
 
 @app.command()

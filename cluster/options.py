@@ -29,6 +29,6 @@ def print_outcome(outcome: Any, as_json: bool, show: Callable[[Any], None]) -> N
     if as_json:
         from cluster.files import to_json
 
-        print(to_json(outcome, indent=2))
+        print(to_json(outcome, indent=2), flush=True)
     else:
         show(outcome)

@@ -56,6 +56,11 @@ def description(outcome: Outcome) -> None:
     console.print("in one process" if topology["mode"] == "inline" else where, highlight=False)
 
 
+def served(outcome: Outcome) -> None:
+    """What is served, and where."""
+    print(f"serving {outcome['checkpoint']} at {' '.join(dict.fromkeys(outcome['urls']))}; Ctrl-C ends it", flush=True)
+
+
 def world_list(outcome: list[Outcome]) -> None:
     """A line a world."""
     for world in outcome:

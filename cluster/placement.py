@@ -36,7 +36,7 @@ class Part:
     """A process of a run.
 
     Attributes:
-        role: learner, slm or memory.
+        role: learner, slm, memory or gateway.
         name: of the process.
         memory_bytes: the least that it holds: code, weights and what trains them; batches and words come on top.
         cpus, gpus: that it is granted.
@@ -100,6 +100,7 @@ def place(topology: Topology, slm_parameters: int, blm_parameters: int, nodes: N
     found = [*learners]
     found += _slms(topology, slm_parameters, alive)
     found += _memory(topology, alive)
+    found += _gateways(topology, TORCH_BYTES + TRAINED_BYTES * blm_parameters, alive)
     sites = tuple(_site(node, [part for name, part in found if name == node["NodeID"]]) for node in alive)
     problems = [problem] if problem else []
     notes = [*_notes(topology, alive)]
@@ -149,6 +150,11 @@ def _memory(topology: Topology, alive: Nodes) -> list[tuple[str, Part]]:
             nodes[place] = choose_node(place, candidates("memory", alive), nodes, {}, together=True)
     which = {place: f", copy {place[1]}" if topology.copies > 1 else "" for place in nodes}
     return [(node, Part("memory", f"shard {place[0]}{which[place]}", PLAIN_BYTES)) for place, node in nodes.items()]
+
+
+def _gateways(topology: Topology, need: int, alive: Nodes) -> list[tuple[str, Part]]:
+    parts = [Part("gateway", f"gateway {number}", need) for number in range(topology.gateways)]
+    return list(zip(nodes_for("gateway", len(parts), alive), parts, strict=True))
 
 
 def _site(node: Mapping[str, Any], parts: Sequence[Part]) -> Site:

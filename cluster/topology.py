@@ -20,6 +20,7 @@ class Topology:
         learner_cpus: CPUs that each learner holds; actors hold none, for they wait most of the time.
         gpus: that each learner insists on.
         learners: at most.
+        gateways: that answer over HTTP; a training has none.
     """
 
     shard_ids: tuple[int, ...]
@@ -28,6 +29,7 @@ class Topology:
     learner_cpus: int
     gpus: int = 0
     learners: int = 1
+    gateways: int = 0
 
 
 def plan(config: RunConfig) -> Topology:

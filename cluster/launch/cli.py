@@ -73,6 +73,7 @@ def plan(
         list[str] | None,
         typer.Option(help="A node there might be: cpus=16,memory=64G,gpus=1,role=slm,count=3. May come many times."),
     ] = None,
+    gateways: Annotated[int, typer.Option(min=0, help="Of 'leworld serve', beside a training's parts.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Show where the parts of a run would go, and what is missing; exit code 1 if something is.
@@ -90,7 +91,7 @@ def plan(
         nodes = planning.nodes_that_run(load_cluster(file))
     else:
         nodes = planning.described(node) if node else planning.this_machine()
-    placement = planning.plan_run(loaded, nodes)
+    placement = planning.plan_run(loaded, nodes, gateways)
     print_outcome(placement.outcome(), as_json, output.show_plan)
     raise typer.Exit(1 if placement.problems else 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
@@ -31,13 +32,14 @@ class Described:
     count: Annotated[int, Field(ge=1, le=100_000)] = 1
 
 
-def plan_run(config: RunConfig, nodes: Nodes) -> Placement:
-    """Where the parts of a run would go.
+def plan_run(config: RunConfig, nodes: Nodes, gateways: int = 0) -> Placement:
+    """Where the parts of a run would go, and so many gateways that answer from it.
 
     Raises:
         ConfigError: the config asks for what cannot be.
     """
-    topology, world = plan(config), build_world(config.world.name, config.world.settings, config.seed)
+    topology = replace(plan(config), gateways=gateways)
+    world = build_world(config.world.name, config.world.settings, config.seed)
     check_world(config, world.spec)
     return place_run(config, topology, world.spec, nodes)
 

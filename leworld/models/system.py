@@ -288,7 +288,7 @@ def believed(pooled: Pooled) -> Tensor:
 
 def check_query(query: Query, spec: WorldSpec, query_dim: int) -> None:
     """Raise DataError unless every input is float32 of the world's width, within the limit, for one or more samples."""
-    widths = {"past": spec.state_dim, "current": spec.state_dim, "characteristics": spec.char_dim}
+    widths = {"current": spec.state_dim, "past": spec.state_dim, "characteristics": spec.char_dim}
     widths["info_query"] = query_dim
     inputs: dict[str, Tensor] = {name: getattr(query, name) for name in widths}
     fitting = [len(x) for name, x in inputs.items() if x.dim() == 2 and x.shape[1] == widths[name] and len(x)]
