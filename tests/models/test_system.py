@@ -244,7 +244,7 @@ def test_wrong_shapes_and_types_are_refused_by_name_with_the_needed_one(name, sp
 
 
 def test_no_samples_at_all_are_refused():
-    with pytest.raises(DataError, match=r"query.past has shape \(0, 4\) of float32: physics needs \(B, 4\)"):
+    with pytest.raises(DataError, match=r"query.current has shape \(0, 4\) of float32: physics needs \(B, 4\)"):
         system_of().predict(random_query(WORLD.spec, 3).map(lambda tensor: tensor[:0]))
 
 
