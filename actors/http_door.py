@@ -76,8 +76,10 @@ class Door:
     def _check(self, header: str) -> None:
         if self._tokens is None:
             return
-        given = header.removeprefix("Bearer ").encode()
-        if not any(hmac.compare_digest(given, token.encode()) for token in self._tokens):
+        # What is no UTF-8 comes as surrogates.
+        kind, _, given = header.partition(" ")
+        token_given = given.encode("utf-8", "surrogateescape")
+        if kind != "Bearer" or not any(hmac.compare_digest(token_given, token.encode()) for token in self._tokens):
             raise web.HTTPUnauthorized(text="the token is not known here: send 'Authorization: Bearer TOKEN'")
 
     async def _answering(self, app: web.Application) -> AsyncIterator[None]:
@@ -118,7 +120,7 @@ class Door:
         return web.json_response(self._answers.about())
 
     async def _predict(self, request: web.Request) -> web.Response:
-        question = self._answers.question(await content(request))
+        question = await asyncio.to_thread(self._answers.question, await content(request))
         answer: asyncio.Future[Plain] = asyncio.get_running_loop().create_future()
         try:
             self._queue.put_nowait(Waiting(question, answer))

@@ -202,7 +202,8 @@ def test_what_is_wrong_with_a_request_is_told(server, path, body, status, line):
 def test_who_brings_no_token_learns_nothing(answers):
     server = HTTPServer(Door(answers, {"s3cret": "ada"}), "127.0.0.1", 0)
     try:
-        for headers in ({}, {"Authorization": "Bearer guess"}, {"Authorization": "s3cre"}):
+        for text in (None, "Bearer guess", "s3cret", "Bearer \xff", "Basic s3cret"):
+            headers = {} if text is None else {"Authorization": text}
             for path, body in (("predict", asked()), ("about", None), ("nothing", None)):
                 status, content = send(server.url, path, body, **headers)
                 assert status == 401
