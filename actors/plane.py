@@ -172,7 +172,8 @@ class PlanePeers:
         context.set(zmq.MAX_SOCKETS, SOCKETS_A_LINK * len(endpoints) + 1)
         self._links = [_Link(context, endpoint.address) for endpoint in endpoints]
         self._count = 0
-        self._hang_up = weakref.finalize(self, context.destroy, linger=0)
+        # It holds the links, as sockets that are collected before it are closed by nobody, and waited for.
+        self._hang_up = weakref.finalize(self, _close, context, self._links)
 
     def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> Answers:
         """See ``Peers``."""
@@ -252,6 +253,11 @@ class _Link:
             for number in self._answers:
                 self._cut_at.setdefault(number, time.monotonic())
 
+    def close(self) -> None:
+        self._socket.disable_monitor()
+        self._cuts.close(linger=0)
+        self._socket.close(linger=0)
+
     def give_up(self, number: bytes) -> None:
         self._answers.pop(number, None)
         self._cut_at.pop(number, None)
@@ -264,6 +270,12 @@ def _socket(context: zmq.Context[Any], kind: int, linger_ms: int) -> Any:
     socket.setsockopt(zmq.HEARTBEAT_IVL, PING_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENT_MS)
     return socket
+
+
+def _close(context: zmq.Context[Any], links: Sequence[_Link]) -> None:
+    for link in links:
+        link.close()
+    context.destroy(linger=0)
 
 
 def _error(name: str, kind: str, *what: str) -> LeWorldError:

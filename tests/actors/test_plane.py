@@ -1,5 +1,6 @@
 """The data plane: what is asked comes back as it was sent, from whoever may ask, in time or with a clear error."""
 
+import gc
 import socket
 import threading
 import time
@@ -269,3 +270,13 @@ def test_a_short_cut_and_a_long_answer_harm_nobody(servers):
     cable.mend()
     assert answers() == {0: 1}
     far.close()
+
+
+def test_peers_that_nobody_holds_hang_up_wherever_they_are_found(servers):
+    for _ in range(3):
+        both = peers(servers)
+        assert both.start("echo", {0: (1,), 1: (2,)})() == {0: 1, 1: 2}
+        # Only the collector of cycles finds them.
+        both.itself = both
+        del both
+        gc.collect()
