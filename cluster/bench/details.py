@@ -83,4 +83,6 @@ def _table(rows: Sequence[Detail], studies: Sequence[str], outcomes: Outcomes) -
 
 def _cell(row: Detail, outcomes: Mapping[int, Outcome]) -> str:
     values = [row.times * value for value in known(row.measure, outcomes).values()]
-    return spread_text(*spread(values)) if values else "-"
+    if not values:
+        return "-"
+    return f"{values[0]:.4g}" if len(values) == 1 else spread_text(*spread(values))
