@@ -32,6 +32,8 @@ ASK_S = 28.0
 """Of Ray's commands that only look something up."""
 DOWN_S = 180.0
 POLL_S = 1.0
+LOST_S = 10.0
+"""Of a head whose Ray does not answer its own dashboard any more. A busy one does once in a while."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOP_S = 60.0
 
@@ -317,10 +319,30 @@ def _job(file: ClusterFile, dashboard: Dashboard, verb: str, arguments: Sequence
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
     try:
-        return process.wait()
+        return _until_end(process, dashboard)
     except KeyboardInterrupt:
         process.wait()
         raise
+
+
+def _until_end(process: subprocess.Popen[bytes], dashboard: Dashboard) -> int:
+    """The exit code of one of Ray's commands. That the head died, it would say late, and with a traceback.
+
+    Raises:
+        NotUp: it did.
+    """
+    lost_since: float | None = None
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(POLL_S)
+        if not dashboard.has_lost_its_head():
+            lost_since = None
+        elif lost_since is None:
+            lost_since = time.monotonic()
+        elif time.monotonic() - lost_since > LOST_S:
+            process.kill()
+            process.wait()
+            raise dashboard.not_up("its control service is gone")
 
 
 def _job_end(file: ClusterFile, dashboard: Dashboard, name: str, tell: Tell) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import json
 import socket
 import subprocess
@@ -76,8 +77,12 @@ class Dashboard:
             raise ActorError(who, f"answers {error.code} {error.reason}", "see its dashboard.log on the head") from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            way_out = f"start it with 'leworld cluster up {self.file.path}'"
-            raise NotUp(who, f"does not answer on its head ({str(reason) or type(error).__name__})", way_out) from None
+            raise self.not_up(str(reason) or type(error).__name__) from None
+
+    def not_up(self, reason: str) -> NotUp:
+        """The error where no Ray answers."""
+        way_out = f"start it with 'leworld cluster up {self.file.path}'"
+        return NotUp(f"cluster {self.file.name}", f"does not answer on its head ({reason})", way_out)
 
     def nodes(self) -> list[Node]:
         """Those that live, the head first."""
@@ -97,6 +102,16 @@ class Dashboard:
         report = status.get("autoscalerReport") or {}
         pending = {row[0]: row[2] for row in report.get("pendingNodes") or []}
         return {**pending, **{row[0]: "could not be set up" for row in report.get("failedNodes") or []}}
+
+    def has_lost_its_head(self) -> bool:
+        """Whether it says itself that Ray's control service, which it asks for all else, does not answer it."""
+        try:
+            urllib.request.urlopen(self.url + "/api/gcs_healthz", timeout=ANSWER_S).close()
+        except urllib.error.HTTPError as error:
+            return error.code == http.HTTPStatus.SERVICE_UNAVAILABLE
+        except OSError:
+            return False
+        return False
 
     def jobs(self) -> list[dict[str, Any]]:
         """Submitted ones, the newest last."""

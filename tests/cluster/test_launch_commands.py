@@ -366,6 +366,29 @@ def test_submit_says_that_the_head_died(bench: Bench, through, capsys, monkeypat
     )
 
 
+@pytest.mark.parametrize("dies", [True, False])
+def test_submit_does_not_wait_for_a_ray_that_lost_its_head(bench: Bench, through, capsys, monkeypatch, dies: bool):
+    monkeypatch.setattr(commands, "POLL_S", 0.05)
+    monkeypatch.setattr(commands, "LOST_S", 0.2)
+    times = iter(range(100))
+    monkeypatch.setattr(Dashboard, "has_lost_its_head", lambda dashboard: dies or next(times) % 3 > 0)
+    bench.program("ray", f"#!/bin/sh\nexec sleep {60 if dies else 1}")
+    arguments = ["submit", str(bench.path), "--", "ls"]
+    if dies:
+        line = bench.complaint(capsys, *arguments)
+        assert "cluster lab does not answer on its head (its control service is gone): start it with" in line
+    else:
+        STATES[:] = ["SUCCEEDED"]
+        assert main(["cluster", *arguments]) == 0
+
+
+@pytest.mark.parametrize(("code", "lost"), [(503, True), (200, False), (404, False)])
+def test_a_dashboard_says_whether_it_lost_its_head(head: Dashboard, monkeypatch, code: int, lost: bool):
+    monkeypatch.setattr(Head, "do_GET", lambda handler: handler.send_error(code))
+    assert head.has_lost_its_head() == lost
+    assert not Dashboard(head.file, dashboards._free_port()).has_lost_its_head()
+
+
 def test_submit_without_the_source_needs_leworld_on_every_node(bench: Bench, through, capsys):
     arguments = ["submit", str(bench.path), "--working-dir", str(bench.folder), "--", "leworld", "worlds"]
     assert "node 10.0.0.1 has no leworld" in bench.complaint(capsys, *arguments)
