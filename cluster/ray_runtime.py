@@ -16,7 +16,7 @@ from ray import train
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as TrainRunConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -36,7 +36,7 @@ from cluster.ray_session import free_of_one_machine, place_name
 from cluster.run_dir import RunDir
 from cluster.topology import Topology
 from cluster.train_events import WAY_OUT, NoteLosses, note_size
-from cluster.train_groups import remove_groups_of
+from cluster.train_groups import TidyTrainer, remove_groups_of
 from cluster.training import learn
 from leworld.errors import ConfigError, LeWorldError
 from leworld.memory import Memory
@@ -141,7 +141,7 @@ def fit_once(work: Work) -> LeWorldError | None:
         RayActorError: the controller died.
     """
     cluster = work.config.cluster
-    trainer = TorchTrainer(
+    trainer = TidyTrainer(
         learner_loop,
         train_loop_config={"work": work},
         # Learners exchange little but gradients, and NCCL, the default beside a GPU, is not in every torch.

@@ -149,6 +149,10 @@ def test_a_controller_that_dies_leaves_nothing_behind(ray_cluster, tmp_path: Pat
     assert "Train controller died" in run.events.read_text()
     assert run.records()[-1]["phase"] == "refine"
     assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
+    detached = [
+        actor["ActorClassName"] for actor in actors().values() if actor["IsDetached"] and actor["State"] != "DEAD"
+    ]
+    assert not [name for name in detached if "PlacementGroup" in name], detached
 
 
 def test_a_gpu_that_no_machine_of_the_cluster_has_is_refused_before_anything_starts(ray_cluster):
