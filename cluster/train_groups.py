@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup
 class TidyTrainer(TorchTrainer):
     """Ray Train without the detached actor that is to give back the room of each controller that dies.
 
-    It asks the dashboard who died. Where there is none it gives nothing back, and stays, a process of 200 MB, for as long
+    It asks the dashboard who died. Where there is none it gives nothing back, and stays, a process of 200 MB, as long
     as the cluster runs. What a driver that dies leaves behind, Ray takes back with its job.
     """
 
