@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from machines import LAPTOP, SHARED, Machines
+from fake_machines import LAPTOP, SHARED, Machines
 
 SOURCE = Path(__file__).resolve().parents[1]
 FILE = "lab.yaml"
@@ -257,7 +257,7 @@ def train_and_lose_parts(lab: Lab) -> None:
     with job(lab, f"leworld train --config tiny --out {RUNS} {STEPS}") as running:
         with lab.step("train until the joint phase") as said:
             wait_for(lab, lambda: steps_done(lab, "joint") >= 6, running)
-            slms, copies = where(lab, "ray::SLMProcess"), where(lab, "ray::MemoryCopy")
+            slms, copies = where(lab, "ray::SLMProcess"), where(lab, "ray::ReplicaActor")
             said.append(f"SLMs on {slms}, memory on {copies}, learner on {where(lab, 'ray::RayTrainWorker')}")
             assert len(slms) == 3, slms
         with lab.step("status of what runs") as said:
@@ -354,7 +354,7 @@ def training(lab: Lab) -> Iterator[subprocess.Popen[str]]:
 def fill_a_disk(lab: Lab) -> None:
     """A node with a part of the memory has no room left while a run goes on."""
     with training(lab) as running:
-        machine = next(iter(where(lab, "ray::MemoryCopy")))
+        machine = next(iter(where(lab, "ray::ReplicaActor")))
         with lab.machines.full(machine), lab.step(f"fill the disk of {machine}, with a shard") as said:
             said_at_end(running, said)
 

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from cluster.config import RunConfig
-from cluster.presets import load_config
-from cluster.runtime import Runtime, make_learner, open_runtime
-from leworld.phases.trainer import Progress
+from cluster.config.presets import load_config
+from cluster.config.run_config import RunConfig
+from cluster.run.runtimes import Runtime, make_learner, open_runtime
+from leworld.training.phase_runner import Progress
 
 MODES = ("inline", "ray")
 

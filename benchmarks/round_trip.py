@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.ray_session import prepare_environment
+from cluster.raylink.session import prepare_environment
 
 NUM_SLMS, NUM_SHARDS = 3, 2
 NUM_RANGES, RANGE_WORDS = 256, 64
@@ -29,7 +29,7 @@ class Echo:
     """An SLM actor that does not think."""
 
     def serve(self, token: str) -> Any:
-        from actors.plane import PlaneServer
+        from actors.rpc.plane import PlaneServer
 
         self._server = PlaneServer(self, ("propose",), token)
         return self._server.endpoint
@@ -64,10 +64,10 @@ def run(rounds: int, trips: int) -> dict[str, list[float]]:
     """Start the actors, measure, and end them."""
     import ray
 
-    from actors.calls import ActorPeers, ask
-    from actors.launch import run_memory
-    from actors.launch_memory import ClusterMemory
-    from actors.plane import PlanePeers
+    from actors.memory_cluster.cluster_memory import ClusterMemory
+    from actors.ray.actor_calls import ActorPeers, ask
+    from actors.rpc.plane import PlanePeers
+    from actors.training.system_actors import run_memory
 
     make = ray.remote(num_cpus=0)(Echo)
     actors = [make.remote() for _ in range(NUM_SLMS)]

@@ -28,15 +28,15 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cluster.ray_session import prepare_environment
+from cluster.raylink.session import prepare_environment
 from leworld.memory import Memory, WordStore
 from leworld.models.blm import BLMConfig
 from leworld.models.fleet import Fleet, SLMGroup, num_parameters
 from leworld.models.slm import SLMConfig
 from leworld.models.system import ModelConfig
-from leworld.phases.joint import JointConfig, joint_step
-from leworld.phases.trainer import PhasesConfig, Trainer, fleet_config
 from leworld.rng import generator
+from leworld.training.joint import JointConfig, joint_step
+from leworld.training.phase_runner import PhaseRunner, PhasesConfig, fleet_config
 from leworld.types import Query
 from leworld.worlds.base import World
 from leworld.worlds.registry import build_world
@@ -71,7 +71,7 @@ class Counted:
 
     def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> Callable[[], Any]:
         """See ``Peers``."""
-        from actors.plane_wire import encode
+        from actors.rpc.codec import encode
 
         def size(value: Any) -> int:
             return sum(memoryview(frame).nbytes for frame in encode(value))
@@ -102,9 +102,9 @@ def phases_of(samples: int) -> PhasesConfig:
     return PhasesConfig(joint=replace(joint, slm_lr=1e-5), rehearsal=0)
 
 
-def trainer_of(case: Case, world: World, fleet: Fleet, memory: Memory, samples: int) -> Trainer:
+def trainer_of(case: Case, world: World, fleet: Fleet, memory: Memory, samples: int) -> PhaseRunner:
     """A system ready to train; keys of the router are far apart, so that samples ask different SLMs."""
-    trainer = Trainer(case.model, phases_of(samples), world, fleet, memory, seed=0)
+    trainer = PhaseRunner(case.model, phases_of(samples), world, fleet, memory, seed=0)
     with torch.no_grad():
         trainer.learner.blm.router.key.normal_(generator=generator(0, "keys"))
         trainer.learner.blm.router.key_scale.normal_(generator=generator(0, "scales"))
@@ -141,7 +141,7 @@ def nodes(count: int) -> Iterator[None]:
         cluster.shutdown()
 
 
-def acts(trainer: Trainer, batches: Sequence[int], joint: bool) -> dict[str, Callable[[], Any]]:
+def acts(trainer: PhaseRunner, batches: Sequence[int], joint: bool) -> dict[str, Callable[[], Any]]:
     """What is measured, by name."""
     learner, found = trainer.learner, {}
     system = learner.system
@@ -195,8 +195,8 @@ def flops(case: Case, world: World, batches: Sequence[int], samples: int, joint:
 
 def measure(slms: int, args: argparse.Namespace, num_nodes: int) -> list[dict[str, Any]]:
     """The points of one number of SLMs on nodes that are up."""
-    from actors.launch import launch
-    from cluster.topology import spread
+    from actors.training.system_actors import launch
+    from cluster.placement.topology import spread
 
     world = world_of(slms)
     cases = [Case(slms, None)] + ([Case(slms, args.asked)] if args.asked < slms else [])

@@ -1,4 +1,4 @@
-"""The model of cost (``cluster.cost``), fitted to the points of ``slm_curve.py``, and what it says of larger clusters.
+"""The model of cost (``cluster.placement.cost_model``), fitted to ``slm_curve.py``, and what it says of larger clusters.
 
 Of each point the least of its turns counts, as other work on the machine only adds. It prints the constants, the error
 on points that were left out (all of one number of SLMs at a time), and what takes most of a prediction, of a joint step
@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.cost import Constants, Place, Sizes, counts, fit, largest, node_bytes, seconds
+from cluster.placement.cost_model import Constants, Place, Sizes, counts, fit, largest, node_bytes, seconds
 from leworld.evaluation.drawing import BASELINE, CURVES, LEWORLD, TEXT, plain, save
 
 Points = Sequence[Mapping[str, Any]]

@@ -27,10 +27,10 @@ from leworld.models.blm import BLM, BLMConfig, Slots
 from leworld.models.fleet import SLMGroup
 from leworld.models.slm import SLMConfig
 from leworld.models.system import ModelConfig
-from leworld.phases.learner import Learner
-from leworld.phases.pretrain import PretrainConfig
-from leworld.phases.trainer import PhasesConfig, Trainer, fleet_config
 from leworld.rng import generator
+from leworld.training.phase_runner import PhaseRunner, PhasesConfig, fleet_config
+from leworld.training.pretrain import PretrainConfig
+from leworld.training.train_state import TrainState
 from leworld.worlds.registry import build_world
 
 WAYS = ("all", "told", "untold", "random")
@@ -47,7 +47,7 @@ def drawn(blm: BLM, seed: int) -> None:
     blm.shortlist = shortlist  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def build(way: str, args: argparse.Namespace) -> tuple[Learner, Trainer]:
+def build(way: str, args: argparse.Namespace) -> tuple[TrainState, PhaseRunner]:
     """A learner with everything written."""
     settings = {
         "difficulty": "wide", "num_tables": args.slms, "char_dim": args.slms + 16, "state_dim": 8, "horizon": 4,
@@ -65,14 +65,14 @@ def build(way: str, args: argparse.Namespace) -> tuple[Learner, Trainer]:
     memory = WordStore(world.spec.address_bits)
     world.populate(memory, "train")
     fleet = SLMGroup(fleet_config(model, phases, args.seed), world, [0])
-    trainer = Trainer(model, phases, world, fleet, memory, seed=args.seed)
+    trainer = PhaseRunner(model, phases, world, fleet, memory, seed=args.seed)
     if way == "random":
         drawn(trainer.learner.blm, args.seed)
     return trainer.learner, trainer
 
 
 @torch.no_grad()
-def tried(learner: Learner, samples: int) -> dict[str, float]:
+def tried(learner: TrainState, samples: int) -> dict[str, float]:
     """On keys of the test split: error, and how often all who matter are asked, and who is trusted is who matters."""
     batch = learner.world.batch("test", samples // 4, generator(learner.seed, "tried")).fold_time().at(0)
     query, relevant, blm = learner.query(batch), batch.relevant, learner.blm

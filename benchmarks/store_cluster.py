@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clustered import clients
-from clustered.nodes import FAULTS, Nodes, root_of
-from linear.checker import NEVER, check
-from linear.records import DONE, UNKNOWN, history_of, load
+from linearizability.checker import NEVER, check
+from linearizability.records import DONE, UNKNOWN, history_of, load
+from memory_cluster import clients
+from memory_cluster.nodes import FAULTS, Nodes, root_of
 
 NAME = "notes"
 CALM_S = 2.0
@@ -102,7 +102,7 @@ class Run:
         return processes
 
     def _launch(self) -> None:
-        from actors.launch_memory import ClusterMemory, MemoryConfig
+        from actors.memory_cluster.cluster_memory import ClusterMemory, MemoryConfig
 
         config = MemoryConfig(NAME, root_of(self.root / "disks"), clients.BITS, 2, self.nodes.copies, lease_s=1.0)
         memory = ClusterMemory.launch(config)
@@ -128,8 +128,8 @@ class Run:
 
     def _move(self, shards: int) -> None:
         """Have the words on so many shards, and count what moved beside what had to."""
-        from actors.launch_memory import ClusterMemory
-        from actors.shard_map import load_map
+        from actors.memory.shard_map import load_map
+        from actors.memory_cluster.cluster_memory import ClusterMemory
 
         memory = ClusterMemory(NAME)
         before, pages = load_map(memory.directory), [self._written()]
@@ -145,7 +145,7 @@ class Run:
         })  # fmt: skip
 
     def _written(self) -> np.ndarray:
-        from actors.launch_memory import ClusterMemory
+        from actors.memory_cluster.cluster_memory import ClusterMemory
 
         store = ClusterMemory(NAME).client(60.0)
         try:
@@ -198,11 +198,11 @@ class Run:
         self.moves.append({"to": shards, "kind": kind, "seconds": seconds, "code": process.returncode, "said": said})
 
     def _wait_until_moving(self, process: subprocess.Popen[str]) -> None:
-        from actors.ray_directory import RayDirectory
-        from actors.shard_map import load_map
+        from actors.memory.shard_map import load_map
+        from actors.memory_cluster.ray_coordinator import RayCoordinator
         from leworld.errors import LeWorldError
 
-        directory = RayDirectory(NAME)
+        directory = RayCoordinator(NAME)
         while process.poll() is None:
             # A busy head may not answer in time.
             with suppress(LeWorldError):
@@ -245,7 +245,7 @@ class Run:
 
     def _lost_words(self) -> int:
         """Words that were acknowledged at first, or to the one that measured, and are not there now."""
-        from actors.launch_memory import ClusterMemory
+        from actors.memory_cluster.cluster_memory import ClusterMemory
 
         store, lost = ClusterMemory(NAME).client(60.0), 0
         pages = clients.filled_pages()
@@ -281,7 +281,7 @@ def _speed(probed: np.ndarray, begin: int, end: int) -> dict[str, float]:
 
 
 def _errors(histories: Path) -> dict[str, int]:
-    from linear.clients import errors_of
+    from linearizability.clients import errors_of
 
     return dict(errors_of(histories).most_common())
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from faults.counts import Counts, table
-from faults.flips import flip_bits
-from faults.full_disk import fill_disks
-from faults.fuzz import fuzz
-from faults.journal_end import damage_the_end
-from faults.kills import kill_at_every_step, kill_writers
+from store_faults.counts import Counts, table
+from store_faults.flips import flip_bits
+from store_faults.full_disk import fill_disks
+from store_faults.fuzz import fuzz
+from store_faults.journal_end import damage_the_end
+from store_faults.kills import kill_at_every_step, kill_writers
 
 KINDS: dict[str, Callable[[Path, argparse.Namespace], list[Counts]]] = {
     "kills": lambda at, args: kill_writers(at, args.kills, args.seed),

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from linear.checker import NEVER, check
-from linear.clients import errors_of
-from linear.modes import MODES
-from linear.records import UNKNOWN, Keys, history_of, load, text_of
-from linear.stage import Stage
+from linearizability.checker import NEVER, check
+from linearizability.clients import errors_of
+from linearizability.modes import MODES
+from linearizability.records import UNKNOWN, Keys, history_of, load, text_of
+from linearizability.stage import Stage
 
 RATES = {"mapped": 8000.0, "server": 4000.0, "replicas": 2000.0}
 STALLED_S = 30.0

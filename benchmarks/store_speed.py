@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from speed.keep import keep_rows
-from speed.reads import gather_rows, point_rows, reader_rows
-from speed.redis_peer import find_redis_benchmark
-from speed.rounds import Comparison, table
-from speed.setting import Setting
-from speed.start import start_rows
-from speed.writes import write_rows
+from store_speed.keep import keep_rows
+from store_speed.reads import gather_rows, point_rows, reader_rows
+from store_speed.redis_peer import find_redis_benchmark
+from store_speed.rounds import Comparison, table
+from store_speed.setting import Setting
+from store_speed.start import start_rows
+from store_speed.writes import write_rows
 
 ROWS: dict[str, Callable[[Setting], list[Comparison]]] = {
     "gather": gather_rows,

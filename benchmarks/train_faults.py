@@ -26,20 +26,20 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from clustered.nodes import HEALTH, Nodes
+from memory_cluster.nodes import HEALTH, Nodes
 
-from cluster.checkpoint import load_checkpoint
-from cluster.config import RunConfig
-from cluster.environment import ENVIRONMENT
-from cluster.presets import load_config
-from cluster.run_dir import RunDir
-from cluster.runtime import open_runtime
-from cluster.topology import plan
+from cluster.config.presets import load_config
+from cluster.config.run_config import RunConfig
+from cluster.placement.topology import plan
+from cluster.raylink.environment import ENVIRONMENT
+from cluster.run.checkpoint import load_checkpoint
+from cluster.run.run_dir import RunDir
+from cluster.run.runtimes import open_runtime
 from leworld.errors import LeWorldError
 from leworld.worlds.registry import build_world
 
 TITLES = {
-    "SLM actor": "ray::SLMProcess", "shard": "ray::MemoryCopy", "keeper": "ray::MemoryKeeper",
+    "SLM actor": "ray::SLMProcess", "shard": "ray::ReplicaActor", "keeper": "ray::Supervisor",
     "learner": "ray::RayTrainWorker", "controller": "ray::TrainController",
 }  # fmt: skip
 KINDS = (*TITLES, "node")
@@ -129,7 +129,7 @@ class Training:
         return not self._thread.is_alive()
 
     def _train(self) -> None:
-        from cluster.ray_runtime import launched
+        from cluster.run.ray_runtime import launched
 
         world = build_world(self._config.world.name, self._config.world.settings, self._config.seed)
         while True:

@@ -2,6 +2,6 @@
 
 import sys
 
-from cluster.cli import main
+from cluster.cli.app import main
 
 sys.exit(main())

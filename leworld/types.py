@@ -144,6 +144,48 @@ class Proposals(_Record):
 
 
 @dataclass(frozen=True)
+class Step:
+    """One prediction and how it came about.
+
+    Attributes:
+        next_state: (B, Y).
+        mask: (B, N) 0 or 1.
+        reads: (B, N) the ranges whose words were used; length 0 where the SLM was not trusted.
+        looks: (B, N) int64, ranges read to find them: more than 1 where the best candidate was not believed.
+        proposals: what the SLMs said.
+        info_query: (B, Q) the request to the next step; zeros where none was worth its price.
+        believed: (B, N) in [0, 1], how far the records that were read are what the sample needs; 0 without a read.
+        first_believed: (B, N) the same of the best candidate, before any second look: what an SLM is judged by.
+        asked: (B, A) int64, the SLMs that were asked, where they were few: N is A then; see ``over``.
+    """
+
+    next_state: Tensor
+    mask: Tensor
+    reads: Ranges
+    looks: Tensor
+    proposals: Proposals
+    info_query: Tensor
+    believed: Tensor
+    first_believed: Tensor
+    asked: Tensor | None = None
+
+    def over(self, num_slms: int) -> Step:
+        """The same with a column for each of N SLMs; those that were not asked proposed nothing, at address -1."""
+        if self.asked is None:
+            return self
+        asked = self.asked
+
+        def spread(x: Tensor, rest: float = 0) -> Tensor:
+            whole = x.new_full((len(x), num_slms, *x.shape[2:]), rest)
+            return whole.scatter_(1, asked.view(*asked.shape, *[1] * (x.dim() - 2)).expand_as(x), x)
+
+        own = self.proposals
+        proposals = replace(own.map(spread), start=spread(own.start, -1), log_prob=spread(own.log_prob, -torch.inf))
+        single = {name: spread(getattr(self, name)) for name in ("mask", "looks", "believed", "first_believed")}
+        return replace(self, reads=self.reads.map(spread), proposals=proposals, asked=None, **single)
+
+
+@dataclass(frozen=True)
 class Credit(_Record):
     """What the learner sends back to the SLMs after the transition was seen.
 

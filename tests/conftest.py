@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.ray_session import prepare_environment
+from cluster.raylink.session import prepare_environment
 
 # Ray reads its environment when it is first imported.
 prepare_environment(None)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from cluster.config import RunConfig
-from cluster.progress import make_bars
+from cluster.config.run_config import RunConfig
+from cluster.run.progress import make_bars
 from leworld.evaluation.capacity import Width, measure_capacity
 from leworld.memory import WordStore
 from leworld.models.fleet import SLMGroup
-from leworld.phases.trainer import CHUNK_STEPS, fleet_config
+from leworld.training.phase_runner import CHUNK_STEPS, fleet_config
 from leworld.worlds.registry import build_world
 
 WIDTHS = (16, 24, 32)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.options import Changes, Config, Json, Run, Seed, print_outcome
+from cluster.cli.options import Changes, Config, Json, Run, Seed, print_outcome
 
 if TYPE_CHECKING:
     from cluster.bench.claims import Study
@@ -69,8 +69,8 @@ def capacity(config: Config = "rules", changes: Changes = None, seed: Seed = Non
     """Train SLMs alike for memories of 2^16, 2^24 and 2^32 words; compare hit rates and the cost of a lookup."""
     from cluster.bench.capacity import run_capacity
     from cluster.bench.output import capacity_table
-    from cluster.output import progress_console
-    from cluster.presets import load_config
+    from cluster.cli.output import progress_console
+    from cluster.config.presets import load_config
 
     settings = [*(changes or []), *([] if seed is None else [f"seed={seed}"])]
     print_outcome(run_capacity(load_config(config, settings), progress_console()), as_json, capacity_table)
@@ -85,7 +85,7 @@ def measure(
     """Measure something of a run that is not in its gate."""
     from cluster.bench.measure import measure_run
     from cluster.bench.output import print_tree
-    from cluster.output import progress_console
+    from cluster.cli.output import progress_console
 
     print_outcome(measure_run(name, run, progress_console()), as_json, print_tree)
 
@@ -136,7 +136,7 @@ def _learning(
     from cluster.bench.expected import read_expected, record_expected, regressions, with_expected
     from cluster.bench.learning import run_learning
     from cluster.bench.output import findings_table
-    from cluster.output import progress_console
+    from cluster.cli.output import progress_console
 
     expected = read_expected() if quick and not record else {}
     compared = with_expected(studies, expected) if expected else studies

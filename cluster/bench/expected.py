@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.bench.claims import Claim, Goal, Study
-from cluster.bench.table import MISSED, UNKNOWN, Row
-from cluster.files import write_json
+from cluster.bench.table import MISSED, UNKNOWN, ClaimRow
+from cluster.json_files import write_json
 from leworld.errors import ConfigError
 from leworld.evaluation.seeds import next_interval
 
@@ -34,7 +34,7 @@ def read_expected(path: Path = EXPECTED) -> Record:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def record_expected(rows: Sequence[Row], path: Path = EXPECTED) -> None:
+def record_expected(rows: Sequence[ClaimRow], path: Path = EXPECTED) -> None:
     """Keep, for each figure, where one seed more falls in 95 % of all cases.
 
     Raises:
@@ -63,7 +63,7 @@ def with_expected(studies: Sequence[Study], record: Record) -> list[Study]:
     ]
 
 
-def regressions(rows: Sequence[Row], record: Record) -> list[str]:
+def regressions(rows: Sequence[ClaimRow], record: Record) -> list[str]:
     """A line for each figure that is worse than recorded, or is gone."""
     return [_complaint(row, record[row.study][row.figure]) for row in rows if row.status in (MISSED, UNKNOWN)]
 
@@ -90,7 +90,7 @@ def _expected(study: str, claim: Claim, record: Record) -> Claim:
     return replace(claim, goal=Goal(low, high))
 
 
-def _complaint(row: Row, entry: Record) -> str:
+def _complaint(row: ClaimRow, entry: Record) -> str:
     found = "was not measured" if row.mean is None else f"is {row.mean:.4g}"
     recorded = f"mean {entry['mean']:.4g} of {entry['seeds']} seeds"
     return f"{row.study}: {row.figure} {found}, expected {row.goal} ({recorded})"

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.bench.claims import Study
-from cluster.config import RunConfig
-from cluster.files import to_json, write_json
-from cluster.presets import load_config
-from cluster.run_dir import RunDir
+from cluster.config.presets import load_config
+from cluster.config.run_config import RunConfig
+from cluster.json_files import to_json, write_json
+from cluster.run.run_dir import RunDir
 from leworld.errors import LeWorldError
 
 

@@ -15,10 +15,10 @@ from cluster.bench.claims import Study
 from cluster.bench.details import details
 from cluster.bench.jobs import Job, Runner, StepFailed
 from cluster.bench.pictures import draw_pictures
-from cluster.bench.table import Outcomes, Row, markdown, table, to_dict
-from cluster.commands import Interrupted
-from cluster.files import write_json, write_text
-from cluster.progress import make_bars
+from cluster.bench.table import ClaimRow, Outcomes, markdown, table, to_dict
+from cluster.json_files import write_json, write_text
+from cluster.run.commands import Interrupted
+from cluster.run.progress import make_bars
 
 Outcome = dict[str, Any]
 
@@ -27,7 +27,7 @@ Outcome = dict[str, Any]
 class Findings:
     """The table's rows, and a line for every job that failed."""
 
-    rows: list[Row]
+    rows: list[ClaimRow]
     failed: list[str]
 
     def to_dict(self, seeds: Sequence[int]) -> Outcome:

@@ -10,15 +10,15 @@ from typing import Any
 
 from rich.console import Console
 
-from cluster.checkpoint import load_checkpoint
-from cluster.commands import checkpoint_of, started
-from cluster.run_dir import RunDir
-from cluster.runtime import make_learner
+from cluster.run.checkpoint import load_checkpoint
+from cluster.run.commands import checkpoint_of, started
+from cluster.run.run_dir import RunDir
+from cluster.run.runtimes import make_learner
 from leworld.errors import ConfigError
 from leworld.evaluation.baselines import train_baselines
 from leworld.evaluation.corruption import CorruptionConfig, measure_corruption
-from leworld.evaluation.curves import measure_curve
 from leworld.evaluation.predictor import Budget
+from leworld.evaluation.record_curves import measure_curve
 from leworld.evaluation.retention import RetentionConfig, measure_retention
 from leworld.models.system import System
 from leworld.rng import generator

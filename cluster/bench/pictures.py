@@ -9,16 +9,16 @@ from typing import Any
 
 from cluster.bench.claims import Goal
 from cluster.bench.measures import Outcome
-from cluster.bench.table import Outcomes, Row, over_goal
+from cluster.bench.table import ClaimRow, Outcomes, over_goal
 from leworld.evaluation.claim_pictures import Dot, draw_capacity, draw_claims
-from leworld.evaluation.curves import draw_curve
+from leworld.evaluation.record_curves import draw_curve
 from leworld.evaluation.retention import draw_retention
 
 PICTURES: dict[str, Callable[[Any, Path], None]] = {"curve": draw_curve, "retention": draw_retention}
 """Step to what draws its result."""
 
 
-def draw_pictures(rows: Sequence[Row], outcomes: Outcomes, out: Path) -> None:
+def draw_pictures(rows: Sequence[ClaimRow], outcomes: Outcomes, out: Path) -> None:
     """Draw what was measured: ``claims.png``, ``capacity.png``, and ``STUDY-STEP.png`` of a study's first seed."""
     dots = [dot for dot in map(to_dot, rows) if dot is not None]
     if dots:
@@ -37,7 +37,7 @@ def found_by(step: str, seeds: Mapping[int, Outcome]) -> dict[int, Any]:
     return {seed: outcome[step] for seed, outcome in seeds.items() if step in outcome}
 
 
-def to_dot(row: Row) -> Dot | None:
+def to_dot(row: ClaimRow) -> Dot | None:
     """A row as it is drawn; None where it cannot be."""
     mean = over_goal(row, row.mean)
     if mean is None:

@@ -16,7 +16,7 @@ MET, NEAR, MISSED, UNKNOWN = "met", "within interval", "missed", "-"
 
 
 @dataclass(frozen=True)
-class Row:
+class ClaimRow:
     """A claim over seeds; numbers are None where nothing was measured, the interval where one seed was.
 
     Attributes:
@@ -36,19 +36,19 @@ class Row:
     status: str
 
 
-def table(studies: Sequence[Study], outcomes: Outcomes) -> list[Row]:
+def table(studies: Sequence[Study], outcomes: Outcomes) -> list[ClaimRow]:
     """A row a claim."""
     return [make_row(study.name, claim, outcomes) for study in studies for claim in study.claims]
 
 
-def make_row(study: str, claim: Claim, outcomes: Outcomes) -> Row:
+def make_row(study: str, claim: Claim, outcomes: Outcomes) -> ClaimRow:
     """One claim over all seeds that were measured."""
     values, goal = claim_values(study, claim, outcomes), claim.goal
     if not values:
-        return Row(study, claim.figure, goal, {}, None, None, None, None, UNKNOWN)
+        return ClaimRow(study, claim.figure, goal, {}, None, None, None, None, UNKNOWN)
     mean, low, high = spread(list(values.values()))
     worst = max(values, key=lambda seed: goal.excess(values[seed]))
-    return Row(study, claim.figure, goal, values, mean, low, high, worst, status_of(goal, mean, low, high))
+    return ClaimRow(study, claim.figure, goal, values, mean, low, high, worst, status_of(goal, mean, low, high))
 
 
 def claim_values(study: str, claim: Claim, outcomes: Outcomes) -> dict[int, float]:
@@ -80,7 +80,7 @@ def spread_text(mean: float, low: float | None, high: float | None) -> str:
 
 
 def status_of(goal: Goal, mean: float, low: float | None, high: float | None) -> str:
-    """See ``Row``."""
+    """See ``ClaimRow``."""
     if goal.excess(mean) <= 0:
         return MET
     if low is None or high is None:
@@ -88,17 +88,17 @@ def status_of(goal: Goal, mean: float, low: float | None, high: float | None) ->
     return NEAR if low <= goal.high and high >= goal.low else MISSED
 
 
-def to_dict(row: Row) -> dict[str, object]:
+def to_dict(row: ClaimRow) -> dict[str, object]:
     """A row as ``results.json`` keeps it."""
     return {**asdict(row), "goal": str(row.goal), "over_goal": over_goal(row, row.mean)}
 
 
-def over_goal(row: Row, value: float | None) -> float | None:
+def over_goal(row: ClaimRow, value: float | None) -> float | None:
     """A number of the row over its goal; None where that says nothing."""
     return None if value is None or row.goal.middle <= 0 else value / row.goal.middle
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: ClaimRow) -> list[str]:
     """The texts of a row: study, figure, goal, mean with its interval, worst seed, status."""
     if row.mean is None:
         return [row.study, row.figure, str(row.goal), "-", "-", row.status]
@@ -109,7 +109,7 @@ def cells(row: Row) -> list[str]:
 COLUMNS = ("study", "figure", "goal", "mean [95 %]", "worst", "status")
 
 
-def markdown(rows: Sequence[Row], seeds: Sequence[int]) -> str:
+def markdown(rows: Sequence[ClaimRow], seeds: Sequence[int]) -> str:
     """The table with a line on what it is of."""
     head = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---:|---:|---:|---|"]
     body = ["| " + " | ".join(cells(row)) + " |" for row in rows]

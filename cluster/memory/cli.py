@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.options import Json, print_outcome
+from cluster.cli.options import Json, print_outcome
 
 memory = typer.Typer(
     name="memory",
@@ -427,8 +427,8 @@ def bench(
     memory is made in a temporary directory and deleted; a directory is only read, and so is a server unless --write
     gives words away.
     """
-    from cluster.memory import bench as measured
-    from cluster.memory.bench_output import table
+    from cluster.memory.speed import bench as measured
+    from cluster.memory.speed.output import table
 
     chosen = tuple(each.value for each in dict.fromkeys(policy or Policy))
     given = measured.Options(target, bits, seconds, range_words, batch, chosen, directory, overwrite, token)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.options import Json
 from cluster.memory.cli import Policy, give, memory
-from cluster.options import Json
 
 Name = Annotated[str, typer.Argument(help="Of the memory, in the cluster.", show_default=False)]
 Join = Annotated[

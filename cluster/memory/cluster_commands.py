@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from cluster.memory.clustered import Clustered, connected
+from cluster.memory.cluster_target import ClusterTarget, connected
 from cluster.memory.numbers import plural, size
 from cluster.memory.output import columns
 from cluster.memory.target import Interrupted
@@ -35,8 +35,8 @@ def launch(
         raise ConfigError(f"name {name!r}: give letters, digits, and _ . - between them")
     check_address_bits(bits)
     with connected(address):
-        from actors.launch_memory import ClusterMemory
-        from actors.memory_copy import MemoryConfig
+        from actors.memory_cluster.cluster_memory import ClusterMemory
+        from actors.memory_cluster.replica_actor import MemoryConfig
 
         config = MemoryConfig(name, folder, bits, shards, copies, policy, together=together)
         with told("what was started is stopped again, and its files stay"):
@@ -47,7 +47,7 @@ def launch(
 def reshard(name: str, shards: int, address: str | None) -> Outcome:
     """Have the words on another number of shards."""
     with connected(address):
-        from actors.launch_memory import ClusterMemory
+        from actors.memory_cluster.cluster_memory import ClusterMemory
 
         with told("the memory stays in use, and the same command goes on"):
             moved = ClusterMemory(name).reshard(shards, _tell if sys.stderr.isatty() else lambda _: None)
@@ -57,7 +57,7 @@ def reshard(name: str, shards: int, address: str | None) -> Outcome:
 def stop(name: str, address: str | None) -> Outcome:
     """End every copy."""
     with connected(address):
-        from actors.launch_memory import ClusterMemory
+        from actors.memory_cluster.cluster_memory import ClusterMemory
 
         with told("the same command goes on"):
             ClusterMemory(name).stop()
@@ -96,7 +96,7 @@ def show_moved(outcome: Outcome) -> None:
 
 
 def _stat(name: str) -> Outcome:
-    memory = Clustered(name)
+    memory = ClusterTarget(name)
     try:
         return memory.stat()
     finally:

@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.files import to_json, write_text
+from cluster.json_files import to_json, write_text
 from cluster.memory import numbers
-from cluster.memory.beside import Directory
-from cluster.memory.clustered import SCHEME, Clustered, clustered
+from cluster.memory.cluster_target import SCHEME, ClusterTarget, clustered
 from cluster.memory.forks import tell_of_forks
-from cluster.memory.search import CHUNK_WORDS, find
 from cluster.memory.target import check_own, local, login, make_empty, make_whole, reading, writing
 from leworld.errors import ConfigError, RangeError, StoreError
 from leworld.memory import PAGE_WORDS, Snapshot, Words, load_snapshot, save_snapshot
-from leworld.store.durable import DurableStore
+from leworld.store.directory_reader import DirectoryReader
+from leworld.store.durable_store import DurableStore
 from leworld.store.layout import Layout, read_identity
 from leworld.store.operations import erasure_from_map
+from leworld.store.search import CHUNK_WORDS, find
 
 T = TypeVar("T")
 Outcome = dict[str, Any]
@@ -209,7 +209,7 @@ def export(target: str, file: Path, version: str | None) -> Outcome:
     check_writable(file)
     place = target if target.startswith(SCHEME) else str(local(target))
     with reading(place, "", None, version) as memory:
-        assert isinstance(memory, Directory | Clustered)
+        assert isinstance(memory, DirectoryReader | ClusterTarget)
         snapshot = memory.snapshot()
     save_snapshot(snapshot, file)
     return {

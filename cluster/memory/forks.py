@@ -7,17 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.memory.clustered import Clustered
-from cluster.memory.holder import holder
-from cluster.memory.remote import Served
+from cluster.memory.cluster_target import ClusterTarget
+from cluster.memory.remote_target import RemoteTarget
 from cluster.memory.target import Writer, check_own, local, login, say, writing
 from leworld.errors import LeWorldError, StoreError
-from leworld.store.durable import DurableStore
-from leworld.store.fork import check_free
-from leworld.store.fork import fork as make_fork
+from leworld.store.durable_store import DurableStore
+from leworld.store.forks.fork import check_free
+from leworld.store.forks.fork import fork as make_fork
+from leworld.store.forks.fork_link import FILLING, FREE, ForkLink, read_link, relink, write_link
+from leworld.store.forks.fork_registry import forks_of
 from leworld.store.layout import Layout, read_identity
-from leworld.store.link import FILLING, FREE, Link, read_link, relink, write_link
-from leworld.store.pins import forks_of
+from leworld.store.writer_lock import holder
 
 Outcome = dict[str, Any]
 
@@ -25,7 +25,7 @@ Outcome = dict[str, Any]
 class _Keeper:
     """Whoever has the parent open: this process, or its server."""
 
-    def __init__(self, memory: Writer | Served | Clustered) -> None:
+    def __init__(self, memory: Writer | RemoteTarget | ClusterTarget) -> None:
         self._memory = memory
 
     def keep(self, name: str, of: str = "now") -> object:
@@ -74,7 +74,7 @@ def tell_of_forks(target: str) -> None:
         say(f"forks made before may still hold what was erased here, and know nothing of it: {names}")
 
 
-def _link(root: Path) -> Link:
+def _link(root: Path) -> ForkLink:
     link = read_link(Layout(root))
     if link is None:
         raise StoreError(f"{root}: is no fork, so that it holds everything that it has")
@@ -92,7 +92,7 @@ def _fill(root: Path) -> None:
         store.fill()
 
 
-def _ask_to_let_go(root: Path, link: Link, token: str) -> Link:
+def _ask_to_let_go(root: Path, link: ForkLink, token: str) -> ForkLink:
     """Have whoever has the parent open keep the version no longer, if that can be; the link as it is then."""
     with suppress(LeWorldError):
         # Another memory may be there now.
@@ -103,7 +103,7 @@ def _ask_to_let_go(root: Path, link: Link, token: str) -> Link:
     return link
 
 
-def _drop(link: Link, token: str) -> None:
+def _drop(link: ForkLink, token: str) -> None:
     with writing(link.parent, token) as memory:
         known = [version["name"] for version in memory.ask("versions")["versions"]]
         if link.version in known:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.files import to_json
+from cluster.json_files import to_json
 from cluster.memory.commands import Stretch
 from cluster.memory.numbers import plural, size
 

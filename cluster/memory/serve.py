@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from actors.memory_server import MemoryServer, ServerConfig
-from cluster.memory.holder import leave_address, take_address
-from cluster.memory.remote import no_address
+from actors.memory.server import MemoryServer, ServerConfig
+from cluster.memory.remote_target import no_address
 from cluster.memory.target import SCHEMES, check_own, local, login
 from leworld.errors import ConfigError, StoreError
-from leworld.store.durable import DurableStore, StoreConfig
+from leworld.store.durable_store import DurableStore, StoreConfig
+from leworld.store.writer_lock import leave_address, take_address
 
 Outcome = dict[str, Any]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import ActorError
-from cluster.memory.beside import Directory
-from cluster.memory.clustered import SCHEME, Clustered, clustered
-from cluster.memory.holder import holder, served_address
-from cluster.memory.remote import Served, no_address
+from cluster.memory.cluster_target import SCHEME, ClusterTarget, clustered
+from cluster.memory.remote_target import RemoteTarget, no_address
 from leworld.errors import ConfigError, DamageError, LeWorldError, StoreError
 from leworld.memory import Words, load_snapshot
 from leworld.memory.protocol import Snapshot
 from leworld.memory.ranges import Ints
-from leworld.store.durable import DurableStore, Write
+from leworld.store.access_control import load_rights
+from leworld.store.directory_reader import DirectoryReader
+from leworld.store.durable_store import DurableStore, Write
 from leworld.store.layout import Layout, read_identity
 from leworld.store.operations import ADMIN, OPERATIONS, Caller
-from leworld.store.rights import load_rights
+from leworld.store.writer_lock import holder, served_address
 
 SCHEMES = ("tcp://", "ipc://")
 
@@ -59,7 +59,7 @@ class Writer:
 @contextmanager
 def reading(
     target: str, token: str, who: str | None = None, version: str | None = None
-) -> Iterator[Directory | Served | Clustered]:
+) -> Iterator[DirectoryReader | RemoteTarget | ClusterTarget]:
     """Open a memory for reading, beside its writer if it has one."""
     if target.startswith(SCHEME):
         if who is not None or version is not None:
@@ -78,7 +78,7 @@ def reading(
 
 
 @contextmanager
-def writing(target: str, token: str) -> Iterator[Writer | Served | Clustered]:
+def writing(target: str, token: str) -> Iterator[Writer | RemoteTarget | ClusterTarget]:
     """Open a memory for writing: by itself, or through the server that has it.
 
     Raises:
@@ -89,7 +89,7 @@ def writing(target: str, token: str) -> Iterator[Writer | Served | Clustered]:
             yield memory
         return
     place = locate(target)
-    opened = _writer(place, token) if isinstance(place, Path) else Served(place, token)
+    opened = _writer(place, token) if isinstance(place, Path) else RemoteTarget(place, token)
     try:
         yield opened
     except BaseException:
@@ -145,7 +145,7 @@ def memory_of_run(run: Path) -> Path:
     root = run / "memory"
     if Layout(root).identity.exists():
         return root
-    from cluster.run_dir import RunDir
+    from cluster.run.run_dir import RunDir
 
     checkpoint = RunDir.open(run).newest_checkpoint()
     if checkpoint is None:
@@ -232,17 +232,17 @@ def plain_errors() -> Iterator[None]:
         raise StoreError(f"{where}: {(error.strerror or str(error)).lower()}; mend that, or name another") from None
 
 
-def _directory(root: Path, who: str, version: str | None) -> Directory:
+def _directory(root: Path, who: str, version: str | None) -> DirectoryReader:
     _mend(root)
-    return Directory(root, who, version)
+    return DirectoryReader(root, who, version)
 
 
-def _served(address: str, token: str, who: str | None, version: str | None) -> Served:
+def _served(address: str, token: str, who: str | None, version: str | None) -> RemoteTarget:
     if who is not None:
         raise ConfigError(f"--as {who}: over {address} the token says who reads; leave it out")
     if version is not None:
         raise ConfigError(f"version {version!r}: a server reads what is there now; give the memory's directory instead")
-    return Served(address, token)
+    return RemoteTarget(address, token)
 
 
 def _mend(root: Path) -> None:
@@ -268,7 +268,7 @@ def _was_closed(layout: Layout) -> bool:
         return file.read(48)[40:48] == b"\x01" + bytes(7)
 
 
-def _writer(root: Path, token: str) -> Writer | Served:
+def _writer(root: Path, token: str) -> Writer | RemoteTarget:
     pid = holder(Layout(root))
     if pid is None:
         return Writer(root)
@@ -281,10 +281,10 @@ def _writer(root: Path, token: str) -> Writer | Served:
     return _served_here(root, pid, address, token)
 
 
-def _served_here(root: Path, pid: int, address: str, token: str) -> Served:
+def _served_here(root: Path, pid: int, address: str, token: str) -> RemoteTarget:
     """The server of a directory, if it is that of this memory."""
     try:
-        server = Served(address, token)
+        server = RemoteTarget(address, token)
     except ActorError:
         raise StoreError(
             f"{root}: is open for writing in process {pid}, and nobody answers at {address}, which {root}/served names;"

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from leworld.errors import ConfigError
-from leworld.evaluation.context import fit_gru_context
+from leworld.evaluation.context_baseline import fit_gru_context
 from leworld.evaluation.least_squares import LeastSquares
 from leworld.evaluation.metrics import errors
-from leworld.evaluation.networks import fit_gru, fit_mlp, fit_oracle
-from leworld.evaluation.plain import CopyLast, Linear, Neighbours, PlainDict, PredictZero
+from leworld.evaluation.network_baselines import fit_gru, fit_mlp, fit_oracle
 from leworld.evaluation.predictor import Budget, Predictor
+from leworld.evaluation.simple_baselines import CopyLast, Linear, Neighbours, PlainDict, PredictZero
 from leworld.types import Batch
 from leworld.worlds.base import World
 

@@ -47,7 +47,7 @@ from leworld.errors import ConfigError
 from leworld.evaluation.controls import random_addresses
 from leworld.evaluation.metrics import errors
 from leworld.models.fleet import Fleet
-from leworld.models.standing import Standing, StandingConfig
+from leworld.models.slm_health import SLMHealth, SLMHealthConfig
 from leworld.models.system import Redirect, System
 from leworld.rng import generator
 from leworld.types import Batch, Query, Ranges
@@ -65,7 +65,7 @@ class CorruptionConfig:
     lead: int = 10
     steps: int = 24
     within: int = 10
-    standing: StandingConfig = field(default_factory=StandingConfig)
+    standing: SLMHealthConfig = field(default_factory=SLMHealthConfig)
 
     def __post_init__(self) -> None:
         if min(self.streams, self.lead, self.within) < 1 or self.steps <= self.within:
@@ -133,7 +133,7 @@ class Corruption:
 class Walk:
     """A system on its way through streams of true states."""
 
-    def __init__(self, system: System, standing: Standing | None) -> None:
+    def __init__(self, system: System, standing: SLMHealth | None) -> None:
         self.system = system
         self.standing = standing
         self.rows: list[tuple[Tensor, ...]] = []
@@ -167,7 +167,7 @@ class Walk:
         return self.standing.excluded.cpu()
 
 
-class Streams:
+class CorruptionStreams:
     """The same streams, to be walked as often as is asked for."""
 
     def __init__(self, world: World, system: System, config: CorruptionConfig, seed: int) -> None:
@@ -180,11 +180,11 @@ class Streams:
         batches = [world.batch("test", config.streams, draw) for _ in range(-(-length // horizon))]
         self.steps = [(batches[t // horizon].at(t % horizon), t % horizon == 0) for t in range(length)]
 
-    def fresh(self, num_streams: int) -> Standing:
+    def fresh(self, num_streams: int) -> SLMHealth:
         """Nothing is held against anyone."""
-        return Standing.fresh(num_streams, self.system.fleet.num_slms, self.config.standing, self.system.device)
+        return SLMHealth.fresh(num_streams, self.system.fleet.num_slms, self.config.standing, self.system.device)
 
-    def barred(self, slm: int) -> Standing:
+    def barred(self, slm: int) -> SLMHealth:
         """A standing by which one SLM is never trusted."""
         fresh = self.fresh(1)
         never = torch.zeros_like(fresh.excluded)
@@ -195,7 +195,7 @@ class Streams:
         """A stuck SLM proposes what the last stream would need first."""
         return Corruption(kind, slm, int(self.steps[0][0].labels.start[-1, slm]), self.seed)
 
-    def walk(self, standing: Standing | None, corruption: Corruption | None = None) -> Course:
+    def walk(self, standing: SLMHealth | None, corruption: Corruption | None = None) -> Course:
         """Go all the way, the corruption setting in after the lead."""
         walk, lead = Walk(self.system, standing), self.config.lead
         walk.go(self.steps[:lead])
@@ -209,7 +209,7 @@ class Streams:
 
 def measure_corruption(world: World, system: System, config: CorruptionConfig, seed: int) -> dict[str, Any]:
     """Corrupt each SLM in each way; the test worlds must be in the system's memory. The result is above."""
-    streams = Streams(world, system, config, seed)
+    streams = CorruptionStreams(world, system, config, seed)
     without = [streams.walk(streams.barred(slm)).error for slm in range(system.fleet.num_slms)]
     cases = {
         kind: [_case(streams, streams.corruption(kind, slm), error) for slm, error in enumerate(without)]
@@ -227,7 +227,7 @@ def measure_corruption(world: World, system: System, config: CorruptionConfig, s
     }
 
 
-def _case(streams: Streams, corruption: Corruption, without: Tensor) -> dict[str, Any]:
+def _case(streams: CorruptionStreams, corruption: Corruption, without: Tensor) -> dict[str, Any]:
     lead, slm, within = streams.config.lead, corruption.slm, streams.config.within
     courses = {way: streams.walk(streams.fresh(count), corruption) for way, count in streams.ways.items()}
     alone = courses["alone"]

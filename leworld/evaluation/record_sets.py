@@ -43,7 +43,7 @@ class Transitions(_Record):
 
 
 @dataclass(frozen=True)
-class Streams:
+class RecordStreams:
     """Bodies ``world`` (W,) with ``characteristics`` (W, C): what was ``seen`` of each, as ``words`` (W, L, R) too, and
     what is to be ``predicted`` (W, Q)."""
 
@@ -54,7 +54,7 @@ class Streams:
     predicted: Transitions
 
 
-def body_streams(world: TrajectoryWorld, split: Split, count: int | None = None) -> Streams:
+def body_streams(world: TrajectoryWorld, split: Split, count: int | None = None) -> RecordStreams:
     """The first bodies of a split: their stored transitions and all of their sequences but the last, which is to be
     predicted.
 
@@ -79,13 +79,13 @@ def body_streams(world: TrajectoryWorld, split: Split, count: int | None = None)
     seen = stored.then(earlier)
     words = world.pack(bodies.unsqueeze(1).expand(seen.inputs.shape[:2]), seen.inputs, seen.following)
     predicted = sequences.map(lambda x: x[:, -1])
-    return Streams(bodies, data.characteristics[bodies], seen, words, predicted)
+    return RecordStreams(bodies, data.characteristics[bodies], seen, words, predicted)
 
 
 class SetReader:
     """A system that reads sets of a body's records and trusts all of them; nothing asks or routes."""
 
-    def __init__(self, system: System, streams: Streams) -> None:
+    def __init__(self, system: System, streams: RecordStreams) -> None:
         self.num_tables = system.spec.num_tables
         self.memory = WordStore(MAX_ADDRESS_BITS)
         self.system = reading(system, self.memory)

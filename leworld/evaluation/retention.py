@@ -1,7 +1,7 @@
 """Retention: the error that is left when a memory has room for few records of each body, by what it keeps.
 
-Every policy of ``leworld.evaluation.keeping`` sees the same streams, and all hold equally many words. The result of
-``measure_retention``, errors in the world's units on transitions of test bodies that no policy saw; intervals are of
+Every policy of ``leworld.evaluation.retention_policies`` sees the same streams, and all hold equally many words.
+The result of ``measure_retention``, errors in the world's units on transitions of test bodies that no policy saw; intervals are of
 95 %, with bodies as the independent groups::
 
     world, bodies, samples, stream  what was tried: ``stream`` transitions are seen of a body
@@ -27,11 +27,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from leworld.errors import ConfigError
-from leworld.evaluation.curves import log_records
 from leworld.evaluation.drawing import BASELINE, CURVES, TEXT, legend_beside, plain, save
-from leworld.evaluation.keeping import KeepingConfig, policies, typical_moments
 from leworld.evaluation.metrics import paired_interval
+from leworld.evaluation.record_curves import log_records
 from leworld.evaluation.record_sets import SetReader, body_streams
+from leworld.evaluation.retention_policies import KeepingConfig, policies, typical_moments
 from leworld.models.system import System
 from leworld.worlds.trajectories import TrajectoryWorld
 

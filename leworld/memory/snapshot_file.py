@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from leworld.errors import CheckpointError, LeWorldError
 from leworld.files import replace_file
 from leworld.memory.protocol import PAGE_WORDS, Snapshot
-from leworld.memory.store import check_pages
+from leworld.memory.word_store import check_pages
 
 MAGIC = b"LEWORLD\x00"
 VERSION = 1

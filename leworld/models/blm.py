@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from leworld.errors import ConfigError
-from leworld.models.asking import apply_own, rows_of
+from leworld.models.batched_reads import Reads
 from leworld.models.codec import Codec
 from leworld.models.layers import Block, check_heads, mlp, zeroed
 from leworld.models.pooling import Pooled, Pooling, Senses
-from leworld.models.reads import Reads
 from leworld.models.record_encoder import RecordEncoder, Records
 from leworld.models.regression import Regression
 from leworld.models.router import Router, Routing
+from leworld.models.routing_pairs import apply_own, rows_of
 from leworld.models.tag_head import TagHead
 from leworld.types import Proposals, Query, _Record
 

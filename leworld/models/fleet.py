@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leworld.models.addressing import address_loss
-from leworld.models.asking import Pairs
+from leworld.models.routing_pairs import Pairs
 from leworld.models.slm import SLM, SLMConfig, SLMOutput
 from leworld.models.stack import Stack
 from leworld.optim import Optimizer, warmup_cosine
@@ -116,7 +116,7 @@ class Fleet(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class AnsweredPart:
     """What was answered at once: (R, ...) of the pairs at ``place``, of the group's ``members``."""
 
     output: SLMOutput
@@ -130,7 +130,7 @@ class Kept:
 
     query: Query
     pairs: Pairs
-    parts: list[Part]
+    parts: list[AnsweredPart]
     start: Tensor
 
 
@@ -205,7 +205,7 @@ class SLMGroup:
         """See ``Fleet``."""
         assert len(credits) == len(self.kept), (len(credits), len(self.kept))
         kept, self.kept = self.kept, []
-        parts: dict[tuple[int, ...], list[tuple[Kept, Part, Credit]]] = {}
+        parts: dict[tuple[int, ...], list[tuple[Kept, AnsweredPart, Credit]]] = {}
         for one, credit in zip(kept, credits, strict=True):
             listed = one.pairs.take(credit.to(self.device))
             for part in one.parts:
@@ -217,7 +217,7 @@ class SLMGroup:
             self.optimizers[i].step(lr)
         return [cast(Tensor, one.query.info_query.grad) for one in kept]
 
-    def _answers(self, query: Query, pairs: Pairs) -> Iterator[Part]:
+    def _answers(self, query: Query, pairs: Pairs) -> Iterator[AnsweredPart]:
         """One after another, or where that is faster by batched products, all at once."""
         runs = list(pairs.runs())
         most = max(place.stop - place.start for _, place in runs)
@@ -227,11 +227,11 @@ class SLMGroup:
         for i, place in runs:
             whole = place.stop - place.start == len(query.current)
             own = query if whole else query.map(lambda x, place=place: x[pairs.row[place]])
-            yield Part(self.slms[i](own), place, (i,))
+            yield AnsweredPart(self.slms[i](own), place, (i,))
 
     def _answer_at_once(
         self, stack: Stack, query: Query, pairs: Pairs, runs: list[tuple[int, slice]], most: int
-    ) -> Part:
+    ) -> AnsweredPart:
         """Every SLM about as many samples, some of them for nothing."""
         members = tuple(i for i, _ in runs)
         index = torch.zeros(len(runs), most, dtype=torch.int64, device=pairs.row.device)
@@ -241,10 +241,10 @@ class SLMGroup:
             wanted[place, : run.stop - run.start] = True
         answer = stack(members, query.map(lambda x: x[index]))
         output = SLMOutput(*(getattr(answer, part.name)[wanted] for part in fields(answer)))
-        return Part(output, slice(0, len(pairs.row)), members)
+        return AnsweredPart(output, slice(0, len(pairs.row)), members)
 
     def _teach(
-        self, members: tuple[int, ...], taught: list[tuple[Kept, Part, Credit]], num_kept: int, moment: Moment
+        self, members: tuple[int, ...], taught: list[tuple[Kept, AnsweredPart, Credit]], num_kept: int, moment: Moment
     ) -> None:
         """The gradients of some SLMs that answered together: of credit, and of fresh keys."""
         losses, hidden, hidden_grad = [], [], []

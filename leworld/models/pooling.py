@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leworld.models.asking import rows_of
 from leworld.models.layers import zeroed
 from leworld.models.record_encoder import Records
+from leworld.models.routing_pairs import rows_of
 from leworld.types import _Record
 
 FIRST_DOUBT = 3.0

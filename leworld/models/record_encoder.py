@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from leworld.models.batched_reads import Reads
 from leworld.models.codec import CODE_DIM
 from leworld.models.layers import mlp
-from leworld.models.reads import Reads
 
 MIX_LAYERS = 2
 """What a record says is seldom linear in its fields."""

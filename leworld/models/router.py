@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leworld.models.asking import rows_of
+from leworld.models.routing_pairs import rows_of
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from leworld.errors import ConfigError, DataError
 from leworld.memory import Reader
+from leworld.models.batched_reads import read_ranges
 from leworld.models.blm import BLM, BLMConfig, Slots
 from leworld.models.fleet import Fleet
 from leworld.models.membership import tables_of
 from leworld.models.pooling import Pooled, Senses
-from leworld.models.reads import read_ranges
 from leworld.models.router import Routing
 from leworld.models.slm import SLMConfig
-from leworld.models.standing import Standing
+from leworld.models.slm_health import SLMHealth
 from leworld.rng import derive_seed
-from leworld.types import Proposals, Query, Ranges, _Record
+from leworld.types import Proposals, Query, Ranges, Step, _Record
 from leworld.worlds.base import WorldSpec
 
 Redirect = Callable[[Ranges], Ranges]
@@ -55,48 +55,6 @@ class ModelConfig:
                 f"model.asked {self.asked} is outside [1, {self.num_slms}]: set a number up to model.num_slms, or null "
                 "to ask all"
             )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One prediction and how it came about.
-
-    Attributes:
-        next_state: (B, Y).
-        mask: (B, N) 0 or 1.
-        reads: (B, N) the ranges whose words were used; length 0 where the SLM was not trusted.
-        looks: (B, N) int64, ranges read to find them: more than 1 where the best candidate was not believed.
-        proposals: what the SLMs said.
-        info_query: (B, Q) the request to the next step; zeros where none was worth its price.
-        believed: (B, N) in [0, 1], how far the records that were read are what the sample needs; 0 without a read.
-        first_believed: (B, N) the same of the best candidate, before any second look: what an SLM is judged by.
-        asked: (B, A) int64, the SLMs that were asked, where they were few: N is A then; see ``over``.
-    """
-
-    next_state: Tensor
-    mask: Tensor
-    reads: Ranges
-    looks: Tensor
-    proposals: Proposals
-    info_query: Tensor
-    believed: Tensor
-    first_believed: Tensor
-    asked: Tensor | None = None
-
-    def over(self, num_slms: int) -> Step:
-        """The same with a column for each of N SLMs; those that were not asked proposed nothing, at address -1."""
-        if self.asked is None:
-            return self
-        asked = self.asked
-
-        def spread(x: Tensor, rest: float = 0) -> Tensor:
-            whole = x.new_full((len(x), num_slms, *x.shape[2:]), rest)
-            return whole.scatter_(1, asked.view(*asked.shape, *[1] * (x.dim() - 2)).expand_as(x), x)
-
-        own = self.proposals
-        proposals = replace(own.map(spread), start=spread(own.start, -1), log_prob=spread(own.log_prob, -torch.inf))
-        single = {name: spread(getattr(self, name)) for name in ("mask", "looks", "believed", "first_believed")}
-        return replace(self, reads=self.reads.map(spread), proposals=proposals, asked=None, **single)
 
 
 @dataclass(frozen=True)
@@ -147,7 +105,7 @@ class System:
         mask: Tensor | None = None,
         redirect: Redirect | None = None,
         proposals: Proposals | None = None,
-        standing: Standing | None = None,
+        standing: SLMHealth | None = None,
     ) -> Step:
         """Predict the next state; only the ranges of trusted SLMs are read.
 

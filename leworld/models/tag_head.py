@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leworld.models.addressing import REQUEST_GAIN, SignRule, bits_of
-from leworld.models.asking import rows_of
 from leworld.models.layers import zeroed
+from leworld.models.routing_pairs import rows_of
 
 TAG_GAIN = 30.0
 """It lets weights of usual size make firm tags of a request."""

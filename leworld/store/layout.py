@@ -7,15 +7,15 @@ checkpoint      msgpack: sequence; the words on the disk hold every write up to 
 versions        msgpack: the versions that are kept
 epoch           msgpack: of a copy, the latest epoch that it knows of
 rights          msgpack: who may read and write what; absent where everyone may do everything
-restoring       a snapshot (``leworld.memory.snapshot_file``) while it is restored, see ``leworld.store.restoring``
+restoring       a snapshot (``leworld.memory.snapshot_file``) while it is restored, see ``leworld.store.restore_intent``
 words           the words, little-endian, at four times their address; sparse
 sums            of each page the CRC-32 of its words, xor that of a page of zeros; not sparse, as every store into it
                 must find room on the disk
-state           see ``leworld.store.mapped``; of no use after the machine was started anew
-journal/        see ``leworld.store.journal``
+state           see ``leworld.store.mapped_memory``; of no use after the machine was started anew
+journal/        see ``leworld.store.journal.journal``
 ledger          journal records without words: who wrote where and when, before the oldest segment
 lock            locked by the process that writes
-fork            msgpack: of a fork, what it was made from, see ``leworld.store.link``
+fork            msgpack: of a fork, what it was made from, see ``leworld.store.forks.fork_link``
 filling         of a fork that takes pages over: a byte a page, 1 where it holds it, then 1 where it holds all
 filled          msgpack: the same as bits, as far as it is on the disk
 forks/          of each fork of this memory, named after the version that is kept for it, where it is

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leworld.errors import ConfigError, RightsError, StoreError
-from leworld.store.durable import DurableStore
-from leworld.store.erase import Erasure
-from leworld.store.records import Record
-from leworld.store.rights import Grant, Rights, load_rights, save_rights
+from leworld.store.access_control import Grant, Rights, load_rights, save_rights
+from leworld.store.durable_store import DurableStore
+from leworld.store.erasure import Erasure
+from leworld.store.journal.record import Record
 
 Arguments = Mapping[str, Any]
 Result = tuple[dict[str, Any], NDArray[np.uint32]]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leworld.store.checkpoints import Checkpoints
-from leworld.store.group import join
-from leworld.store.history import History
-from leworld.store.journal import Journal
-from leworld.store.mapped import MappedMemory
-from leworld.store.records import Record
-from leworld.store.segment import Segment, missing
-from leworld.store.versions import changed_pages
+from leworld.store.checkpointer import Checkpointer
+from leworld.store.journal.journal import Journal
+from leworld.store.journal.record import Record
+from leworld.store.journal.segment import Segment, missing
+from leworld.store.journal.write_batch import join
+from leworld.store.journal.write_log import WriteLog
+from leworld.store.mapped_memory import MappedMemory
+from leworld.store.versions.versions import changed_pages
 
 REPLAYED_RECORDS = 1024
 """Made again at a time."""
 
 
 def recover(
-    mapped: MappedMemory, journal: Journal, history: History, checkpoints: Checkpoints, *, is_copy: bool
+    mapped: MappedMemory, journal: Journal, history: WriteLog, checkpoints: Checkpointer, *, is_copy: bool
 ) -> Record | None:
     """Make the words those of the journal's end, and let readers in.
 
@@ -64,7 +64,7 @@ def recover(
     return last
 
 
-def _replay(mapped: MappedMemory, history: History, segment: Segment) -> None:
+def _replay(mapped: MappedMemory, history: WriteLog, segment: Segment) -> None:
     """Put the pages of a segment back as they were before it, and make its writes again, many at a time."""
     pages = changed_pages([segment])
     mapped.pages[pages] = segment.read_before(pages)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leworld.errors import DataError
-from leworld.worlds.checks import listed, nearest
+from leworld.worlds.config_checks import listed, nearest
 
 LAYOUT = {"states": "(E, L + 1, S)", "characteristics": "(E, C)", "actions": "(E, L, A)", "ends": "(E,)"}
 NDIM = {"states": 3, "characteristics": 2, "actions": 3, "ends": 1}

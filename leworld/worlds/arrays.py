@@ -21,7 +21,7 @@ from torch import Tensor
 from leworld.errors import ConfigError, DataError
 from leworld.memory import check_address_bits
 from leworld.rng import derive_seed
-from leworld.worlds import checks
+from leworld.worlds import config_checks as checks
 from leworld.worlds.array_files import Episodes, read_episodes
 from leworld.worlds.trajectories import TrajectoryWorld
 from leworld.worlds.trajectory_data import Moments, TrajectoryData

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from leworld.memory import Memory, Receipt, check_address_bits
 from leworld.rng import derive_seed
-from leworld.worlds import checks
+from leworld.worlds import config_checks as checks
 from leworld.worlds.bodies import BODIES, Body
 from leworld.worlds.bodies.base import Floats
 from leworld.worlds.draws import SPLITS

@@ -16,12 +16,12 @@ from leworld.errors import ConfigError
 from leworld.memory import WORD_BITS, HashPlacement
 from leworld.rng import derive_seed
 from leworld.types import Batch, Ranges, Split
-from leworld.worlds import checks
+from leworld.worlds import config_checks as checks
 from leworld.worlds.base import Keys, WorldSpec
 from leworld.worlds.draws import stream
 from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
 from leworld.worlds.slot_world import SlotWorld
-from leworld.worlds.slots import TAG_BITS, Slots, payload_words, slot_words, table_addresses
+from leworld.worlds.slots import TAG_BITS, RecordSlots, payload_words, slot_words, table_addresses
 
 ADDRESS_BITS = 16
 
@@ -104,14 +104,14 @@ class PointersWorld(SlotWorld):
             start[:, t, 0] = self.slots.next_address(start[:, t - 1, 0])
         return Ranges(start, torch.full_like(start, self.config.record_words))
 
-    def _content(self, version: int) -> Slots:
+    def _content(self, version: int) -> RecordSlots:
         config = self.config
         key = derive_seed(self.seed, "pointers", version)
         order = np.random.default_rng(key).permutation(2**config.slot_bits).astype(np.uint32)
         following = np.empty_like(order)
         # One cycle through all slots: no chain meets a record twice.
         following[order] = np.roll(order, -1)
-        return Slots(key, config.address_bits, payload_words(config.state_dim), following)
+        return RecordSlots(key, config.address_bits, payload_words(config.state_dim), following)
 
     def _placement(self, table: int) -> HashPlacement:
         config = self.config

@@ -9,7 +9,7 @@ from typing import Any
 from leworld.errors import ConfigError
 from leworld.worlds.arrays import ArraysConfig, ArraysWorld
 from leworld.worlds.base import World
-from leworld.worlds.checks import listed, nearest
+from leworld.worlds.config_checks import listed, nearest
 from leworld.worlds.physics import PhysicsConfig, PhysicsWorld
 from leworld.worlds.pointers import PointersConfig, PointersWorld
 from leworld.worlds.rules import RulesConfig, RulesWorld

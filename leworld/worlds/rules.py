@@ -23,12 +23,12 @@ from leworld import rng
 from leworld.memory import WORD_BITS, HashPlacement, check_address_bits
 from leworld.rng import derive_seed
 from leworld.types import Batch, Ranges, Split
-from leworld.worlds import checks
+from leworld.worlds import config_checks as checks
 from leworld.worlds.base import Keys, WorldSpec
 from leworld.worlds.draws import SPLITS, first_keys, pick, stream
 from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
 from leworld.worlds.slot_world import SlotWorld
-from leworld.worlds.slots import DENSE_BITS, TAG_BITS, Slots, payload_words, slot_words, table_addresses
+from leworld.worlds.slots import DENSE_BITS, TAG_BITS, RecordSlots, payload_words, slot_words, table_addresses
 
 WIDE = "wide"
 REGIONS = {"easy": 1, "medium": 2, "hard": 3, WIDE: 3}
@@ -156,10 +156,10 @@ class RulesWorld(SlotWorld):
         keys = torch.cat([self.split_keys[split] for split in splits])
         return table_addresses(self.placements, keys).flatten().numpy()
 
-    def _content(self, version: int) -> Slots:
+    def _content(self, version: int) -> RecordSlots:
         config = self.config
         key = derive_seed(self.seed, "rules", version)
-        return Slots(key, config.address_bits, payload_words(config.state_dim))
+        return RecordSlots(key, config.address_bits, payload_words(config.state_dim))
 
     def _placement(self, table: int) -> HashPlacement:
         config = self.config

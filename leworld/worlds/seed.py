@@ -20,9 +20,9 @@ from torch import Tensor
 from leworld import rng
 from leworld.errors import ConfigError
 from leworld.memory import PAGE_WORDS, Memory, Receipt, unpack_bits
-from leworld.memory.population import fill_random, structured_words
+from leworld.memory.fill import fill_random, structured_words
 from leworld.types import Batch, Ranges, Split
-from leworld.worlds import checks
+from leworld.worlds import config_checks as checks
 from leworld.worlds.base import Keys, Stored, WorldSpec
 from leworld.worlds.draws import SPLITS, pick, stream
 from leworld.worlds.dynamics import before, roll_out, tile

@@ -16,7 +16,7 @@ from leworld.memory import HashPlacement, Memory, Receipt
 from leworld.types import Batch, Split
 from leworld.worlds.base import Stored, WorldSpec
 from leworld.worlds.draws import SPLITS, stream
-from leworld.worlds.slots import Slots
+from leworld.worlds.slots import RecordSlots
 
 
 class SlotWorld:
@@ -62,7 +62,7 @@ class SlotWorld:
         """Sequences with keys of a split; None draws keys that no split has."""
         raise NotImplementedError
 
-    def _content(self, version: int) -> Slots:
+    def _content(self, version: int) -> RecordSlots:
         raise NotImplementedError
 
     def _placement(self, table: int) -> HashPlacement:

@@ -38,7 +38,7 @@ def slot_words(record_words: int) -> int:
 
 
 @dataclass(frozen=True)
-class Slots:
+class RecordSlots:
     """The record of every slot; slot l lies at address ``l * stride``.
 
     Attributes:

@@ -24,13 +24,13 @@ from torch.nn import functional
 
 from leworld.memory import HashPlacement, Memory, Receipt, Schema
 from leworld.types import Batch, Ranges, Split
-from leworld.worlds import checks
+from leworld.worlds import config_checks as checks
 from leworld.worlds.base import Keys, Stored, WorldSpec
 from leworld.worlds.draws import SPLITS, pick, stream
-from leworld.worlds.pages import plan_ways, way_words
-from leworld.worlds.records import TAG_BITS, transition_schema
+from leworld.worlds.page_plan import plan_ways, way_words
 from leworld.worlds.slots import table_addresses
 from leworld.worlds.trajectory_data import TrajectoryData, Units
+from leworld.worlds.transition_records import TAG_BITS, transition_schema
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import pickle
 import pytest
 from ray.exceptions import ActorUnschedulableError
 
-from actors.calls import translate
 from actors.errors import ActorError, LostError
+from actors.ray.actor_calls import translate
 from leworld.errors import LeWorldError, RangeError
 
 

@@ -5,8 +5,8 @@ import torch
 
 from leworld.errors import ConfigError
 from leworld.evaluation import BASELINES, Budget, applicable, errors, evaluate, train_baselines
-from leworld.evaluation.plain import Linear, Neighbours, PlainDict
 from leworld.evaluation.predictor import Output, training_batches, valid_batch
+from leworld.evaluation.simple_baselines import Linear, Neighbours, PlainDict
 from leworld.types import Batch
 from tests.evaluation.fakes import BODIES, STORED, TARGET, FakeWorld
 
@@ -73,7 +73,7 @@ def test_ridge_finds_a_linear_law(residual: bool) -> None:
 
 
 def test_ridge_agrees_with_plain_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leworld.evaluation.plain._RIDGES", (1e-12,))
+    monkeypatch.setattr("leworld.evaluation.simple_baselines._RIDGES", (1e-12,))
     world = FakeWorld()
     batches = list(training_batches(world, SHORT))
     wanted = torch.cat([(b.target - b.current[..., :TARGET]).flatten(0, 1) for b in batches]).double()
@@ -95,7 +95,7 @@ def test_the_ridge_is_the_one_that_is_best_on_the_valid_split(lawful: bool, monk
     chosen = float(evaluate(Linear.fit(world, SHORT), [valid], world.spec.scale).mean())
     single = []
     for ridge in (1e-6, 1.0):
-        monkeypatch.setattr("leworld.evaluation.plain._RIDGES", (ridge,))
+        monkeypatch.setattr("leworld.evaluation.simple_baselines._RIDGES", (ridge,))
         single.append(float(evaluate(Linear.fit(world, SHORT), [valid], world.spec.scale).mean()))
     assert single[0] != single[1]
     assert chosen <= min(single)
@@ -170,7 +170,7 @@ def test_neighbours_are_right_on_held_out_bodies_and_k_fits_what_is_stored(world
 def test_more_samples_than_one_chunk_change_nothing(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     knn, batch = Neighbours.fit(world, SHORT), _batch(world, "test", 9)
     whole = knn.predict(batch)
-    monkeypatch.setattr("leworld.evaluation.plain._CHUNK", 5)
+    monkeypatch.setattr("leworld.evaluation.simple_baselines._CHUNK", 5)
     assert torch.equal(knn.predict(batch), whole)
 
 

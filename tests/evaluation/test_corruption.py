@@ -10,13 +10,13 @@ from leworld.evaluation.corruption import (
     CORRUPTIONS,
     Corruption,
     CorruptionConfig,
+    CorruptionStreams,
     Course,
-    Streams,
     exclusion_figures,
     healthy_figures,
     measure_corruption,
 )
-from leworld.models.standing import StandingConfig
+from leworld.models.slm_health import SLMHealthConfig
 from leworld.models.system import System
 from leworld.types import Ranges
 from tests.models.tiny import same_state, tiny_trainer, tiny_world
@@ -71,7 +71,7 @@ def test_noise_disturbs_one_slm_and_all_is_as_before_afterwards(system):
 
 
 def test_the_lead_is_healthy_and_what_follows_is_not(world, system):
-    streams = Streams(world, system, CONFIG, seed=0)
+    streams = CorruptionStreams(world, system, CONFIG, seed=0)
     healthy = streams.walk(None)
     assert healthy.error.shape == (6, 9)
     assert healthy.excluded.shape == (1, 10, 3)
@@ -84,7 +84,7 @@ def test_the_lead_is_healthy_and_what_follows_is_not(world, system):
 
 
 def test_sequences_are_chained_and_a_request_does_not_cross_the_border(world, system):
-    streams = Streams(world, system, CONFIG, seed=0)
+    streams = CorruptionStreams(world, system, CONFIG, seed=0)
     assert [first for _, first in streams.steps] == [True, False, False, False] * 2 + [True]
     asked = []
     predict = system.predict
@@ -99,7 +99,7 @@ def test_sequences_are_chained_and_a_request_does_not_cross_the_border(world, sy
 
 
 def test_a_barred_slm_is_never_read(world, system):
-    streams = Streams(world, system, CONFIG, seed=0)
+    streams = CorruptionStreams(world, system, CONFIG, seed=0)
     course = streams.walk(streams.barred(1))
     assert not course.read[..., 1].any()
     assert course.read.any()
@@ -108,7 +108,7 @@ def test_a_barred_slm_is_never_read(world, system):
 
 def test_an_slm_that_nobody_believes_is_found_and_one_that_is_believed_is_not(world, system):
     """Belief told by hand: right reads are believed, others not."""
-    streams = Streams(world, system, CONFIG, seed=0)
+    streams = CorruptionStreams(world, system, CONFIG, seed=0)
     predict = system.predict
 
     def told(query, **options):
@@ -168,8 +168,8 @@ def test_the_result_is_json_and_the_same_again(world, system, monkeypatch):
 
 
 def test_a_test_that_excludes_nobody_changes_nothing(world, system):
-    lenient = replace(SHORT, standing=StandingConfig(error_rate=1e-12))
-    streams = Streams(world, system, lenient, seed=0)
+    lenient = replace(SHORT, standing=SLMHealthConfig(error_rate=1e-12))
+    streams = CorruptionStreams(world, system, lenient, seed=0)
     for spoilt in (None, streams.corruption("random", 1)):
         judged = streams.walk(streams.fresh(3), spoilt)
         assert torch.equal(judged.error, streams.walk(None, spoilt).error)

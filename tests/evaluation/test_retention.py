@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from leworld.errors import ConfigError, DataError
-from leworld.evaluation.keeping import (
+from leworld.evaluation.record_sets import SetReader, body_streams
+from leworld.evaluation.retention import RetentionConfig, draw_retention, measure_retention, records_needed
+from leworld.evaluation.retention_policies import (
     KeepingConfig,
     by_order,
     fitness_order,
@@ -17,8 +19,6 @@ from leworld.evaluation.keeping import (
     policies,
     typical_moments,
 )
-from leworld.evaluation.record_sets import SetReader, body_streams
-from leworld.evaluation.retention import RetentionConfig, draw_retention, measure_retention, records_needed
 from leworld.models.system import System
 from leworld.worlds.trajectories import TrajectoryWorld
 from tests.models.tiny import tiny_trainer, tiny_world

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from leworld.evaluation.trials import free_running, no_request, oracle_choice, teacher_forced
-from leworld.models.system import Step
-from leworld.types import Proposals, Query, Ranges
+from leworld.types import Proposals, Query, Ranges, Step
 from leworld.worlds.base import WorldSpec
 from tests.models.tiny import MODEL, spec_of, tiny_trainer, tiny_world
 

@@ -6,7 +6,7 @@ import torch
 from leworld.errors import CheckpointError
 from leworld.models.fleet import FleetConfig, SLMGroup, join_proposals
 from leworld.models.slm import SLM
-from leworld.phases.trainer import fleet_config
+from leworld.training.phase_runner import fleet_config
 from leworld.types import Credit, Proposals, Query, Ranges
 from leworld.worlds import World
 from tests.models.tiny import MODEL, PHASES, random_query, same_state, stir, tiny_world

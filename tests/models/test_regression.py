@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from leworld.models.reads import read_ranges
+from leworld.models.batched_reads import read_ranges
 from leworld.models.record_encoder import Records
 from leworld.models.regression import LEAST_NOISE, Regression
 from leworld.types import Batch, Ranges

@@ -6,8 +6,8 @@ import torch
 
 from leworld.errors import ConfigError, DataError
 from leworld.memory import WordStore
-from leworld.models.reads import read_ranges
-from leworld.models.standing import Standing
+from leworld.models.batched_reads import read_ranges
+from leworld.models.slm_health import SLMHealth
 from leworld.models.system import ModelConfig, System, from_change
 from leworld.types import Ranges
 from tests.models.tiny import MODEL, filled, random_query, tiny_trainer, tiny_world
@@ -140,9 +140,9 @@ def test_prediction_does_not_depend_on_the_rest_of_the_batch():
         assert torch.allclose(alone.next_state[0], whole.next_state[b], atol=1e-4)
 
 
-def standing_that_excludes(*rows: list[int]) -> Standing:
+def standing_that_excludes(*rows: list[int]) -> SLMHealth:
     excluded = torch.tensor(rows, dtype=torch.bool)
-    return Standing(excluded.float(), excluded, excluded * 5)
+    return SLMHealth(excluded.float(), excluded, excluded * 5)
 
 
 def test_who_is_excluded_is_not_read_and_the_best_of_the_others_is_if_none_would_be_left():

@@ -15,10 +15,10 @@ from leworld.models.blm import BLMConfig
 from leworld.models.fleet import SLMGroup
 from leworld.models.slm import SLMConfig
 from leworld.models.system import ModelConfig
-from leworld.phases.joint import JointConfig
-from leworld.phases.pretrain import PretrainConfig
-from leworld.phases.refine import RefineConfig
-from leworld.phases.trainer import PhasesConfig, Trainer, fleet_config
+from leworld.training.joint import JointConfig
+from leworld.training.phase_runner import PhaseRunner, PhasesConfig, fleet_config
+from leworld.training.pretrain import PretrainConfig
+from leworld.training.refine import RefineConfig
 from leworld.types import Query
 from leworld.worlds import World, build_world
 from leworld.worlds.base import WorldSpec
@@ -69,11 +69,11 @@ def tiny_trainer(
     seed: int = 0,
     memory: WordStore | None = None,
     stirred: bool = False,
-) -> Trainer:
+) -> PhaseRunner:
     """A trainer on a memory that holds all splits; ``stirred`` gives every weight a random value."""
     memory = filled(world) if memory is None else memory
     fleet = SLMGroup(fleet_config(model, phases, seed), world)
-    trainer = Trainer(model, phases, world, fleet, memory, seed=seed)
+    trainer = PhaseRunner(model, phases, world, fleet, memory, seed=seed)
     if stirred:
         stir(trainer.learner.blm, *fleet.slms)
         # A new router trusts everyone; this one is of two minds.
@@ -98,7 +98,7 @@ def stir(*modules: nn.Module, seed: int = 0, size: float = 0.15) -> None:
                 weight += size * torch.randn(weight.shape, generator=random)
 
 
-def state_of(trainer: Trainer) -> dict[str, Tensor]:
+def state_of(trainer: PhaseRunner) -> dict[str, Tensor]:
     """Every weight and moment of a trainer's BLM and SLMs."""
     return {**trainer.learner.state(), **trainer.learner.fleet.state()}
 

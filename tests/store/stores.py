@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from leworld.memory.protocol import PAGE_WORDS, Words
-from leworld.store.durable import DurableStore, Write
+from leworld.store.durable_store import DurableStore, Write
 
 
 def block(*values):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from leworld.memory import WordStore, unpack_bits
-from leworld.worlds.slots import Slots, random_words
+from leworld.worlds.slots import RecordSlots, random_words
 
 
 def plain_splitmix(key: int, number: int) -> int:
@@ -23,24 +23,24 @@ def test_random_words_are_the_reference(key):
 
 
 def test_bits_of_words_are_even_and_do_not_follow_from_the_neighbours():
-    bits = unpack_bits(Slots(7, 16, 1).words(np.arange(2**15))[:, 0])
+    bits = unpack_bits(RecordSlots(7, 16, 1).words(np.arange(2**15))[:, 0])
     assert abs(bits.mean(axis=0) - 0.5).max() < 0.02
     assert (bits[1:] != bits[:-1]).mean() == pytest.approx(0.5, abs=0.01)
 
 
 def test_records_do_not_depend_on_who_else_is_asked_for():
-    slots = Slots(3, 32, 2)
+    slots = RecordSlots(3, 32, 2)
     some = np.array([[0, 5], [2**29, slots.count - 1]])
     words = slots.words(some)
     assert words.shape == (2, 2, 3)
     for place, slot in np.ndenumerate(some):
         assert (slots.words(np.array([slot]))[0] == words[place]).all()
     assert (words[..., -1] & 0xFFFF == some & 0xFFFF).all()
-    assert (words != Slots(4, 32, 2).words(some))[..., :2].all()
+    assert (words != RecordSlots(4, 32, 2).words(some))[..., :2].all()
 
 
 def test_write_puts_each_record_at_its_address_once():
-    slots, memory = Slots(3, 32, 1), WordStore(32)
+    slots, memory = RecordSlots(3, 32, 1), WordStore(32)
     address = np.array([2**32 - 2, 4, 4])
     receipt = slots.write(memory, address)
     assert receipt.start.tolist() == [4, 2**32 - 2]
@@ -50,5 +50,5 @@ def test_write_puts_each_record_at_its_address_once():
 
 def test_pointers_are_followed():
     following = np.roll(np.arange(128, dtype=np.uint32), -1)
-    slots = Slots(3, 8, 1, following)
+    slots = RecordSlots(3, 8, 1, following)
     assert slots.next_address(torch.tensor([0, 2, 254])).tolist() == [2, 4, 0]

@@ -1,0 +1,47 @@
+"""Election: which copy of a shard leads when the one that led does not answer."""
+
+from __future__ import annotations
+
+from actors.errors import ActorError
+from actors.memory.client import MemoryClient
+from actors.memory.coordinator import Coordinator
+from leworld.errors import LeWorldError
+
+TAKE_LEAD_S = 5.0
+"""After that long another copy is asked to lead: the first one may have been lost just then."""
+
+
+def elect(directory: Coordinator, shard: str, peer_token: str = "", timeout_s: float = 1.0) -> str:
+    """Have a copy in sync lead a shard whose leader does not answer: the one that is furthest, if it can.
+
+    Returns:
+        the address of the leader.
+
+    Raises:
+        ActorError: no copy that is in sync answers.
+        LeWorldError: none of them can lead.
+    """
+    state = directory.get(shard)
+    found: list[tuple[int, str]] = []
+    for name in state.in_sync:
+        try:
+            with MemoryClient(state.addresses[name], peer_token, timeout_s, address_bits=8) as copy:
+                answer = copy.ask("ping").content
+        except LeWorldError:
+            continue
+        if answer["leads"] and name == state.primary:
+            return state.addresses[name]
+        found.append((answer["sequence"], name))
+    if not found:
+        raise ActorError(f"shard {shard}", "has no copy in sync that answers", "start one of its copies again")
+    problem = LeWorldError()
+    for _, name in sorted(found, reverse=True):
+        try:
+            # Another one that is asked because this one is slow does nothing once this one leads.
+            with MemoryClient(state.addresses[name], peer_token, TAKE_LEAD_S, address_bits=8) as copy:
+                copy.ask("take_lead", epoch=state.epoch)
+        except LeWorldError as error:
+            problem = error
+        else:
+            return state.addresses[name]
+    raise problem

@@ -1,0 +1,62 @@
+"""What copies send each other: records and pages, as words of a message."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.memory.client import MemoryClient
+from actors.memory.protocol import Answer, Request
+from leworld.errors import StoreError
+from leworld.memory import PAGE_WORDS
+from leworld.memory.ranges import Ints
+from leworld.store.journal.record import Record, decode_at
+from leworld.store.operations import number
+
+
+def to_words(data: bytes) -> NDArray[np.uint32]:
+    """Bytes as words, the last one filled up."""
+    return np.frombuffer(data + bytes(-len(data) % 4), "<u4")
+
+
+def unpack_records(request: Request) -> list[Record]:
+    """The records that a request brings."""
+    return _decode(request.words.tobytes(), number(request.arguments, "num_bytes", 0, 1 << 40))
+
+
+def decode_all(answer: Answer) -> list[Record]:
+    """The records that an answer brings."""
+    return _decode(answer.words.tobytes(), answer.content["num_bytes"])
+
+
+def _decode(data: bytes, num_bytes: int) -> list[Record]:
+    found, offset = [], 0
+    while offset < num_bytes:
+        decoded = decode_at(data, offset)
+        if decoded is None:
+            raise StoreError(f"a record at byte {offset} of {num_bytes} did not arrive whole: send it again")
+        record, frame = decoded
+        found.append(record)
+        offset = frame.end
+    return found
+
+
+def ask_part(leader: MemoryClient, name: str, offset: int) -> bytes:
+    """Some bytes of one of the leader's files."""
+    answer = leader.ask("copy_part", name=name, offset=offset)
+    return answer.words.tobytes()[: answer.content["num_bytes"]]
+
+
+def ask_pages(leader: MemoryClient, after: int) -> tuple[Ints, NDArray[np.uint32]]:
+    """Some of the leader's pages after one: (P,) numbers and (P, 256) words."""
+    return _numbered(leader.ask("copy_pages", after=after))
+
+
+def ask_page_words(copy: MemoryClient, pages: Ints) -> tuple[Ints, NDArray[np.uint32]]:
+    """Those of pages that another copy has whole: (P,) numbers and (P, 256) words."""
+    return _numbered(copy.ask("page_words", words=pages.astype(np.uint32)))
+
+
+def _numbered(answer: Answer) -> tuple[Ints, NDArray[np.uint32]]:
+    count = answer.content["num_pages"]
+    return answer.words[:count].astype(np.int64), answer.words[count:].reshape(count, PAGE_WORDS)

@@ -1,0 +1,176 @@
+"""A replicated shard's client: it finds whoever leads, and goes on when another copy takes over."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from actors.errors import ActorError, UnreachableError
+from actors.memory.client import MemoryClient, Pending
+from actors.memory.coordinator import Coordinator
+from actors.memory.protocol import Answer
+from leworld.errors import MovedError, NotPrimaryError, StoreError
+from leworld.memory import Receipt, Words
+from leworld.memory.word_store import as_blocks, check_blocks
+from leworld.store.versions.versions import Difference
+
+Result = TypeVar("Result")
+PAUSE_S = 0.05
+
+
+@dataclass(frozen=True)
+class ShardPending:
+    """A question to whoever leads a shard, whose answer is still to come."""
+
+    client: ShardClient
+    pending: Pending | None
+    op: str
+    given: Mapping[str, Any]
+
+    def answer(self) -> Answer:
+        """Wait for it; it is asked again where there is none, so that a write needs a name."""
+        # It went with its connection where one that was asked before it was not answered.
+        if self.pending is not None and self.client.is_connected_by(self.pending.client):
+            try:
+                return self.pending.answer()
+            except (NotPrimaryError, ActorError) as error:
+                self.client.close()
+                return self.client.again(self.op, self.given, is_known=_is_known(error))
+        return self.client.again(self.op, self.given, is_known=self.pending is None)
+
+
+class ShardClient:
+    """A memory of which there are several copies; threads may share it, and take turns.
+
+    A write that was not answered is sent again under the same name, and is made once.
+
+    Attributes:
+        address_bits: of the memory.
+    """
+
+    def __init__(
+        self, directory: Coordinator, shard: str, address_bits: int, *, token: str = "", timeout_s: float = 30.0,
+        message_timeout_s: float = 3.0, is_there: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
+        """Name a shard.
+
+        Args:
+            directory: that knows it.
+            shard: its name there.
+            address_bits: of the memory.
+            token: for its servers.
+            timeout_s: of a call, with all that is tried again.
+            message_timeout_s: of one message.
+            is_there: says whether there is still such a shard, where nobody answers.
+        """
+        self._is_there = is_there
+        self.directory, self.shard, self.address_bits = directory, shard, address_bits
+        self._token, self._timeout_s, self._message_timeout_s = token, timeout_s, message_timeout_s
+        self._client: MemoryClient | None = None
+        self._name, self._count = secrets.token_hex(6), 0
+
+    def read(self, start: ArrayLike, length: ArrayLike) -> Words:
+        """Read R ranges; see ``Reader.read``."""
+        return self._again(lambda client: client.read(start, length))
+
+    def write(self, start: ArrayLike, words: NDArray[np.uint32]) -> Receipt:
+        """Write R blocks of one length; see ``Memory.write``. It is with every copy in sync when this returns."""
+        return self.write_ragged(start, as_blocks(words))
+
+    def write_ragged(self, start: ArrayLike, blocks: Words) -> Receipt:
+        """Write R blocks of any lengths as one write."""
+        start, length, words = check_blocks(start, blocks, 1 << self.address_bits)
+        self._count += 1
+        name = f"{self._name}:{self._count}"
+        answer = self._again(
+            lambda client: client.ask("write", start=start, length=length, words=words, name=name), is_write=True
+        )
+        return Receipt(answer.content["sequence"], start.copy(), length.copy(), answer.content["crc32"])
+
+    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """Another operation; it may be done twice where the leader changes meanwhile."""
+        return self._again(lambda client: client.ask(op, **arguments)).content
+
+    def diff(self, before: str, after: str = "now") -> Difference:
+        """The words that differ between two versions."""
+        return self._again(lambda client: client.diff(before, after))
+
+    def begin(self, op: str, **given: Any) -> ShardPending:
+        """Ask, and wait later; nothing else may be asked meanwhile."""
+        pending = None
+        # Else it is asked, again and again, when it is waited for.
+        with suppress(NotPrimaryError, ActorError):
+            pending = self._connected().begin(op, **given)
+        return ShardPending(self, pending, op, given)
+
+    def again(self, op: str, given: Mapping[str, Any], *, is_known: bool = True) -> Answer:
+        """Ask until whoever leads has answered.
+
+        Args:
+            op: what is asked for; a write must have a name.
+            given: its arguments.
+            is_known: that nothing was done yet; else it was asked before, without an answer.
+
+        Raises:
+            ActorError: nobody did in time.
+            MovedError: there is no such shard any more; nothing was done.
+        """
+        return self._again(lambda client: client.ask(op, **given), is_known=is_known, is_write=op == "write")
+
+    def is_connected_by(self, client: MemoryClient) -> bool:
+        """Whether a connection is still the one that is used."""
+        return self._client is client
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _again(self, act: Callable[[MemoryClient], Result], *, is_known: bool = True, is_write: bool = False) -> Result:
+        """Try until whoever leads has answered; see ``again``."""
+        end, problem = time.monotonic() + self._timeout_s, "nobody leads it"
+        while time.monotonic() < end:
+            try:
+                return act(self._connected())
+            except (NotPrimaryError, ActorError) as error:
+                problem, is_known = str(error), is_known and _is_known(error)
+                self.close()
+                if not self._is_there():
+                    self._give_up(is_known or not is_write)
+                time.sleep(PAUSE_S)
+        raise ActorError(f"shard {self.shard}", f"did not answer in {self._timeout_s:g} s ({problem})", "start a copy")
+
+    def _give_up(self, is_known: bool) -> None:
+        if is_known:
+            raise MovedError(f"shard {self.shard} holds nothing any more: look where it is")
+        # Elsewhere it would be made once more, be it after what others have written since.
+        raise ActorError(
+            f"shard {self.shard}", "was stopped before it answered, and may have made a write", "read what is there"
+        )
+
+    def _connected(self) -> MemoryClient:
+        if self._client is None:
+            try:
+                state = self.directory.get(self.shard)
+            except StoreError as error:
+                raise UnreachableError(f"shard {self.shard}", f"cannot be looked for ({error})", "try again") from None
+            address = state.addresses.get(state.primary)
+            if address is None:
+                raise UnreachableError(f"shard {self.shard}", "has nobody who leads it", "start one of its copies")
+            bits, timeout_s = self.address_bits, self._message_timeout_s
+            self._client = MemoryClient(address, self._token, timeout_s, address_bits=bits)
+        return self._client
+
+
+def _is_known(error: Exception) -> bool:
+    """Whether an error says that nothing was done."""
+    # Who stopped to lead in the middle of a write says so, too.
+    return isinstance(error, UnreachableError)

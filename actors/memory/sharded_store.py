@@ -1,0 +1,267 @@
+"""ShardedStore: a memory whose stripes lie with several replicated shards, and may move while it is used.
+
+One message to each shard concerned, a batch. What lies within a stripe is read and written at one moment; a range or a
+write that lies in several stripes is so in each of them.
+
+Shapes:
+    R: ranges or blocks.  F: fragments, each within a stripe.  W: words in all.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from actors.errors import ActorError
+from actors.memory.coordinator import Coordinator
+from actors.memory.local_shard_reader import LocalShardReader
+from actors.memory.protocol import MAX_RANGES, Answer
+from actors.memory.shard_client import PAUSE_S, ShardClient
+from actors.memory.shard_map import ShardMap, load_map, shard_name
+from leworld.errors import ConfigError, LeWorldError, MovedError, StoreError
+from leworld.memory import Receipt, Snapshot, Words, check_ranges
+from leworld.memory.partition import Fragments
+from leworld.memory.protocol import PAGE_WORDS
+from leworld.memory.ranges import Ints
+from leworld.memory.word_store import as_blocks, check_blocks, check_pages, check_width
+from leworld.memory.words import checksum
+
+Ask = Callable[[Fragments], dict[str, Any]]
+Took = Callable[[Fragments, Answer], None]
+PAGES_AT_ONCE = 1 << 13
+
+
+class ShardedStore:
+    """A ``Memory`` of several shards, for one thread; any number of clients may read and write.
+
+    Attributes:
+        address_bits: of the whole memory.
+        map: where its stripes are, as far as is known here.
+    """
+
+    def __init__(
+        self, directory: Coordinator, *, token: str = "", timeout_s: float = 30.0, message_timeout_s: float = 3.0,
+        mapped: bool = False,
+    ) -> None:  # fmt: skip
+        """Look at the map; shards are connected to when they are needed.
+
+        Args:
+            directory: that knows it.
+            token: for the servers.
+            timeout_s: of a call, with all that is tried again.
+            message_timeout_s: of one message.
+            mapped: read the files of shards that are on this machine, whatever is granted to whom.
+
+        Raises:
+            ConfigError: the directory knows no such memory.
+        """
+        self.directory, self.map = directory, load_map(directory)
+        if not self.map.version:
+            raise ConfigError("the directory knows no memory of several shards: launch one first")
+        self.address_bits = self.map.address_bits
+        self._token, self._timeout_s, self._message_timeout_s = token, timeout_s, message_timeout_s
+        self._shards: dict[int, ShardClient] = {}
+        self._files = LocalShardReader(lambda shard: self.shard(shard).ask("whereabouts")) if mapped else None
+        self._name, self._count = secrets.token_hex(6), 0
+
+    def read(self, start: ArrayLike, length: ArrayLike) -> Words:
+        """Read R ranges; see ``Reader.read``."""
+        start, length = check_ranges(start, length, 1 << self.address_bits)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(length)])
+        words = np.zeros(offsets[-1], np.uint32)
+        self._exchange(
+            "read",
+            self._read_mapped(self.map.fragments(start, length), words),
+            lambda part: {"start": part.start, "length": part.length},
+            lambda part, answer: part.scatter(words, answer.words),
+        )
+        return Words(words, offsets)
+
+    def write(self, start: ArrayLike, words: NDArray[np.uint32]) -> Receipt:
+        """Write R blocks of one length; see ``Memory.write``. It is with every copy in sync when this returns."""
+        return self.write_ragged(start, as_blocks(words))
+
+    def write_ragged(self, start: ArrayLike, blocks: Words) -> Receipt:
+        """Write R blocks of any lengths; the receipt's sequence is the largest of the shards concerned."""
+        start, length, words = check_blocks(start, blocks, 1 << self.address_bits)
+        sequences = [0]
+
+        def given(part: Fragments) -> dict[str, Any]:
+            # Whoever sends it again does so under this name, so that it is made once.
+            self._count += 1
+            return {"start": part.start, "length": part.length, "words": part.gather(words),
+                    "name": f"{self._name}:{self._count}"}  # fmt: skip
+
+        self._exchange(
+            "write",
+            self.map.fragments(start, length),
+            given,
+            lambda _, answer: sequences.append(int(answer.content["sequence"])),
+        )
+        return Receipt(max(sequences), start.copy(), length.copy(), checksum(words))
+
+    def written_pages(self) -> Ints:
+        """Pages that hold anything, ascending."""
+        while True:
+            self._look_up()
+            try:
+                found = [self._pages_of(shard) for shard in self.map.all_shards]
+            except MovedError:
+                # A shard that was is no more.
+                continue
+            # Else some may have gone from a shard that was still to be asked to one that was asked already.
+            if load_map(self.directory).version == self.map.version:
+                return np.unique(np.concatenate(found))
+
+    def snapshot(self) -> Snapshot:
+        """Copy every page that holds anything, page after page: what is written meanwhile may be in it or not.
+
+        Its sequence is the largest of the shards'.
+        """
+        pages = self.written_pages()
+        starts = np.split(pages * PAGE_WORDS, range(PAGES_AT_ONCE, len(pages), PAGES_AT_ONCE))
+        words = [self.read(start, np.full(len(start), PAGE_WORDS)).words for start in starts]
+        found = np.concatenate(words).reshape(-1, PAGE_WORDS)
+        keep = found.any(1)
+        sequence = max(self.shard(shard).ask("stat")["sequence"] for shard in self.map.all_shards)
+        return Snapshot(self.address_bits, sequence, pages[keep], found[keep])
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Replace the whole content by a snapshot's, as writes of their own; nobody else may write meanwhile."""
+        check_width(snapshot, self.address_bits)
+        pages, words = check_pages(snapshot)
+        gone = np.setdiff1d(self.written_pages(), pages)
+        self._write_pages(gone, np.zeros((len(gone), PAGE_WORDS), np.uint32))
+        self._write_pages(pages, words)
+
+    def stat(self) -> dict[str, Any]:
+        """The map, and what each shard says of itself, which copy leads it and which are in sync."""
+        self._look_up()
+        shards = {}
+        for shard in self.map.all_shards:
+            state = self.directory.get(shard_name(shard))
+            known = {"leader": state.primary, "epoch": state.epoch, "in_sync": list(state.in_sync)}
+            shards[shard] = {
+                **known,
+                "address": state.addresses.get(state.primary, ""),
+                **self.shard(shard).ask("stat"),
+            }
+        return {"address_bits": self.address_bits, "map": vars(self.map), "shards": shards}
+
+    def shard(self, shard: int) -> ShardClient:
+        """The client of one shard."""
+        if shard not in self._shards:
+            self._shards[shard] = ShardClient(
+                self.directory, shard_name(shard), self.address_bits, token=self._token, timeout_s=self._timeout_s,
+                message_timeout_s=self._message_timeout_s,
+                is_there=lambda: self._is_there(shard),
+            )  # fmt: skip
+        return self._shards[shard]
+
+    def close(self) -> None:
+        """Hang up."""
+        for client in self._shards.values():
+            client.close()
+        self._shards.clear()
+        if self._files is not None:
+            self._files.forget()
+
+    def _read_mapped(self, fragments: Fragments, words: NDArray[np.uint32]) -> Fragments:
+        """Read what is on this machine; the fragments for which shards have to be asked."""
+        if self._files is None:
+            return fragments
+        left = [_slice(fragments, slice(0))]
+        for shard in np.unique(fragments.shard).tolist():
+            part = fragments.of(shard)
+            found = self._files.read(part, self.map.version)
+            if found is None:
+                left.append(part)
+            else:
+                part.scatter(words, found)
+        return _joined(left)
+
+    def _look_up(self) -> None:
+        """See the map of now, and hang up where nothing is any more."""
+        self.map = load_map(self.directory)
+        for shard in self._shards.keys() - set(self.map.all_shards):
+            self._shards.pop(shard).close()
+
+    def _is_there(self, shard: int) -> bool:
+        """Whether a shard, if it ever was in the map, still is."""
+        with suppress(LeWorldError):
+            return shard not in self.map.all_shards or shard in load_map(self.directory).all_shards
+        return True
+
+    def _exchange(self, op: str, fragments: Fragments, given: Ask, took: Took) -> None:
+        """Ask every shard about the fragments that it holds, and again about those that moved meanwhile.
+
+        Raises:
+            ActorError: a shard does not answer, or stripes are on the way for too long.
+        """
+        end = time.monotonic() + self._timeout_s
+        while len(fragments.start):
+            moved = self._ask_all(op, fragments, given, took)
+            if not moved:
+                return
+            if time.monotonic() > end:
+                raise ActorError(
+                    "the memory", f"moves words for more than {self._timeout_s:g} s ({moved[0][1]})",
+                    "end the move with: leworld memory reshard",
+                )  # fmt: skip
+            time.sleep(PAUSE_S)
+            # Where the directory does not answer the old one leads here again.
+            with suppress(StoreError):
+                self._look_up()
+            fragments = _owned_by(self.map, _joined([part for part, _ in moved]))
+
+    def _ask_all(self, op: str, fragments: Fragments, given: Ask, took: Took) -> list[tuple[Fragments, str]]:
+        """One message to each shard concerned; what is not there, with what it said."""
+        asked = []
+        for part in _messages(fragments):
+            client = self.shard(int(part.shard[0]))
+            asked.append((part, client.begin(op, map=self.map.version, **given(part))))
+        moved = []
+        for part, pending in asked:
+            try:
+                took(part, pending.answer())
+            except MovedError as error:
+                moved.append((part, str(error)))
+        return moved
+
+    def _pages_of(self, shard: int) -> Ints:
+        return self.shard(shard).again("held_pages", {}).words.astype(np.int64)
+
+    def _write_pages(self, pages: Ints, words: NDArray[np.uint32]) -> None:
+        for first in range(0, len(pages), PAGES_AT_ONCE):
+            chunk = slice(first, first + PAGES_AT_ONCE)
+            self.write(pages[chunk] * PAGE_WORDS, words[chunk])
+
+
+def _messages(fragments: Fragments) -> list[Fragments]:
+    """The fragments of each shard, as many as a message takes."""
+    parts = [fragments.of(shard) for shard in np.unique(fragments.shard).tolist()]
+    return [_slice(part, slice(i, i + MAX_RANGES)) for part in parts for i in range(0, len(part.start), MAX_RANGES)]
+
+
+def _slice(part: Fragments, which: slice) -> Fragments:
+    return Fragments(
+        part.range_index[which], part.start[which], part.length[which], part.shard[which], part.offset[which]
+    )
+
+
+def _joined(parts: Sequence[Fragments]) -> Fragments:
+    return Fragments(
+        *(np.concatenate([getattr(part, name) for part in parts])
+          for name in ("range_index", "start", "length", "shard", "offset"))
+    )  # fmt: skip
+
+
+def _owned_by(held: ShardMap, part: Fragments) -> Fragments:
+    owners = held.owners(part.start // held.stripe_words)
+    return Fragments(part.range_index, part.start, part.length, owners, part.offset)

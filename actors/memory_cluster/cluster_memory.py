@@ -1,0 +1,294 @@
+"""A memory of a cluster: its copies as actors that outlive whoever launches them, each on a node of its own.
+
+A keeper has them run; what leads, and what is in sync, is in the directory.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import msgpack
+import ray
+
+from actors.errors import ActorError
+from actors.memory.coordinator import Coordinator, ShardState, change, version_of
+from actors.memory.resharding import Moved, first_map, reshard
+from actors.memory.shard_map import ENTRY, ShardMap, load_map, shard_name
+from actors.memory.sharded_store import ShardedStore
+from actors.memory_cluster.actor_registry import (
+    RAY_NAMESPACE,
+    Place,
+    ask_actors,
+    copies_of,
+    copy_name,
+    end_actors,
+    is_up,
+    keeper_name,
+)
+from actors.memory_cluster.ray_coordinator import RayCoordinator
+from actors.memory_cluster.replica_actor import MemoryConfig
+from actors.memory_cluster.supervisor import Supervisor, lifetime
+from actors.processes import ProcessStat
+from leworld.errors import ConfigError, StoreError
+
+LAUNCH = "launch"
+START_S = 60.0
+ANSWER_S = 5.0
+GRACE_S = 3.0
+"""That shards which hold nothing any more still answer: longer than clients wait for one message."""
+START_OF_A_COPY_S = 5.0
+"""More for each copy: they start one after another on a machine that has few processors."""
+
+
+class ClusterMemory:
+    """A memory of the cluster that this process is connected to, by its name.
+
+    Attributes:
+        directory: where it is known.
+        config: as it was launched.
+        keeper: the actor that keeps it, if it was made here.
+    """
+
+    keeper: Any = None
+
+    def __init__(self, name: str) -> None:
+        """Find a memory.
+
+        Raises:
+            StoreError: the cluster has none of this name.
+        """
+        self.directory = RayCoordinator(name)
+        raw = self.directory.load(LAUNCH)
+        if raw is None:
+            raise StoreError(f"memory {name}: the cluster has none of this name; start one with: leworld memory launch")
+        content: dict[str, Any] = msgpack.unpackb(raw)
+        self.config, self._tokens = MemoryConfig(**content["config"]), dict(content["tokens"])
+        self._version = int(content["version"])
+
+    @classmethod
+    def launch(
+        cls, config: MemoryConfig, timeout_s: float | None = None, *, accept_loss: bool = False
+    ) -> ClusterMemory:
+        """Start a memory's copies, or those that are missing, and wait until all are in sync.
+
+        A copy that is still being made anew when the time is over is no error where its shard has a leader.
+
+        Args:
+            config: of the memory.
+            timeout_s: for all of it; by default ``START_S``, and some seconds for each copy.
+            accept_loss: go on with the copies that are there after all else was lost, though a missing one may hold
+                newer writes.
+
+        Raises:
+            ConfigError: the cluster has too few nodes, or a memory of this name that is of another kind.
+            ActorError: a copy does not come up.
+            StoreError: files of copies are missing that may hold what the others do not, or cannot be used.
+        """
+        directory = RayCoordinator(config.name)
+        tokens = {secrets.token_hex(16): who for who in ("peer", "admin")}
+        is_new = directory.seed(LAUNCH, _launch_entry(1, config, tokens))
+        memory = cls(config.name)
+        other = [name for name, value in asdict(memory.config).items() if value != getattr(config, name)]
+        if other:
+            known = ", ".join(f"{name} {getattr(memory.config, name)}" for name in other)
+            raise ConfigError(
+                f"memory {config.name}: runs already with other settings ({known}); stop it first with:"
+                " leworld memory stop"
+            )
+        try:
+            memory.start(range(config.shards), timeout_s, accept_loss=accept_loss)
+        except BaseException:
+            if is_new:
+                memory.stop()
+            raise
+        return memory
+
+    def start(self, shards: Sequence[int], timeout_s: float | None = None, *, accept_loss: bool = False) -> None:
+        """Start the copies of shards, and wait until all are in sync; see ``launch``."""
+        wanted = set(shards)
+        known = self._known(wanted, timeout_s)
+        # Stripes may be on their way to shards that nobody asked for.
+        wanted |= set(self._newest_map(known).all_shards)
+        known |= self._known(wanted - {shard for shard, _ in known}, timeout_s)
+        for shard in wanted:
+            copies = [seen for place, seen in known.items() if place[0] == shard]
+            restore_entry(self.directory, shard_name(shard), copies, accept_loss=accept_loss)
+            if not self.directory.get(shard_name(shard)).in_sync:
+                # Nothing was ever in it, or nothing since its copies were retired.
+                ask_actors({0: copy_name(self.config.name, (shard, 0))}, "begin", START_S)
+        # Not that of before: the shards that were started last may know a newer one.
+        self.directory.seed(ENTRY, self._newest_map(known).to_bytes())
+        self._wait_until_in_sync(wanted, timeout_s)
+
+    def client(self, timeout_s: float = 30.0, *, mapped: bool | None = None) -> ShardedStore:
+        """A client that may do everything.
+
+        Args:
+            timeout_s: of a call.
+            mapped: see ``ShardedStore``; by default so for a run's memory, of which nothing is granted to anyone.
+        """
+        mapped = self.config.ends_with_run if mapped is None else mapped
+        return ShardedStore(self.directory, token=self._token("admin"), timeout_s=timeout_s, mapped=mapped)
+
+    def reshard(self, shards: int, progress: Callable[[float], None] = lambda _: None) -> Moved:
+        """Have the words with another number of shards, while they are read and written.
+
+        The copies of shards that hold nothing then are ended, and their files deleted.
+
+        Raises:
+            ConfigError: there are too few nodes, or it is no number of shards.
+            StoreError: a shard keeps versions.
+        """
+        if not 1 <= shards <= 1 << 16:
+            raise ConfigError(f"{shards} shards: 1 to {1 << 16} are possible")
+        before = load_map(self.directory)
+        if before.is_moving and before.target != tuple(range(shards)):
+            raise ConfigError(f"memory {self.config.name}: {moving(self.config.name, before)}")
+        self.start(sorted({*before.all_shards, *range(shards)}))
+        store = self.client()
+        try:
+            moved = reshard(store, range(shards), progress)
+        finally:
+            store.close()
+        self._change(replace(self.config, shards=shards))
+        self._ask_keeper("keep", range(shards))
+        # Whoever asks them still is told where the words are, and whether a write was made.
+        time.sleep(GRACE_S if set(before.all_shards) - set(range(shards)) else 0.0)
+        self._retire()
+        return moved
+
+    def stop(self) -> None:
+        """End every copy, and forget the memory; its files stay, and ``launch`` goes on with them."""
+        name = self.config.name
+        # Else it would start them again.
+        end_actors({0: keeper_name(name)})
+        end_actors(copies_of(name))
+        self.directory.forget()
+
+    def nodes(self) -> dict[str, str]:
+        """Name of each copy's actor to the node that it is on."""
+        return self._ask_keeper("nodes")
+
+    def processes(self) -> list[ProcessStat]:
+        """Every copy's process and its peak memory."""
+        found = ask_actors(self._names(set(load_map(self.directory).all_shards)), "process", ANSWER_S)
+        return [found[place] for place in sorted(found)]
+
+    def _known(self, shards: set[int], timeout_s: float | None) -> dict[Place, Any]:
+        """Have copies run; of each its id, its address and what it saw of the directory."""
+        if not shards:
+            return {}
+        self._ask_keeper("keep", sorted(shards))
+        return ask_actors(self._names(shards), "known", self._start_s(shards, timeout_s))
+
+    def _wait_until_in_sync(self, shards: set[int], timeout_s: float | None) -> None:
+        names, seconds = self._names(shards), self._start_s(shards, timeout_s)
+        try:
+            ask_actors(names, "wait_until_in_sync", seconds + START_S, seconds)
+        except ActorError:
+            store = self.client(START_OF_A_COPY_S)
+            try:
+                for shard in shards:
+                    store.shard(shard).ask("stat")
+            finally:
+                store.close()
+
+    def _names(self, shards: set[int]) -> dict[Place, str]:
+        places = [(shard, copy) for shard in sorted(shards) for copy in range(self.config.copies)]
+        return {place: copy_name(self.config.name, place) for place in places}
+
+    def _start_s(self, shards: set[int], timeout_s: float | None) -> float:
+        return START_S + START_OF_A_COPY_S * len(shards) * self.config.copies if timeout_s is None else timeout_s
+
+    def _newest_map(self, known: dict[Place, Any]) -> ShardMap:
+        """The map of now; where the directory has none, the newest one that a copy saw, else that of a new memory.
+
+        Raises:
+            ConfigError: that is not of a memory like this one.
+        """
+        config, found = self.config, load_map(self.directory)
+        if found.version:
+            return found
+        maps = [entries[ENTRY] for _, _, entries in known.values() if ENTRY in entries]
+        if not maps:
+            return first_map(config.address_bits, range(config.shards))
+        found = ShardMap.from_bytes(max(maps, key=version_of))
+        if config.shards not in {len(found.shards), len(found.target)} or found.address_bits != config.address_bits:
+            raise ConfigError(
+                f"memory {config.name}: its files are of {len(found.target)} shards and {found.address_bits} bits:"
+                " launch it with these"
+            )
+        return found
+
+    def _token(self, who: str) -> str:
+        return next(token for token, name in self._tokens.items() if name == who)
+
+    def _ask_keeper(self, method: str, *arguments: Any) -> Any:
+        name = keeper_name(self.config.name)
+        if not is_up(name):
+            make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Supervisor)
+            # Where the memory ends with the run, it is this handle that keeps it alive.
+            self.keeper = make.options(
+                name=name, namespace=RAY_NAMESPACE, lifetime=lifetime(self.config), get_if_exists=True,
+                max_concurrency=4,
+            ).remote(self.config, self._tokens)  # fmt: skip
+        return ask_actors({0: name}, method, START_S, *arguments)[0]
+
+    def _retire(self) -> None:
+        """End the copies of shards that the map does not know."""
+        held = load_map(self.directory).all_shards
+        retired = {place: name for place, name in copies_of(self.config.name).items() if place[0] not in held}
+        end_actors(retired, "retire")
+        for shard in {shard for shard, _ in retired} - set(load_map(self.directory).all_shards):
+            name = shard_name(shard)
+            # Its version goes on, as copies of lost nodes have an older one.
+            change(self.directory, name, self.directory.get(name), primary="", in_sync=(), addresses={})
+
+    def _change(self, config: MemoryConfig) -> None:
+        self._version += 1
+        self.directory.store(LAUNCH, self._version, _launch_entry(self._version, config, self._tokens))
+        self.config = config
+
+
+def moving(name: str, found: ShardMap) -> str:
+    """What there is to say of a memory whose words are on the way."""
+    count = len(found.target)
+    return f"words are moving to {count} shards; end that with: leworld memory reshard {name} {count}"
+
+
+def restore_entry(
+    directory: Coordinator, shard: str, known: Sequence[tuple[str, str, dict[str, bytes]]], *, accept_loss: bool = False
+) -> None:
+    """Tell a directory that lost everything what the copies of a shard saw last.
+
+    Args:
+        directory: that may have lost it; nothing happens where it has not.
+        shard: its entry.
+        known: id, address and entries that were seen of every copy that runs.
+        accept_loss: do without a copy that is missing, if one that runs was in sync by what they saw.
+
+    Raises:
+        StoreError: a copy is missing that may be newer than all of these.
+    """
+    states = [ShardState.from_bytes(entries[shard]) for _, _, entries in known if shard in entries]
+    if not states or directory.load(shard) is not None:
+        return
+    newest = max(states, key=lambda state: state.version)
+    addresses = {name: address for name, address, _ in known}
+    here = tuple(name for name in newest.in_sync if name in addresses)
+    missing = sorted(set(newest.in_sync) - set(here))
+    if missing and not (accept_loss and here):
+        way_out = ", or do without what only it has with --accept-loss" if here else ""
+        raise StoreError(
+            f"{shard}: copy {', '.join(missing)} is not among those that run, and may hold writes that the others do"
+            f" not: start its node, which has its files{way_out}"
+        )
+    directory.seed(shard, replace(newest, in_sync=here, addresses={**newest.addresses, **addresses}).to_bytes())
+
+
+def _launch_entry(version: int, config: MemoryConfig, tokens: dict[str, str]) -> bytes:
+    return msgpack.Packer().pack({"version": version, "config": asdict(config), "tokens": tokens})

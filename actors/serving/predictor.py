@@ -1,0 +1,204 @@
+"""PredictionService: predictions of a system as plain values; a part that dies is replaced, and the call made again.
+
+Shapes: see ``leworld.types``; every field of a question or an answer has the samples as its first axis.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actors.errors import ActorError
+from actors.training.learner_process import LearnerProcess
+from leworld.errors import DataError
+from leworld.memory import Receipt, Words
+from leworld.memory.ranges import Ints
+from leworld.models.system import System, check_query
+from leworld.types import Query, Step
+
+MOST_SAMPLES = 4096
+"""Of one question."""
+REQUIRED, OPTIONAL = ("current", "characteristics"), ("past", "info_query", "seen")
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PredictionQuestion:
+    """Samples to predict; ``seen`` (B, ...) is what an earlier answer said of their episodes, None at their start."""
+
+    query: Query
+    seen: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.query.current)
+
+
+class PredictionService:
+    """A system in a learner that does not learn.
+
+    Attributes:
+        events: what died and what was done, a line each, in order.
+    """
+
+    def __init__(self, make: Callable[[], LearnerProcess], max_failures: int) -> None:
+        """Make the system.
+
+        Args:
+            make: a learner with clients of living parts, in the state that is to be asked.
+            max_failures: how often in a row a part may die.
+        """
+        self.events: list[str] = []
+        self._make, self._max_failures = make, max_failures
+        # The clients of its parts are for one thread at a time.
+        self._lock = threading.Lock()
+        self._learner = make()
+
+    @property
+    def _system(self) -> System:
+        return self._learner.system
+
+    def about(self) -> Plain:
+        """What is asked: the world's sizes, how many SLMs there are, and where training stood."""
+        spec, position = self._system.spec, self._learner.trainer.position
+        widths = {"state": spec.state_dim, "next_state": spec.target_dim, "characteristics": spec.char_dim}
+        widths["info_query"] = self._system.blm.config.query_dim
+        place = {"phase": position.phase, "step": position.step}
+        return {"world": spec.name, "widths": widths, "slms": list(self._system.fleet.members), "trained_to": place,
+                "address_bits": spec.address_bits}  # fmt: skip
+
+    def question(self, given: Mapping[str, Any]) -> PredictionQuestion:
+        """Read a question.
+
+        Args:
+            given: current (B, S) and characteristics (B, C); past (B, S), by default current; info_query (B, Q), by
+                default zeros; seen, of the answer to the step before.
+
+        Raises:
+            DataError: a field is missing, not known, no array of numbers, or does not fit the world.
+        """
+        check_names(given)
+        fields = {name: to_tensor(name, given[name]) for name in given if given[name] is not None}
+        current = fields["current"]
+        if current.dim() != 2 or not 1 <= len(current) <= MOST_SAMPLES:
+            shape = tuple(current.shape)
+            raise DataError(f"current has shape {shape}: give 1 to {MOST_SAMPLES} samples, each a list of numbers")
+        query_dim = self._system.blm.config.query_dim
+        info = fields.get("info_query", torch.zeros(len(current), query_dim))
+        query = Query(fields.get("past", current), current, fields["characteristics"], info)
+        check_query(query, self._system.spec, query_dim)
+        return PredictionQuestion(query, self._seen(query, fields.get("seen")))
+
+    def _seen(self, query: Query, seen: Tensor | None) -> Tensor | None:
+        wanted = self._system.observe(query)
+        if seen is None:
+            return None
+        if wanted is None or seen.shape != wanted.shape or not bool(seen.isfinite().all()):
+            shape = "none" if wanted is None else tuple(wanted.shape)
+            raise DataError(f"seen has shape {tuple(seen.shape)}: give what an answer said of these episodes ({shape})")
+        return seen
+
+    def answer(self, questions: Sequence[PredictionQuestion]) -> list[Plain]:
+        """Answer questions, together where that can be; each answer as its question alone would get it, to rounding.
+
+        Returns:
+            of each: next_state (B, Y); mask (B, N); slms, (B, N) who that is; reads, of each sample those made, each
+            with slm, start, length and believed; info_query (B, Q) and seen (B, ...), for the next question.
+
+        Raises:
+            ActorError: a part died more often than it may.
+        """
+        found: list[Plain] = [{} for _ in questions]
+        for has_seen in (False, True):
+            chosen = [n for n, question in enumerate(questions) if (question.seen is not None) == has_seen]
+            if chosen:
+                for n, answer in zip(chosen, self._together([questions[n] for n in chosen]), strict=True):
+                    found[n] = answer
+        return found
+
+    def read(self, start: Ints, length: Ints) -> Words:
+        """Read R ranges; see ``Reader.read``."""
+        with self._lock:
+            return self._learner.trainer.learner.memory.read(start, length)
+
+    def write(self, start: Ints, words: NDArray[np.uint32]) -> Receipt:
+        """Write R blocks of one length, which the next answer knows; see ``Memory.write``."""
+        with self._lock:
+            return self._learner.trainer.learner.memory.write(start, words)
+
+    def _together(self, questions: Sequence[PredictionQuestion]) -> list[Plain]:
+        first, *others = [question.query for question in questions]
+        query = first.map(lambda *parts: torch.cat(parts), *others)
+        seen = None if questions[0].seen is None else torch.cat([q.seen for q in questions if q.seen is not None])
+        with self._lock:
+            step, now = self._predicted(query, seen)
+        whole = plain(step, now, self._system.fleet.members)
+        borders = np.cumsum([0, *map(len, questions)])
+        return [{name: rows and rows[begin:end] for name, rows in whole.items()} for begin, end in pairwise(borders)]
+
+    def _predicted(self, query: Query, seen: Tensor | None) -> tuple[Step, Tensor | None]:
+        failures = 0
+        while True:
+            try:
+                now = self._system.observe(query, seen)
+                return self._system.predict(query, seen=now), now
+            except ActorError as error:
+                failures += 1
+                if failures > self._max_failures:
+                    raise
+                self.events.append(f"{error.actor} {error.problem}; goes on from the checkpoint when all are there")
+                self._learner = self._make()
+
+
+def plain(step: Step, seen: Tensor | None, members: Sequence[int]) -> Plain:
+    """A step as lists of numbers, a row a sample."""
+    asked = torch.arange(len(members)).expand(len(step.mask), -1) if step.asked is None else step.asked.cpu()
+    slms = torch.tensor(list(members))[asked].tolist()
+    reads = zip(slms, step.reads.start.tolist(), step.reads.length.tolist(), step.believed.tolist(), strict=True)
+    return {
+        "next_state": step.next_state.tolist(),
+        "mask": step.mask.int().tolist(),
+        "slms": slms,
+        "reads": [
+            [
+                {"slm": slm, "start": start, "length": length, "believed": round(belief, 4)}
+                for slm, start, length, belief in zip(*row, strict=True)
+                if length
+            ]
+            for row in reads
+        ],
+        "info_query": step.info_query.tolist(),
+        "seen": None if seen is None else seen.tolist(),
+    }
+
+
+def check_names(given: Mapping[str, Any]) -> None:
+    """Raise DataError unless all fields are there that must be, and none that is not known."""
+    known = (*REQUIRED, *OPTIONAL)
+    missing = [name for name in REQUIRED if given.get(name) is None]
+    strange = [str(name) for name in given if name not in known]
+    if missing or strange:
+        what = f"{missing[0]} is missing" if missing else f"{strange[0]!r} is not known"
+        raise DataError(f"{what}: give {', '.join(REQUIRED)}, and if you like {', '.join(OPTIONAL)}")
+
+
+def to_tensor(name: str, value: Any) -> Tensor:
+    """Lists of numbers as float32.
+
+    Raises:
+        DataError: they are something else, or lists of different lengths.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{name} is no array of numbers: give a list of samples, each a list of as many numbers")
+    return torch.from_numpy(array.astype(np.float32))

@@ -1,0 +1,139 @@
+"""BLM learner: the trainer with its hands on fleet and memory, wherever those are, and the state of all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from actors.processes import ProcessStat, own_stat
+from actors.training.shared_fleet import to_array
+from actors.training.step_timer import Meter, MeteredFleet, MeteredMemory
+from leworld.errors import CheckpointError
+from leworld.memory import Memory, Snapshot
+from leworld.models.fleet import Fleet
+from leworld.models.system import ModelConfig, System
+from leworld.training.data_parallel import ALONE, LearnerGroup
+from leworld.training.phase_runner import PhaseRunner, PhasesConfig, Position, Progress
+from leworld.worlds.base import World
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """All that a run needs to go on: tensors by name, the memory's pages, and where training stands."""
+
+    position: Position
+    blm: dict[str, Tensor]
+    slms: dict[str, Tensor]
+    memory: Snapshot
+
+
+class LearnerProcess:
+    """Trains a system. Lives in a Ray Train worker, or in the only process there is.
+
+    Attributes:
+        team: of learners, this one among them.
+        meter: counts what it waits for, and what it reads.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        phases: PhasesConfig,
+        world: World,
+        fleet: Fleet,
+        memory: Memory,
+        *,
+        seed: int,
+        threads: int,
+        device: str = "cpu",
+        team: LearnerGroup = ALONE,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.team, self.meter = team, Meter()
+        metered = MeteredFleet(fleet, self.meter), MeteredMemory(memory, self.meter)
+        self.trainer = PhaseRunner(model, phases, world, *metered, seed=seed, device=device, team=team)
+
+    @property
+    def system(self) -> System:
+        """The system as it stands, ready to predict."""
+        return self.trainer.learner.system
+
+    def num_steps(self, phase: str) -> int:
+        """Steps of a phase."""
+        return self.trainer.num_steps(phase)
+
+    def steps(self) -> Iterator[Progress]:
+        """Do the steps that are left; see ``PhaseRunner.steps``."""
+        return self.trainer.steps()
+
+    def can_be_cut(self, progress: Progress) -> bool:
+        """Whether all parts stand just after this step, so that the state may be kept."""
+        return self.trainer.position == progress.position
+
+    def align(self) -> None:
+        """Stand where the first learner of the team stands."""
+        if self.team.size == 1:
+            return
+        learner, position = self.trainer.learner, self.trainer.position
+        given = self.team.share(
+            lambda: {
+                **asdict(position),
+                "members": list(learner.fleet.members),
+                "blm": {name: to_array(x) for name, x in learner.state().items()},
+            }
+        )
+        if self.team.rank:
+            self._have(given["members"])
+            learner.load_state({name: torch.tensor(array) for name, array in given["blm"].items()})
+            self.trainer.position = Position(given["phase"], given["step"])
+
+    def _have(self, members: Sequence[int]) -> None:
+        """Have these SLMs and no others."""
+        learner = self.trainer.learner
+        for slm_id in [slm_id for slm_id in learner.fleet.members if slm_id not in members]:
+            learner.leave(slm_id)
+        for slm_id in [slm_id for slm_id in members if slm_id not in learner.fleet.members]:
+            learner.join(slm_id, 0)
+
+    def processes(self) -> list[ProcessStat]:
+        """Those of the team's learners."""
+        name = "BLM learner" if self.team.size == 1 else f"BLM learner {self.team.rank}"
+        return self.team.exchange(own_stat(name))
+
+    def state(self) -> LearnerState:
+        """Copy the whole state."""
+        learner = self.trainer.learner
+        return LearnerState(self.trainer.position, learner.state(), learner.fleet.state(), learner.memory.snapshot())
+
+    def load_state(self, state: LearnerState, *, with_memory: bool = True) -> None:
+        """Inverse of ``state``; without the memory its words stay as they are.
+
+        Raises:
+            CheckpointError: the state is of another system; nothing is changed in the parts checked before.
+        """
+        learner = self.trainer.learner
+        self._have(members_of(state))
+        learner.load_state(state.blm)
+        learner.fleet.load_state(state.slms)
+        if with_memory:
+            learner.memory.restore(state.memory)
+        self.trainer.position = state.position
+
+
+def members_of(state: LearnerState) -> list[int]:
+    """The SLMs of a state; some may have joined or left since the run began.
+
+    Raises:
+        CheckpointError: its BLM is not of as many.
+    """
+    found = sorted({int(name.split(".")[1]) for name in state.slms if name.startswith("slm.")})
+    key = state.blm.get("model.router.key")
+    if not found or key is None or len(found) != len(key):
+        number = "no" if key is None else len(key)
+        raise CheckpointError(
+            f"checkpoint has {len(found)} SLMs, this system {number}: the files are not of one checkpoint; take another"
+        )
+    return found

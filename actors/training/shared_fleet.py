@@ -1,0 +1,94 @@
+"""SharedFleet: one fleet of SLMs for a team of learners. The first learner asks it for all of them at once.
+
+So SLMs see the same questions and credits, and make one step, whatever the number of learners.
+
+Shapes: see ``leworld.types``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actors.rpc.tensors import from_wire, to_wire
+from actors.training.distributed_group import joined
+from leworld.models.fleet import Fleet, Metrics, Moment
+from leworld.training.data_parallel import LearnerGroup
+from leworld.types import Credit, Proposals, Query
+
+
+class SharedFleet:
+    """A ``Fleet`` for one learner of a team; each has rows of its own."""
+
+    def __init__(self, team: LearnerGroup, fleet: Fleet | None, num_slms: int) -> None:
+        """Share a fleet.
+
+        Args:
+            team: of this learner.
+            fleet: of the first learner; None for the others.
+            num_slms: of the fleet.
+        """
+        assert (fleet is not None) == (team.rank == 0), team.rank
+        self.members, self._team, self._fleet = list(range(num_slms)), team, fleet
+
+    @property
+    def num_slms(self) -> int:
+        """See ``Fleet``."""
+        return len(self.members)
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """See ``Fleet``; every learner has to say so."""
+        if self._fleet is not None:
+            self._fleet.join(slm_id, steps)
+        self.members = [*self.members, slm_id]
+
+    def leave(self, slm_id: int) -> None:
+        """See ``Fleet``; every learner has to say so."""
+        if self._fleet is not None:
+            self._fleet.leave(slm_id)
+        self.members = [member for member in self.members if member != slm_id]
+
+    def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
+        """See ``Fleet``."""
+        pending = self._fleet.pretrain(first_step, num_steps) if self._fleet is not None else list
+        return lambda: self._team.share(pending)
+
+    def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
+        """See ``Fleet``."""
+        parts = self._team.exchange((to_wire(query), None if asked is None else to_array(asked)))
+        questions = joined([part for part, _ in parts])
+        whom = None if asked is None else torch.cat([torch.tensor(part) for _, part in parts])
+        made = self._team.share(lambda: to_wire(self._own().propose(questions, whom, learn=learn)))
+        return from_wire(made).map(self._rows([len(part.current) for part, _ in parts]))
+
+    def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
+        """See ``Fleet``."""
+        parts = self._team.exchange([to_wire(credit) for credit in credits])
+        together = [joined(list(each)) for each in zip(*parts, strict=True)]
+        found = self._team.share(lambda: [to_array(x) for x in self._own().learn(together, lr, moment)])
+        sizes = [[len(part[i].hidden_grad) for part in parts] for i in range(len(credits))]
+        return [self._rows(size)(torch.tensor(each)) for size, each in zip(sizes, found, strict=True)]
+
+    def state(self) -> dict[str, Tensor]:
+        """See ``Fleet``; of the first learner only."""
+        return self._own().state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """See ``Fleet``; of the first learner only."""
+        self._own().load_state(state)
+
+    def _own(self) -> Fleet:
+        assert self._fleet is not None, "only the first learner speaks with the SLMs"
+        return self._fleet
+
+    def _rows(self, sizes: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        first = sum(sizes[: self._team.rank])
+        return lambda tensor: tensor[first : first + sizes[self._team.rank]]
+
+
+def to_array(tensor: Tensor) -> Any:
+    """On the CPU, as one that travels."""
+    return tensor.detach().cpu().contiguous().numpy()

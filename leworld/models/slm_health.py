@@ -1,0 +1,129 @@
+"""SLMHealth: the track record of every SLM, by which one whose reads are no longer believed is shut out.
+
+The router decides before anything is read, from what an SLM says of itself; one that goes wrong with unchanged
+confidence cannot be seen there. But every read is checked: a record is believed or not. Here those beliefs, of what an
+SLM names first, add up in a sequential probability ratio test of "its reads are believed as rarely as a corrupt SLM's"
+against "as often as a healthy one's". The sum never falls below zero, so that old merit does not hide new failure, nor
+rises above the threshold, so that old failure does not hide recovery.
+
+Source: Wald 1945, https://doi.org/10.1214/aoms/1177731118; with the floor at zero, Page 1954,
+https://doi.org/10.1093/biomet/41.1-2.100
+
+Shapes:
+    B: streams, one sample a step each.  N: SLMs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from leworld.errors import ConfigError, DataError
+from leworld.types import Step
+
+
+@dataclass(frozen=True)
+class SLMHealthConfig:
+    """The test that an SLM's reads must pass.
+
+    Attributes:
+        healthy: rate at which a healthy SLM's reads are believed.
+        corrupt: rate at which a corrupt one's are, by chance; below ``healthy``.
+        error_rate: of either verdict, by Wald's thresholds.
+        probe_every: steps without a read, before an excluded SLM may read once more.
+    """
+
+    healthy: float = 0.95
+    corrupt: float = 0.3
+    error_rate: float = 0.01
+    probe_every: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.corrupt < self.healthy < 1:
+            raise ConfigError(
+                f"standing: corrupt {self.corrupt} and healthy {self.healthy} are not 0 < corrupt < healthy < 1: "
+                "give the rates at which wrong and right reads are believed"
+            )
+        if not 0 < self.error_rate < 0.5:
+            raise ConfigError(f"standing: error_rate {self.error_rate} is outside (0, 0.5): give one such as 0.01")
+        if self.probe_every < 1:
+            raise ConfigError(f"standing: probe_every {self.probe_every} is below 1: give a number of steps")
+
+    @property
+    def limit(self) -> float:
+        """The sum at which an SLM is excluded, in nats."""
+        return math.log((1 - self.error_rate) / self.error_rate)
+
+    def evidence(self, believed: Tensor) -> Tensor:
+        """Log-likelihood ratio of corrupt against healthy, in nats, for reads believed with these probabilities."""
+        for_corrupt = math.log(self.corrupt / self.healthy)
+        against = math.log((1 - self.corrupt) / (1 - self.healthy))
+        return believed * for_corrupt + (1 - believed) * against
+
+
+@dataclass(frozen=True)
+class SLMHealth:
+    """What is held against the SLMs, stream by stream.
+
+    ``doubt`` (B, N) in nats, from 0 to ``config.limit``; ``excluded`` (B, N) bool, from when doubt reaches the limit
+    until it is back at 0; ``wait`` (B, N) int64, steps until an excluded SLM may be probed, 0 from when it may.
+    """
+
+    doubt: Tensor
+    excluded: Tensor
+    wait: Tensor
+    config: SLMHealthConfig = field(default_factory=SLMHealthConfig)
+
+    @classmethod
+    def fresh(
+        cls,
+        num_streams: int,
+        num_slms: int,
+        config: SLMHealthConfig | None = None,
+        device: torch.device | str = "cpu",
+    ) -> SLMHealth:
+        """Nothing is held against anyone.
+
+        Args:
+            num_streams: B; with 1, one record serves a batch of any size: its reads are averaged step by step.
+            num_slms: N.
+            config: of the test.
+            device: of the tensors; that of the system.
+        """
+        doubt = torch.zeros(num_streams, num_slms, device=device)
+        wait = torch.zeros(num_streams, num_slms, dtype=torch.int64, device=device)
+        return cls(doubt, torch.zeros_like(wait, dtype=torch.bool), wait, config or SLMHealthConfig())
+
+    def allowed(self) -> Tensor:
+        """(B, N) float, 1 where an SLM may be trusted now: it is not excluded, or it is due to be probed."""
+        return (~self.excluded | (self.wait == 0)).float()
+
+    def observe(self, step: Step) -> SLMHealth:
+        """What is held against the SLMs after a step.
+
+        Raises:
+            DataError: the step is of another number of samples.
+        """
+        read, believed = self._reads(step)
+        doubt = (self.doubt + self.config.evidence(believed)).clamp(0, self.config.limit)
+        doubt = torch.where(read, doubt, self.doubt)
+        excluded = torch.where(self.excluded, doubt > 0, doubt >= self.config.limit)
+        # A probe that was believed is followed up at once.
+        failed = excluded & (~self.excluded | (read & (believed <= 0.5)))
+        wait = torch.where(failed, self.config.probe_every, (self.wait - 1).clamp(min=0))
+        return replace(self, doubt=doubt, excluded=excluded, wait=wait)
+
+    def _reads(self, step: Step) -> tuple[Tensor, Tensor]:
+        """(B, N) which SLMs were read, and how far what they named first was believed."""
+        read, believed = step.reads.length > 0, step.first_believed
+        if len(self.doubt) == 1:
+            count = read.sum(0, keepdim=True)
+            return count > 0, (believed * read).sum(0, keepdim=True) / count.clamp(min=1)
+        if len(read) != len(self.doubt):
+            raise DataError(
+                f"standing of {len(self.doubt)} streams, and a step of {len(read)} samples: give one sample a stream"
+            )
+        return read, believed

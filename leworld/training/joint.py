@@ -1,0 +1,256 @@
+"""Phase 2, joint: SLMs compete for credit, the router for the cheapest good mask, the BLM for the error.
+
+Every SLM proposes K candidates. On part of the samples the learner finds out which candidates and which mask would have
+explained the transition, and teaches that back. Nothing is recurrent here, so time folds into the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from leworld.models.blm import BLM
+from leworld.models.pooling import Senses
+from leworld.models.router import Routing, logistic_noise
+from leworld.optim import warmup_cosine
+from leworld.rng import generator
+from leworld.training.data_parallel import BatchPart, LearnerGroup
+from leworld.training.hindsight import best_masks, candidate_credit
+from leworld.training.setting_checks import check_fractions, check_not_negative, check_positive
+from leworld.training.train_state import Metrics, ReadNoise, TrainState, recall, subset_loss, verify_loss
+from leworld.types import Batch, Credit, Proposals, Ranges
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """Phase 2.
+
+    Attributes:
+        steps: optimiser steps, of the BLM and of every SLM.
+        sequences: sequences drawn a step; ``samples`` transitions kept of them.
+        lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
+        irrelevant: part of the reads that are another sample's; ``dropped`` part left out; ``blind`` part of the
+            samples that read nothing; ``cut`` part of which only some first records of each read exist; ``forgotten``
+            part that knows nothing of its episode so far.
+        scored: part of the samples on which hindsight scores candidates and masks.
+        verify_weight: of the loss of reads wrongly ignored or wrongly believed.
+        credit_weight: of hindsight over candidates in the SLMs' loss.
+        credit_temperature: of its target, as a part of the spread of the candidates' errors.
+        label_weight: of the write log in the SLMs' loss.
+        mask_weight: of hindsight over masks in the router's loss.
+        shortlist_weight: of hindsight over masks in the loss of whom to ask, where ``model.asked`` are few.
+        subset_weight: of the loss of whom to ask, where the world says which tables matter.
+        read_price: error that one read less is worth.
+        balance_weight, entropy_weight: of the router's terms.
+        temperature: of the router at the start; it falls geometrically to ``temperature_end``.
+    """
+
+    steps: int = 400
+    sequences: int = 64
+    samples: int = 256
+    lr: float = 5e-4
+    slm_lr: float = 1e-3
+    warmup_steps: int = 20
+    irrelevant: float = 0.3
+    dropped: float = 0.1
+    blind: float = 0.05
+    cut: float = 0.1
+    forgotten: float = 0.3
+    scored: float = 0.25
+    verify_weight: float = 0.1
+    credit_weight: float = 0.2
+    credit_temperature: float = 0.2
+    label_weight: float = 0.1
+    mask_weight: float = 0.5
+    shortlist_weight: float = 0.5
+    subset_weight: float = 1.0
+    read_price: float = 0.0005
+    balance_weight: float = 0.001
+    entropy_weight: float = 0.001
+    temperature: float = 1.0
+    temperature_end: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_fractions("phases.joint", self, "irrelevant", "dropped", "blind", "cut", "forgotten", "scored")
+        check_positive(
+            "phases.joint", self, "sequences", "samples", "lr", "slm_lr", "credit_temperature", "temperature"
+        )
+        check_positive("phases.joint", self, "temperature_end", "warmup_steps")
+        check_not_negative(
+            "phases.joint", self, "steps", "verify_weight", "credit_weight", "label_weight", "mask_weight"
+        )
+        check_not_negative("phases.joint", self, "shortlist_weight", "subset_weight")
+        check_not_negative("phases.joint", self, "read_price", "balance_weight", "entropy_weight")
+
+    def temperature_at(self, step: int) -> float:
+        """Router temperature, falling geometrically."""
+        part = min(1.0, step / max(1, self.steps - 1))
+        return self.temperature * (self.temperature_end / self.temperature) ** part
+
+
+SHOWN_SLMS = 64
+"""Of more SLMs the use of each is not among the metrics."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What hindsight found on the scored samples ``rows``.
+
+    ``mask`` (R, N) best mask; ``candidate`` (R, N, K) and ``weight`` (R, N) credit; ``total`` samples were scored by
+    the whole team.
+    """
+
+    rows: Tensor
+    mask: Tensor
+    candidate: Tensor
+    weight: Tensor
+    total: int
+
+
+def joint_step(learner: TrainState, config: JointConfig, step: int) -> Metrics:
+    """One step of everything: propose, route, read, predict, score in hindsight, send credit."""
+    draw = generator(learner.seed, "joint", step)
+    # What only a request could find is left to the refine phase: without one, the right record seems of no use.
+    samples = learner.samples(config.sequences, config.samples, draw, keyed=True)
+    part = samples.part
+    query, relevant = learner.query(samples.batch), learner.concern(samples.batch, None).relevant
+    asked = learner.shortlist(query, config.temperature_at(step), part, "joint", step)
+    batch = learner.concern(samples.batch, asked)
+    proposals = attach_hidden(learner.fleet.propose(query, asked, learn=True).to(learner.device))
+    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), asked)
+    columns = proposals.confidence.shape[1]
+    noise = part.of(logistic_noise(torch.Size((part.total, columns)), draw)).to(learner.device)
+    routing = learner.blm.route(senses, proposals, config.temperature_at(step), noise)
+    spoiling = ReadNoise(config.irrelevant, config.dropped, config.blind, config.cut)
+    spoilt = learner.spoil(proposals.ranges(), spoiling, draw, part)
+    scored = scored_rows(part.total, config.scored, draw)
+    rows = (scored[part.holds(scored)] - part.first).to(learner.device)
+    candidates = Ranges(proposals.start[rows], proposals.length[rows])
+    records, (index, candidate_index) = learner.read(spoilt.ranges, candidates)
+
+    pooled = learner.blm.pool(senses, records, index)
+    slots = learner.blm.slots(pooled, proposals)
+    prediction = learner.blm.predict(senses, slots, routing.mask * spoilt.kept)
+    change = learner.change(batch)
+    error = (prediction.change - change).pow(2).mean() * part.share
+
+    chosen = proposals.map(lambda x: x[rows].detach())
+    seen = senses.map(lambda tensor: tensor[rows].detach())
+    scores = score(learner, config, seen, records, candidate_index, chosen, change[rows], rows, len(scored))
+    right = right_reads(batch, proposals) if learner.labels else spoilt.ranges.length > 0
+    verify = verify_loss(pooled, spoilt.wrong, spoilt.wrong | right, learner.team)
+    loss = error + config.verify_weight * verify + routing_loss(config, routing, scores, learner.team, part)
+    loss = loss + config.shortlist_weight * shortlist_loss(learner.blm, senses, scores, part)
+    loss = loss + config.subset_weight * part.share * subset_loss(learner.blm, senses, relevant)
+    loss.backward()
+    lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
+    norm = learner.optimise(lr)
+    credit = to_credit(config, batch, proposals, scores, part, config.label_weight if learner.labels else 0.0)
+    slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
+    learner.fleet.learn([credit], slm_lr, ("joint", step))
+    return {
+        "loss": learner.team.sum(error).item(), "grad_norm": norm, "lr": lr, "temperature": config.temperature_at(step),
+        **hit_metrics(batch, proposals), **recall(asked, relevant),
+        **mask_metrics(batch, routing.logit, relevant, asked, learner.fleet.members),
+    }  # fmt: skip
+
+
+def right_reads(batch: Batch, proposals: Proposals) -> Tensor:
+    """(B, N) bool, where the best candidate is what the write log names."""
+    return (proposals.start[..., 0] == batch.labels.start) & (batch.labels.length > 0)
+
+
+def attach_hidden(proposals: Proposals) -> Proposals:
+    """Let the gradient of ``hidden`` be collected: it is part of the credit."""
+    proposals.hidden.requires_grad_()
+    return proposals
+
+
+def scored_rows(batch: int, part: float, generator: torch.Generator) -> Tensor:
+    """(R,) the samples on which hindsight works, at least one."""
+    return torch.randperm(batch, generator=generator)[: max(1, round(batch * part))]
+
+
+@torch.no_grad()
+def score(
+    learner: TrainState, config: JointConfig, senses: Senses, records, index: Tensor, proposals: Proposals,
+    change: Tensor, rows: Tensor, total: int,
+) -> Scores:  # fmt: skip
+    """Hindsight over candidates (R, N, K) and masks on the scored samples."""
+    if not len(rows):
+        nothing = proposals.confidence
+        return Scores(rows, nothing, torch.zeros_like(proposals.log_prob), nothing, total)
+    alternatives = learner.blm.slots(learner.blm.pool(senses, records, index), proposals)
+    best = alternatives.map(lambda tensor: tensor[:, :, 0])
+    mask = best_masks(learner.blm, senses, best, change, config.read_price)
+    candidate, weight = candidate_credit(learner.blm, senses, best, alternatives, change, config.credit_temperature)
+    return Scores(rows, mask, candidate, weight, total)
+
+
+def routing_loss(config: JointConfig, routing: Routing, scores: Scores, team: LearnerGroup, part: BatchPart) -> Tensor:
+    """Hindsight's masks, and the router's own terms: this learner's share of them."""
+    taught = F.binary_cross_entropy_with_logits(routing.logit[scores.rows], scores.mask) if len(scores.rows) else 0.0
+    taught = part.weight * len(scores.rows) / scores.total * taught
+    use = team.total(routing.prob.mean(0) * part.share)
+    own = config.balance_weight * routing.balance_loss(use) + config.entropy_weight * part.share * routing.entropy()
+    return config.mask_weight * taught + own
+
+
+def shortlist_loss(blm: BLM, senses: Senses, scores: Scores, part: BatchPart) -> Tensor | float:
+    """Where few are asked, hindsight's masks also teach whom to ask, of those who were: this learner's share of it."""
+    if senses.asked is None or not len(scores.rows):
+        return 0.0
+    own = blm.router.alone(senses.state[scores.rows], asked=senses.asked[scores.rows])
+    taught = F.binary_cross_entropy_with_logits(own.logit, scores.mask)
+    return part.weight * len(scores.rows) / scores.total * taught
+
+
+def to_credit(
+    config: JointConfig, batch: Batch, proposals: Proposals, scores: Scores, part: BatchPart, label_weight: float
+) -> Credit:
+    """What the SLMs are taught: the write log where the address follows from the inputs, hindsight where it scored."""
+    candidate = torch.zeros_like(proposals.log_prob)
+    weight = torch.zeros_like(proposals.confidence)
+    # The mean over the batch is taken later: scored rows stand for all.
+    share = part.total / scores.total
+    candidate[scores.rows] = scores.candidate
+    weight[scores.rows] = config.credit_weight * share * scores.weight
+    hidden_grad = proposals.hidden.grad
+    assert hidden_grad is not None
+    return Credit(batch.labels, label_weight * batch.keyed.float(), candidate, weight, hidden_grad)
+
+
+def hit_metrics(batch: Batch, proposals: Proposals) -> Metrics:
+    """How often the best candidate, and any candidate, is where the write log says, if it can be known."""
+    known = batch.keyed & (batch.labels.length > 0)
+    if not bool(known.any()):
+        return {}
+    right = (proposals.start == batch.labels.start.unsqueeze(-1))[known]
+    return {"hit_top1": right[:, 0].float().mean().item(), "hit_topk": right.any(1).float().mean().item()}
+
+
+def mask_metrics(
+    batch: Batch, logit: Tensor, relevant: Tensor | None, asked: Tensor | None, members: Sequence[int]
+) -> Metrics:
+    """Reads that the plain decision would make, how often it is the true subset, and how much each SLM is used.
+
+    Args:
+        batch: what concerns the SLMs that were asked.
+        logit: (B, A) of them.
+        relevant: (B, N) bool of all SLMs, where the world knows it.
+        asked: (B, A) places of those that were asked; None where all were.
+        members: the numbers of all SLMs.
+    """
+    hard = logit > 0
+    metrics = {"reads": hard.float().sum(1).mean().item()}
+    if len(members) <= SHOWN_SLMS:
+        used = hard if asked is None else hard.new_zeros(len(hard), len(members)).scatter(1, asked, hard)
+        metrics |= {f"use_{i}": use for i, use in zip(members, used.float().mean(0).tolist(), strict=True)}
+    if batch.relevant is not None and relevant is not None:
+        all_asked = batch.relevant.sum(1) == relevant.sum(1)
+        metrics["exact_mask"] = ((hard == batch.relevant).all(1) & all_asked).float().mean().item()
+    return metrics

@@ -1,0 +1,205 @@
+"""PhaseRunner: the phases one after the other, as a stream of steps that can be cut and taken up again anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from leworld.errors import CheckpointError, ConfigError
+from leworld.memory import Memory
+from leworld.models.fleet import Fleet, FleetConfig
+from leworld.models.system import ModelConfig, build_blm
+from leworld.training.data_parallel import ALONE, LearnerGroup
+from leworld.training.joint import JointConfig, joint_step
+from leworld.training.pretrain import PretrainConfig, pretrain_step
+from leworld.training.refine import RefineConfig, refine_step
+from leworld.training.setting_checks import check_not_negative, check_positive
+from leworld.training.train_state import Metrics, TrainState
+from leworld.worlds.base import World
+
+PHASES = ("pretrain", "joint", "refine")
+CHUNK_STEPS = 25
+"""Steps that SLMs pre-train at a time, beside as many of the BLM."""
+
+
+@dataclass(frozen=True)
+class PhasesConfig:
+    """The three phases, and what they share.
+
+    Attributes:
+        labels: whether the write log of the worlds trained on teaches where their records are. Without, the system
+            knows no addresses but those of keys that it places itself; hindsight does the rest. Refining needs it.
+        rehearsal: fresh keys that each SLM goes on practising on in a step of the later phases; 0 for none.
+        weight_decay, grad_clip: of every optimiser.
+    """
+
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    joint: JointConfig = field(default_factory=JointConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    labels: bool = True
+    rehearsal: int = 256
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.labels and self.refine.steps:
+            raise ConfigError(
+                f"phases.labels false with {self.refine.steps} steps of refining, which is taught by them: "
+                "set phases.refine.steps=0"
+            )
+        check_not_negative("phases", self, "rehearsal", "weight_decay")
+        check_positive("phases", self, "grad_clip")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where training stands: ``step`` steps of ``phase`` are done."""
+
+    phase: str = "pretrain"
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        if self.phase not in PHASES or self.step < 0:
+            raise CheckpointError(f"position {self.phase!r} step {self.step} is no place in {', '.join(PHASES)}")
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Where it stands among others."""
+        return PHASES.index(self.phase), self.step
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step done: the position after it, the phase's number of steps, and what was measured."""
+
+    position: Position
+    num_steps: int
+    metrics: Metrics
+
+
+def fleet_config(model: ModelConfig, phases: PhasesConfig, seed: int) -> FleetConfig:
+    """What an SLM needs to know of a run."""
+    pretrain = phases.pretrain
+    return FleetConfig(
+        slm=model.slm,
+        num_slms=model.num_slms,
+        query_dim=model.blm.query_dim,
+        pretrain_batch=pretrain.slm_batch,
+        rule_batch=pretrain.rule_batch,
+        rule_steps=pretrain.rule_steps,
+        pretrain_steps=pretrain.slm_steps,
+        pretrain_lr=pretrain.slm_lr,
+        rehearsal_batch=phases.rehearsal,
+        warmup_steps=pretrain.warmup_steps,
+        weight_decay=phases.weight_decay,
+        grad_clip=phases.grad_clip,
+        length_weight=pretrain.length_weight,
+        confidence_weight=pretrain.confidence_weight,
+        seed=seed,
+    )
+
+
+class PhaseRunner:
+    """Runs what is left of the phases from any position."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        phases: PhasesConfig,
+        world: World,
+        fleet: Fleet,
+        memory: Memory,
+        *,
+        seed: int,
+        device: str = "cpu",
+        team: LearnerGroup = ALONE,
+    ) -> None:
+        self.phases = phases
+        self.position = Position()
+        self.learner = TrainState(
+            build_blm(model, world.spec, seed),
+            fleet,
+            memory,
+            world,
+            weight_decay=phases.weight_decay,
+            grad_clip=phases.grad_clip,
+            seed=seed,
+            labels=phases.labels,
+            device=device,
+            team=team,
+        )
+
+    def join(self, slm_id: int) -> None:
+        """Between two steps: an SLM joins, pre-trained as far as the others; it serves table ``slm_id`` modulo theirs.
+
+        Raises:
+            ConfigError: its number is not above all others.
+        """
+        steps = self.phases.pretrain.slm_steps
+        self.learner.join(slm_id, min(steps, self.position.step) if self.position.phase == "pretrain" else steps)
+
+    def leave(self, slm_id: int) -> None:
+        """Between two steps: an SLM leaves, with all that the BLM knew of it.
+
+        Raises:
+            ConfigError: it is not there, or the only one.
+        """
+        self.learner.leave(slm_id)
+
+    def num_steps(self, phase: str) -> int:
+        """Steps of a phase; pre-training takes as long as the longer of its two halves."""
+        config = getattr(self.phases, phase)
+        return max(config.steps, config.slm_steps) if phase == "pretrain" else config.steps
+
+    def steps(self) -> Iterator[Progress]:
+        """Do the steps that are left, one at each request for the next item."""
+        runners = {"pretrain": self._pretrain, "joint": self._joint, "refine": self._refine}
+        for phase in PHASES[PHASES.index(self.position.phase) :]:
+            if self.position.phase != phase:
+                self.position = Position(phase, 0)
+            yield from runners[phase](self.position.step)
+
+    def _done(self, phase: str, step: int, metrics: Metrics) -> Progress:
+        self._serve_probation(1)
+        self.position = Position(phase, step + 1)
+        return Progress(self.position, self.num_steps(phase), metrics)
+
+    def _pretrain(self, first: int) -> Iterator[Progress]:
+        """SLMs and BLM do not meet yet, so each chunk of steps runs in all of them at once."""
+        config, total = self.phases.pretrain, self.num_steps("pretrain")
+        for start in range(first, total, CHUNK_STEPS):
+            end = min(start + CHUNK_STEPS, total)
+            pending = self.learner.fleet.pretrain(start, max(0, min(end, config.slm_steps) - start))
+            # Without labels the BLM asks the SLMs, which are then to be alike wherever they run.
+            taught = None if self.learner.labels else pending()
+            metrics = [self._pretrain_metrics(config, step) for step in range(start, end)]
+            metrics[-1].update(mean_metrics(pending() if taught is None else taught))
+            self._serve_probation(end - start)
+            # The SLMs are at the end of the chunk from here on: only there may a run be cut.
+            for step, values in zip(range(start, end), metrics, strict=True):
+                self.position = Position("pretrain", end)
+                yield Progress(Position("pretrain", step + 1), total, values)
+
+    def _serve_probation(self, steps: int) -> None:
+        blm = self.learner.blm
+        blm.probation = [max(0, left - steps) for left in blm.probation]
+
+    def _pretrain_metrics(self, config: PretrainConfig, step: int) -> Metrics:
+        return pretrain_step(self.learner, config, step) if step < config.steps else {}
+
+    def _joint(self, first: int) -> Iterator[Progress]:
+        for step in range(first, self.phases.joint.steps):
+            yield self._done("joint", step, joint_step(self.learner, self.phases.joint, step))
+
+    def _refine(self, first: int) -> Iterator[Progress]:
+        for step in range(first, self.phases.refine.steps):
+            yield self._done("refine", step, refine_step(self.learner, self.phases.refine, step))
+
+
+def mean_metrics(parts: list[Metrics]) -> Metrics:
+    """The mean over SLMs of each metric that all of them report."""
+    if not parts or not parts[0]:
+        return {}
+    return {name: float(torch.tensor([part[name] for part in parts]).mean()) for name in parts[0]}

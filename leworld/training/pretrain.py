@@ -1,0 +1,144 @@
+"""Phase 1, pre-train: SLMs learn the placement from the write log, the BLM learns to use reads that are known good.
+
+Nothing is recurrent here, so time folds into the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from leworld.models.blm import Slots
+from leworld.models.pooling import Senses
+from leworld.models.router import logistic_noise
+from leworld.models.tag_head import SURE, tag_loss
+from leworld.optim import warmup_cosine
+from leworld.rng import generator
+from leworld.training.setting_checks import check_fractions, check_not_negative, check_positive
+from leworld.training.train_state import Metrics, ReadNoise, TrainState, recall, subset_loss, verify_loss
+from leworld.types import Batch
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Phase 1.
+
+    Attributes:
+        steps: optimiser steps of the BLM.
+        sequences: sequences drawn a step.
+        samples: transitions kept of them.
+        lr: peak learning rate of the BLM.
+        warmup_steps: of the BLM and the SLMs.
+        irrelevant: part of the reads that are another sample's.
+        dropped: part of the reads that are left out.
+        blind: part of the samples that read nothing.
+        cut: part of the samples of which only some first records of each read exist.
+        forgotten: part of the samples that know nothing of their episode so far.
+        temperature: of the router.
+        verify_weight: of the loss of reads wrongly ignored or wrongly believed.
+        codec_weight: of the loss of words decoded from their codes.
+        ask_weight: of the loss of tags that requests name, where the next step depends on one.
+        subset_weight: of the loss of whom to ask, where ``model.asked`` are few and the world says which tables matter.
+        slm_steps: optimiser steps of each SLM.
+        slm_batch: keys a step.
+        rule_steps: optimiser steps of the linear rule from key to address beside each other one of an SLM, as they are
+            cheap; ``rule_batch`` keys each, of which the BLM's rule for tags takes as many a step.
+        slm_lr: peak learning rate of the SLMs.
+        length_weight: of the length in the SLMs' loss.
+        confidence_weight: of the confidence in the SLMs' loss.
+    """
+
+    steps: int = 600
+    sequences: int = 64
+    samples: int = 256
+    lr: float = 1e-3
+    warmup_steps: int = 50
+    irrelevant: float = 0.3
+    dropped: float = 0.2
+    blind: float = 0.1
+    cut: float = 0.2
+    forgotten: float = 0.3
+    temperature: float = 0.3
+    verify_weight: float = 0.1
+    codec_weight: float = 0.1
+    ask_weight: float = 0.1
+    subset_weight: float = 1.0
+    slm_steps: int = 600
+    slm_batch: int = 256
+    rule_steps: int = 6
+    rule_batch: int = 4096
+    slm_lr: float = 1e-3
+    length_weight: float = 0.5
+    confidence_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_fractions("phases.pretrain", self, "irrelevant", "dropped", "blind", "cut", "forgotten")
+        check_positive(
+            "phases.pretrain", self, "sequences", "samples", "lr", "slm_batch", "rule_batch", "slm_lr", "rule_steps"
+        )
+        check_positive("phases.pretrain", self, "warmup_steps", "temperature")
+        check_not_negative("phases.pretrain", self, "steps", "slm_steps", "verify_weight", "codec_weight", "ask_weight")
+        check_not_negative("phases.pretrain", self, "subset_weight", "length_weight", "confidence_weight")
+
+
+def pretrain_step(learner: TrainState, config: PretrainConfig, step: int) -> Metrics:
+    """One step of the BLM on reads of the write log, some of them spoilt."""
+    draw = generator(learner.seed, "pretrain", step)
+    samples = learner.samples(config.sequences, config.samples, draw)
+    part, query = samples.part, learner.query(samples.batch)
+    relevant = learner.concern(samples.batch, None).relevant
+    asked = learner.shortlist(query, config.temperature, part, "pretrain", step)
+    batch = learner.concern(samples.batch, asked)
+    # Without labels, SLMs that are taught beside it by what was written say where to read.
+    own = batch.labels if learner.labels else learner.fleet.propose(query, asked).to(learner.device).ranges()
+    spoiling = ReadNoise(config.irrelevant, config.dropped, config.blind, config.cut)
+    spoilt = learner.spoil(own, spoiling, draw, part)
+    wanted = learner.to_ask_for(samples)
+    wanted = wanted if asked is None else wanted.map(lambda x: x.gather(1, asked))
+    records, (index, right, named) = learner.read(spoilt.ranges, own, wanted)
+    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), asked)
+    if learner.labels:
+        senses = expecting(senses, batch, records.tags[right, 0])
+    pooled = learner.blm.pool(senses, records, index)
+    noise = part.of(logistic_noise(torch.Size((part.total, spoilt.kept.shape[1])), draw)).to(learner.device)
+    routing = learner.blm.route_alone(senses, config.temperature, noise)
+    prediction = learner.blm.predict(
+        senses, Slots(pooled.content, pooled.notes, pooled.moments), routing.mask * spoilt.kept
+    )
+    error = (prediction.change - learner.change(batch)).pow(2).mean() * part.share
+    verify = verify_loss(pooled, spoilt.wrong, spoilt.ranges.length > 0, learner.team)
+    codec = learner.blm.codec.reconstruction_loss(_random_words(learner, step))
+    known = (wanted.length > 0) & ~spoilt.wrong & (spoilt.kept > 0)
+    scores = learner.blm.expected_tags(batch.characteristics, prediction.request, asked)
+    # Requests are to name the tags of the records that the next step needs, where that is known.
+    naming = tag_loss(scores, records.tags[named, 0], known, learner.team.sum(known.sum()))
+    loss = error + config.verify_weight * verify + config.ask_weight * naming
+    loss = loss + config.subset_weight * part.share * subset_loss(learner.blm, senses, relevant)
+    # What needs no samples every learner works out whole.
+    common = config.codec_weight * codec + _rule_loss(learner, config, step)
+    (loss + common / learner.team.size).backward()
+    lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
+    norm = learner.optimise(lr)
+    total = learner.team.sum(torch.stack([error, verify])).tolist()
+    return {"loss": total[0], "verify_loss": total[1], "grad_norm": norm, "lr": lr, **recall(asked, relevant)}
+
+
+def expecting(senses: Senses, batch: Batch, tags: Tensor) -> Senses:
+    """Where only a request could name the record, the right (B, N, G) tags stand in for what it will name."""
+    return replace(senses, tags=torch.where(batch.keyed.unsqueeze(-1), senses.tags, SURE * tags))
+
+
+def _rule_loss(learner: TrainState, config: PretrainConfig, step: int) -> Tensor | float:
+    """Fresh keys teach which tags to expect, as they teach addresses to the SLMs."""
+    if learner.blm.tags is None:
+        return 0.0
+    keys = learner.world.keys(config.rule_batch, generator(learner.seed, "tags", step)).to(learner.device)
+    assert keys.tags is not None, learner.world.spec.name
+    return learner.blm.tags.rule_loss(keys.characteristics, learner.of_all(keys.tags))
+
+
+def _random_words(learner: TrainState, step: int) -> Tensor:
+    """(64, 32) random bits for the codec to tell apart."""
+    return torch.randint(0, 2, (64, 32), generator=generator(learner.seed, "codec", step)).float().to(learner.device)

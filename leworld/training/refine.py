@@ -1,0 +1,271 @@
+"""Phase 3, refine: the BLM learns to ask.
+
+The request made at t goes to the SLMs at t + 1, and the gradient of what they are taught there comes back to it. How
+much an address counts is what a request could gain: the error without any, less the error with the right reads, on the
+same samples. The BLM learns to foresee that worth, and later asks only where it is above a price.
+
+Two rounds take the place of a walk through time, so that all steps of all sequences are one batch: in the first, every
+step makes its request; in the second, every step receives the one made before it. What the first round reads is what
+the write log names in the guided part of the sequences, and what the SLMs propose in the others.
+
+Source: paired branches as in ProactAgent, https://arxiv.org/abs/2604.20572, compared like for like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from leworld.models.blm import Prediction
+from leworld.models.pooling import Senses
+from leworld.models.record_encoder import Records
+from leworld.models.tag_head import SURE, tag_loss
+from leworld.optim import warmup_cosine
+from leworld.rng import generator
+from leworld.training.data_parallel import BatchPart
+from leworld.training.hindsight import best_masks, variant_errors
+from leworld.training.joint import attach_hidden
+from leworld.training.setting_checks import check_fractions, check_not_negative, check_positive
+from leworld.training.train_state import Metrics, ReadNoise, TrainState, verify_loss
+from leworld.types import Batch, Credit, Proposals, Ranges
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Phase 3.
+
+    Attributes:
+        steps: optimiser steps, of the BLM and of every SLM.
+        sequences: sequences a step.
+        horizon: their length at most.
+        lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
+        irrelevant: part of the reads that are another sample's.
+        guided: part of the sequences that read what the write log names instead of what was proposed.
+        request_weight: of the SLMs' gradient in the request at the end; it grows from 0, as what the SLMs say of
+            requests that they cannot read yet is no good lesson. At 0 nothing teaches the requests any more.
+        label_weight: of addresses that follow from the inputs, in the SLMs' loss.
+        tag_weight: of the tags that a request names.
+        verify_weight, mask_weight, read_price: as in the joint phase.
+    """
+
+    steps: int = 100
+    sequences: int = 16
+    horizon: int = 8
+    lr: float = 3e-4
+    slm_lr: float = 1e-3
+    warmup_steps: int = 10
+    irrelevant: float = 0.3
+    guided: float = 0.9
+    request_weight: float = 1.0
+    label_weight: float = 0.5
+    tag_weight: float = 1.0
+    verify_weight: float = 0.1
+    mask_weight: float = 0.5
+    read_price: float = 0.0005
+
+    def __post_init__(self) -> None:
+        check_fractions("phases.refine", self, "irrelevant", "guided")
+        check_positive("phases.refine", self, "sequences", "horizon", "lr", "slm_lr", "warmup_steps")
+        check_not_negative("phases.refine", self, "steps", "request_weight", "label_weight", "verify_weight")
+        check_not_negative("phases.refine", self, "tag_weight")
+        check_not_negative("phases.refine", self, "mask_weight", "read_price")
+
+    def request_weight_at(self, step: int) -> float:
+        """Weight of the SLMs' gradient in the request at a step."""
+        return self.request_weight * step / max(1, self.steps - 1)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One pass over all (M = B * T) steps at once.
+
+    ``error`` (M,), ``taught`` the scalar loss of hindsight, ``proposals`` whose ``hidden`` has a gradient, ``batch``
+    with what concerns the SLMs that were asked.
+    """
+
+    error: Tensor
+    taught: Tensor
+    proposals: Proposals
+    batch: Batch
+
+
+def refine_step(learner: TrainState, config: RefineConfig, step: int) -> Metrics:
+    """One step: the same samples without requests and with them, and the requests taught by what they led to."""
+    draw = generator(learner.seed, "refine", step)
+    batch = learner.world.batch("train", config.sequences, draw)
+    batch = batch.map(lambda tensor: tensor[:, : config.horizon]).to(learner.device)
+    horizon = batch.shape[1]
+    sequences = learner.team.part(len(batch.current))
+    guided = sequences.of(torch.rand(sequences.total, generator=draw) < config.guided).to(learner.device)
+    batch, part = batch.map(sequences.of), sequences.times(horizon)
+    guided = guided.repeat_interleave(horizon)
+    seen = learner.blm.observe(batch.past, batch.current)
+    seen = None if seen is None else seen.flatten(0, 1)
+    batch = batch.fold_time().at(0)
+    without, worth = request_worth(learner, batch, seen, part)
+
+    asked = first_requests(learner, config, batch, seen, guided, horizon)
+    made = make_requests(learner, config, batch, seen, asked, guided)
+    requests = delay(sent(made, guided, learner.blm.config.request_price), horizon)
+    requests = requests if config.request_weight else requests.detach()
+    result = run_round(learner, config, batch, seen, requests, guided, draw, part)
+    foreseen = foresight_loss(made.worth, worth, horizon)
+    own = result.error.mean() + foreseen
+    (own * part.share + result.taught).backward(retain_graph=requests.requires_grad)
+    slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
+    credit = to_credit(config, result.batch, result.proposals, worth)
+    (gradient,) = learner.fleet.learn([credit], slm_lr, ("refine", step))
+    if requests.requires_grad:
+        torch.autograd.backward(requests, config.request_weight_at(step) * gradient.to(learner.device))
+    lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
+    norm = learner.optimise(lr)
+    error = result.error.detach()
+    loss, gain = (learner.team.mean(values, part).item() for values in (error, without - error))
+    return {
+        "loss": loss, "gain": gain, "grad_norm": norm, "lr": lr,
+        **asked_metrics(result.batch, result.proposals),
+    }  # fmt: skip
+
+
+def delay(requests: Tensor, horizon: int) -> Tensor:
+    """(M, Q) requests made at each step to (M, Q) requests received: those of the step before, zeros at the first."""
+    made = requests.unflatten(0, (-1, horizon))
+    return torch.cat([torch.zeros_like(made[:, :1]), made[:, :-1]], dim=1).flatten(0, 1)
+
+
+@torch.no_grad()
+def first_requests(
+    learner: TrainState, config: RefineConfig, batch: Batch, seen: Tensor | None, guided: Tensor, horizon: int
+) -> Tensor:
+    """(M, Q) requests that steps receive from steps that had received none: what the BLM is used to seeing."""
+    nothing = learner.query(batch).info_query
+    made = make_requests(learner, config, batch, seen, nothing, guided)
+    return delay(sent(made, guided, learner.blm.config.request_price), horizon)
+
+
+def sent(made: Prediction, guided: Tensor, price: float) -> Tensor:
+    """(M, Q) requests that go out: all of guided rows, to learn what asking brings; else those worth the price."""
+    return made.request * (guided | (made.worth > price)).unsqueeze(1)
+
+
+def foresight_loss(foreseen: Tensor, worth: Tensor, horizon: int) -> Tensor:
+    """(M,) worth foreseen at each step against the (M,) worth found at the next one; nothing follows the last step."""
+    ahead, found = foreseen.unflatten(0, (-1, horizon))[:, :-1], worth.unflatten(0, (-1, horizon))[:, 1:]
+    return (ahead - found).pow(2).sum() / len(worth)
+
+
+def make_requests(
+    learner: TrainState, config: RefineConfig, batch: Batch, seen: Tensor | None, received: Tensor, guided: Tensor
+) -> Prediction:
+    """What every step says after its reads, its request with the graph; guided rows trust what hindsight trusts."""
+    query = learner.query(batch, received)
+    asked = learner.blm.shortlist(query)
+    batch = learner.concern(batch, asked)
+    proposals = learner.fleet.propose(query.map(Tensor.detach), asked).to(learner.device)
+    senses = learner.blm.sense(query, seen, asked)
+    records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
+    senses = told(senses, records, index, guided)
+    pooled = learner.blm.pool(senses, records, index)
+    slots = learner.blm.slots(pooled, proposals)
+    best = best_masks(learner.blm, senses, slots, learner.change(batch), config.read_price)
+    mask = torch.where(guided.unsqueeze(1), best, learner.blm.route(senses, proposals).mask)
+    return learner.blm.predict(senses, slots, mask)
+
+
+def run_round(
+    learner: TrainState,
+    config: RefineConfig,
+    batch: Batch,
+    seen: Tensor | None,
+    received: Tensor,
+    guided: Tensor,
+    draw: torch.Generator,
+    part: BatchPart,
+) -> Round:
+    """All steps with the requests that they receive, as they will be at test time."""
+    query = learner.query(batch, received)
+    asked = learner.blm.shortlist(query)
+    batch = learner.concern(batch, asked)
+    proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), asked, learn=True).to(learner.device))
+    senses = learner.blm.sense(query, seen, asked)
+    routing = learner.blm.route(senses, proposals)
+    # Guided rows read rightly, lest the BLM unlearn to use what it reads while requests are still no good.
+    wanted = guide(proposals.ranges(), batch.labels, guided)
+    spoilt = learner.spoil(wanted, ReadNoise(config.irrelevant, 0.0, 0.0), draw, part)
+    records, (index, right) = learner.read(spoilt.ranges, batch.labels)
+    there = batch.labels.length > 0
+    named = tag_loss(senses.tags, records.tags[right, 0], there, learner.team.sum(there.sum()))
+    senses = told(senses, records, right, guided)
+    pooled = learner.blm.pool(senses, records, index)
+    slots = learner.blm.slots(pooled, proposals)
+    prediction = learner.blm.predict(senses, slots, routing.mask)
+    change = learner.change(batch)
+    known = senses.map(Tensor.detach)
+    best = best_masks(learner.blm, known, slots.map(Tensor.detach), change, config.read_price)
+    # What a spoilt read is worth says nothing of the mask.
+    fair = (~spoilt.wrong.any(1)).float()
+    mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best, reduction="none").mean(1)
+    mask_loss = (mask_loss * fair).sum() / learner.team.sum(fair.sum()).clamp(min=1)
+    verify = verify_loss(pooled, spoilt.ranges.start != batch.labels.start, there, learner.team)
+    taught = config.mask_weight * mask_loss + config.verify_weight * verify + config.tag_weight * named
+    return Round((prediction.change - change).pow(2).mean(-1), taught, proposals, batch)
+
+
+def told(senses: Senses, records: Records, right: Tensor, guided: Tensor) -> Senses:
+    """Guided rows (M,) expect the tags of the (M, N) right records, as if they had been asked for."""
+    return replace(senses, tags=torch.where(guided[:, None, None], SURE * records.tags[right, 0], senses.tags))
+
+
+def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:
+    """(M, N) what the write log names where it does and the row is guided, what was proposed elsewhere."""
+    use = guided.unsqueeze(1) & (labels.length > 0)
+    return Ranges(torch.where(use, labels.start, proposed.start), torch.where(use, labels.length, proposed.length))
+
+
+@torch.no_grad()
+def request_worth(learner: TrainState, batch: Batch, seen: Tensor | None, part: BatchPart) -> tuple[Tensor, Tensor]:
+    """What requests could gain: reading all that was proposed against reading all that the write log names.
+
+    Returns:
+        (M,) error without requests, and (M,) in [-1, 1] the part of the mean error that the right reads would save.
+    """
+    query = learner.query(batch)
+    asked = learner.blm.shortlist(query)
+    batch = learner.concern(batch, asked)
+    proposals = learner.fleet.propose(query, asked).to(learner.device)
+    senses = learner.blm.sense(query, seen, asked)
+    own = learner.blm.route(senses, proposals).mask
+    everyone = torch.ones(len(own), dtype=torch.bool, device=own.device)
+    records, indices = learner.read(proposals.ranges(), guide(proposals.ranges(), batch.labels, everyone))
+    knowing = told(senses, records, indices[1], everyone)
+    proposed_slots = learner.blm.slots(learner.blm.pool(senses, records, indices[0]), proposals)
+    right_slots = learner.blm.slots(learner.blm.pool(knowing, records, indices[1]), proposals)
+    slots = proposed_slots.map(lambda *both: torch.stack(both), right_slots)
+    change = learner.change(batch)
+    without = (learner.blm.predict(senses, proposed_slots, own).change - change).pow(2).mean(-1)
+    proposed, right = variant_errors(learner.blm, senses, slots, torch.ones_like(own[:1]).repeat(2, 1), change)
+    return without, ((proposed - right) / learner.team.mean(proposed, part).clamp(min=1e-8)).clamp(-1, 1)
+
+
+def to_credit(config: RefineConfig, batch: Batch, proposals: Proposals, worth: Tensor) -> Credit:
+    """Addresses that follow from the inputs count as in the joint phase, the others by what they are worth."""
+    hidden_grad = proposals.hidden.grad
+    assert hidden_grad is not None
+    keyed = torch.full_like(hidden_grad[..., 0], config.label_weight)
+    weight = torch.where(batch.keyed, keyed, worth.clamp(min=0).unsqueeze(1))
+    zeros = torch.zeros_like(proposals.log_prob)
+    return Credit(batch.labels, weight, zeros, zeros[..., 0], hidden_grad)
+
+
+def asked_metrics(batch: Batch, proposals: Proposals) -> Metrics:
+    """Hit rates of addresses that follow from the inputs, and of those that only a request can find."""
+    right = proposals.start[..., 0] == batch.labels.start
+    metrics = {}
+    for name, known in (("hit_top1", batch.keyed), ("hit_asked", ~batch.keyed)):
+        known = known & (batch.labels.length > 0)
+        if bool(known.any()):
+            metrics[name] = right[known].float().mean().item()
+    return metrics

@@ -1,0 +1,297 @@
+"""TrainState: the BLM, its optimiser, and the hands to reach SLMs and memory; what all three phases share.
+
+Shapes: see ``leworld.types``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from leworld.errors import ConfigError
+from leworld.memory import Memory
+from leworld.models.batched_reads import read_ranges
+from leworld.models.blm import BLM
+from leworld.models.fleet import Fleet
+from leworld.models.membership import asking, join, leave, set_asking, tables_of
+from leworld.models.pooling import Pooled, Senses
+from leworld.models.record_encoder import Records
+from leworld.models.router import logistic_noise
+from leworld.models.system import System, to_change
+from leworld.optim import Optimizer
+from leworld.rng import derangement, generator
+from leworld.training.data_parallel import ALONE, BatchPart, LearnerGroup
+from leworld.types import Batch, Query, Ranges
+from leworld.worlds.base import World
+
+Metrics = dict[str, float]
+
+ASKING = "asking"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Single transitions: ``batch`` (n, ...), of the (B, T, ...) ``episodes``; ``rows`` (n,) int64 in [0, B * T).
+
+    They are this learner's ``part`` of those of its team.
+    """
+
+    batch: Batch
+    episodes: Batch
+    rows: Tensor
+    part: BatchPart
+
+
+class TrainState:
+    """What a phase works with. It owns the BLM and its optimiser; fleet and memory may be anywhere.
+
+    Without ``labels`` no phase looks at what batches say of addresses.
+    """
+
+    def __init__(
+        self,
+        blm: BLM,
+        fleet: Fleet,
+        memory: Memory,
+        world: World,
+        *,
+        weight_decay: float,
+        grad_clip: float,
+        seed: int,
+        labels: bool = True,
+        device: str = "cpu",
+        team: LearnerGroup = ALONE,
+    ) -> None:
+        self.team = team
+        self.blm = blm.to(device)
+        self.fleet = fleet
+        self.memory = memory
+        self.world = world
+        self.seed = seed
+        self.labels = labels
+        self.device = device
+        self.optimizer = Optimizer(self.blm, weight_decay, grad_clip)
+
+    @property
+    def system(self) -> System:
+        """The same parts, ready to predict."""
+        return System(self.blm, self.fleet, self.memory, self.world.spec, self.device)
+
+    def samples(self, sequences: int, count: int, generator: torch.Generator, *, keyed: bool = False) -> Samples:
+        """This learner's part of ``count`` single transitions of ``sequences`` training sequences, the time axis gone.
+
+        With ``keyed``, and where there are such, only those whose addresses all follow from the inputs: fewer, then.
+        """
+        episodes = self.world.batch("train", sequences, generator)
+        batch = episodes.fold_time().at(0)
+        rows = torch.randperm(len(batch.current), generator=generator)
+        if keyed and self.labels:
+            known = rows[batch.keyed.all(1)[rows]]
+            rows = known if len(known) else rows
+        part = self.team.part(len(rows[:count]))
+        rows = part.of(rows[:count])
+        chosen = batch.map(lambda tensor: tensor[rows]).to(self.device)
+        return Samples(chosen, episodes.to(self.device), rows, part)
+
+    def seen(self, samples: Samples, forgotten: float, generator: torch.Generator) -> Tensor | None:
+        """(n, .) what each sample knows of its episode so far, for a part of them nothing; see ``BLM.observe``."""
+        seen = self.blm.observe(samples.episodes.past, samples.episodes.current)
+        if seen is None:
+            return None
+        kept = samples.part.of(torch.rand(samples.part.total, 1, generator=generator)) >= forgotten
+        return seen.flatten(0, 1)[samples.rows.to(self.device)] * kept.to(self.device)
+
+    def to_ask_for(self, samples: Samples) -> Ranges:
+        """(n, N) the records of the step after each sample, where they are others and only a request can find them.
+
+        Elsewhere start and length are 0, so that all that is not asked for is read as one range.
+        """
+        labels, keyed = samples.episodes.labels.map(self.of_all), self.of_all(samples.episodes.keyed)
+        asked = torch.zeros_like(keyed)
+        if self.labels and self.blm.tags is not None:
+            asked[:, :-1] = ~keyed[:, 1:] & (labels.start[:, 1:] != labels.start[:, :-1])
+        rows = samples.rows.to(self.device)
+        return labels.map(lambda x: (x.roll(-1, dims=1) * asked).flatten(0, 1)[rows])
+
+    def read(self, *ranges: Ranges) -> tuple[Records, list[Tensor]]:
+        """Read and encode several sets of ranges in one call to the memory.
+
+        Returns:
+            the encoded records, and for each set the index of its ranges in them.
+        """
+        joined = Ranges(torch.cat([r.start.flatten() for r in ranges]), torch.cat([r.length.flatten() for r in ranges]))
+        reads = read_ranges(self.memory, joined, self.world.spec.record_words, self.device)
+        parts = reads.index.split([r.start.numel() for r in ranges])
+        return self.blm.encode(reads), [part.view(r.start.shape) for part, r in zip(parts, ranges, strict=True)]
+
+    def spoil(self, ranges: Ranges, spoiling: ReadNoise, generator: torch.Generator, part: BatchPart) -> NoisyReads:
+        """Spoil this learner's part of the (B, N) reads of a step; see ``spoil``."""
+        everyone = spoil(self.team.gather(ranges, part), spoiling, generator, self.world.spec.record_words)
+        return NoisyReads(everyone.ranges.map(part.of), part.of(everyone.wrong), part.of(everyone.kept))
+
+    def optimise(self, lr: float) -> float:
+        """One step of the BLM's optimiser on the gradients of the whole team; their norm."""
+        self.team.sum_gradients(self.blm)
+        return self.optimizer.step(lr)
+
+    @property
+    def tables(self) -> Tensor | None:
+        """(N,) the memory's table of each SLM; None where each has that of its own number."""
+        tables = tables_of(self.fleet.members, self.world.spec.num_tables)
+        return None if tables is None else tables.to(self.device)
+
+    def of_all(self, x: Tensor) -> Tensor:
+        """(..., T) of all tables to (..., N) of all SLMs."""
+        return x if self.tables is None else x[..., self.tables]
+
+    def concern(self, batch: Batch, asked: Tensor | None) -> Batch:
+        """A (B, ...) batch with what concerns the (B, A) SLMs that are asked, or all."""
+        return batch.columns(self.tables).of(asked)
+
+    def join(self, slm_id: int, steps: int) -> None:
+        """An SLM joins, pre-trained for some steps; see ``leworld.models.membership``.
+
+        Raises:
+            ConfigError: its number is not above all others.
+        """
+        members, num_tables = self.fleet.members, self.world.spec.num_tables
+        if slm_id <= max(members):
+            raise ConfigError(f"SLM {slm_id} cannot join: numbers up to {max(members)} were given; take a higher one")
+        alike = [place for place, other in enumerate(members) if (other - slm_id) % num_tables == 0]
+        self.fleet.join(slm_id, steps)
+        join(self.blm, self.optimizer, alike[0] if alike else 0, generator(self.seed, "join", slm_id))
+
+    def leave(self, slm_id: int) -> None:
+        """An SLM leaves, and is never asked again.
+
+        Raises:
+            ConfigError: it is not there, or the only one.
+        """
+        members = self.fleet.members
+        if slm_id not in members or len(members) == 1:
+            there = ", ".join(map(str, members))
+            raise ConfigError(f"SLM {slm_id} cannot leave: there are {there}; name one of several")
+        place = list(members).index(slm_id)
+        self.fleet.leave(slm_id)
+        leave(self.blm, self.optimizer, place)
+
+    def shortlist(self, query: Query, temperature: float, part: BatchPart, *moment: str | int) -> Tensor | None:
+        """Whom this learner's part of the samples asks, explored by logistic noise times a temperature.
+
+        See ``BLM.shortlist``.
+        """
+        if self.blm.shortlist(query.map(lambda x: x[:1])) is None:
+            return None
+        draw = generator(self.seed, "shortlist", *moment)
+        noise = part.of(logistic_noise(torch.Size((part.total, self.blm.num_slms)), draw))
+        return self.blm.shortlist(query, temperature * noise.to(self.device))
+
+    def query(self, batch: Batch, info_query: Tensor | None = None) -> Query:
+        """What is known at a step of a (B, ...) batch; no request means zeros."""
+        if info_query is None:
+            info_query = batch.current.new_zeros(len(batch.current), self.blm.config.query_dim)
+        return Query(batch.past, batch.current, batch.characteristics, info_query)
+
+    def change(self, batch: Batch) -> Tensor:
+        """(B, Y) what happens, in the units that the BLM predicts."""
+        return to_change(self.world.spec, batch.current, batch.target)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimiser state of the BLM, by name, and whom it asks, on the CPU."""
+        return {**self.optimizer.state(self.blm), ASKING: asking(self.blm)}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of ``state``, of as many SLMs as there are."""
+        self.optimizer.load_state(self.blm, {name: tensor for name, tensor in state.items() if name != ASKING})
+        # Checkpointer of before SLMs could join have none.
+        if (given := state.get(ASKING)) is not None:
+            set_asking(self.blm, given)
+
+
+@dataclass(frozen=True)
+class ReadNoise:
+    """How reads are spoilt in training, so that a wrong read does no harm later.
+
+    Attributes:
+        irrelevant: part of the reads replaced by another sample's.
+        dropped: part of the reads not made.
+        blind: part of the samples that read nothing at all.
+        cut: part of the samples of which only some first records of each read exist, as soon after the first writes.
+    """
+
+    irrelevant: float
+    dropped: float
+    blind: float
+    cut: float = 0.0
+
+
+@dataclass(frozen=True)
+class NoisyReads:
+    """Reads after spoiling: (B, N) ``ranges``, ``wrong`` bool where they are not the sample's own, ``kept`` 0 or 1."""
+
+    ranges: Ranges
+    wrong: Tensor
+    kept: Tensor
+
+
+def spoil(ranges: Ranges, spoiling: ReadNoise, generator: torch.Generator, record_words: int = 1) -> NoisyReads:
+    """Replace and drop reads at random.
+
+    Args:
+        ranges: (B, N).
+        spoiling: how much.
+        generator: on the CPU.
+        record_words: words of a record; reads are cut between records.
+    """
+    batch, device = len(ranges.start), ranges.start.device
+    other = derangement(batch, generator).to(device)
+    alone, dropped = (torch.rand(ranges.start.shape, generator=generator).to(device) for _ in range(2))
+    lost, blind = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
+    # Half of the wrong reads come alone, half come with all of the sample's others wrong too.
+    all_wrong = spoiling.irrelevant / 2
+    swap = (lost < all_wrong) | (alone < all_wrong / (1 - all_wrong))
+    start = torch.where(swap, ranges.start[other], ranges.start)
+    length = torch.where(swap, ranges.length[other], ranges.length)
+    if spoiling.cut:
+        cut, share = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
+        part = (share * (length // record_words + 1)).long() * record_words
+        length = torch.where((cut < spoiling.cut) & (length > record_words), part, length)
+    kept = (dropped >= spoiling.dropped) & (blind >= spoiling.blind) & (length > 0)
+    return NoisyReads(Ranges(start, length), start != ranges.start, kept.float())
+
+
+def subset_loss(blm: BLM, senses: Senses, relevant: Tensor | None) -> Tensor | float:
+    """Where few are asked, and the world says (B, N) who matters, that teaches whom to ask."""
+    if senses.asked is None or relevant is None:
+        return 0.0
+    logit = blm.router.alone(senses.state).logit
+    # The sum, as each SLM's key has a part of its own in it; over as many as can be asked.
+    loss = F.binary_cross_entropy_with_logits(logit, relevant.float(), reduction="none").sum(1).mean()
+    return loss / senses.asked.shape[1]
+
+
+def recall(asked: Tensor | None, relevant: Tensor | None) -> Metrics:
+    """How often all SLMs that matter, (B, N) bool, are among the (B, A) that are asked."""
+    if asked is None or relevant is None:
+        return {}
+    return {"recall": (relevant.gather(1, asked).sum(1) == relevant.sum(1)).float().mean().item()}
+
+
+def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor, team: LearnerGroup = ALONE) -> Tensor:
+    """Right reads are to be believed and wrong ones not: which is which, the learner knows of its own spoiling.
+
+    It is this learner's share of the team's.
+
+    Args:
+        pooled: (B, N) reads.
+        wrong: (B, N) bool.
+        known: (B, N) bool, the reads for which that is known.
+        team: of the learner.
+    """
+    target = (~wrong).float().unsqueeze(-1).expand_as(pooled.belief)
+    loss = F.binary_cross_entropy_with_logits(pooled.belief, target, reduction="none")
+    counted = (pooled.valid & known.unsqueeze(-1)).float()
+    return (loss * counted).sum() / team.sum(counted.sum()).clamp(min=1)
