@@ -1,4 +1,4 @@
-"""The model of cost (``cluster.placement.cost_model``), fitted to ``slm_curve.py``, and what it says of larger clusters.
+"""``cluster.placement.cost_model`` fitted to the points of ``slm_curve.py``, and what it says of larger clusters.
 
 Of each point the least of its turns counts, as other work on the machine only adds. It prints the constants, the error
 on points that were left out (all of one number of SLMs at a time), and what takes most of a prediction, of a joint step

@@ -1,8 +1,8 @@
 """Retention: the error that is left when a memory has room for few records of each body, by what it keeps.
 
 Every policy of ``leworld.evaluation.retention_policies`` sees the same streams, and all hold equally many words.
-The result of ``measure_retention``, errors in the world's units on transitions of test bodies that no policy saw; intervals are of
-95 %, with bodies as the independent groups::
+The result of ``measure_retention``, errors in the world's units on transitions of test bodies that no policy
+saw; intervals are of 95 %, with bodies as the independent groups::
 
     world, bodies, samples, stream  what was tried: ``stream`` transitions are seen of a body
     rooms, record_words             records that a body has room for, and the words of each
