@@ -42,7 +42,7 @@ def drawn(blm: BLM, seed: int) -> None:
 
     def shortlist(query, noise: Tensor | None = None, prefer: Tensor | None = None) -> Tensor:
         scores = torch.rand(len(query.current), blm.num_slms, generator=random)
-        return scores.topk(blm.num_asked or blm.num_slms).indices.sort(-1).values
+        return scores.topk(blm.shortlist_size or blm.num_slms).indices.sort(-1).values
 
     blm.shortlist = shortlist  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -79,10 +79,10 @@ def tried(learner: TrainState, samples: int) -> dict[str, float]:
     assert relevant is not None
     asked = blm.shortlist(query)
     own = batch.of(asked)
-    senses = blm.sense(query, asked=asked)
+    senses = blm.sense(query, shortlist=asked)
     records, (index,) = learner.read(own.labels)
     pooled = blm.pool(senses, records, index)
-    mask = blm.router.alone(senses.state, asked=asked).mask
+    mask = blm.router.alone(senses.state, shortlist=asked).mask
     prediction = blm.predict(senses, Slots(pooled.content, pooled.notes, pooled.moments), mask)
     trusted = mask > 0.5
     if asked is not None:

@@ -162,27 +162,30 @@ class Step:
     next_state: Tensor
     mask: Tensor
     reads: Ranges
-    looks: Tensor
+    num_reads_tried: Tensor
     proposals: Proposals
     info_query: Tensor
-    believed: Tensor
-    first_believed: Tensor
-    asked: Tensor | None = None
+    read_confidence: Tensor
+    first_read_confidence: Tensor
+    shortlist: Tensor | None = None
 
     def over(self, num_slms: int) -> Step:
         """The same with a column for each of N SLMs; those that were not asked proposed nothing, at address -1."""
-        if self.asked is None:
+        if self.shortlist is None:
             return self
-        asked = self.asked
+        shortlist = self.shortlist
 
         def spread(x: Tensor, rest: float = 0) -> Tensor:
             whole = x.new_full((len(x), num_slms, *x.shape[2:]), rest)
-            return whole.scatter_(1, asked.view(*asked.shape, *[1] * (x.dim() - 2)).expand_as(x), x)
+            return whole.scatter_(1, shortlist.view(*shortlist.shape, *[1] * (x.dim() - 2)).expand_as(x), x)
 
         own = self.proposals
         proposals = replace(own.map(spread), start=spread(own.start, -1), log_prob=spread(own.log_prob, -torch.inf))
-        single = {name: spread(getattr(self, name)) for name in ("mask", "looks", "believed", "first_believed")}
-        return replace(self, reads=self.reads.map(spread), proposals=proposals, asked=None, **single)
+        single = {
+            name: spread(getattr(self, name))
+            for name in ("mask", "num_reads_tried", "read_confidence", "first_read_confidence")
+        }
+        return replace(self, reads=self.reads.map(spread), proposals=proposals, shortlist=None, **single)
 
 
 @dataclass(frozen=True)

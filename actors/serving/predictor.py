@@ -110,7 +110,7 @@ class PredictionService:
 
         Returns:
             of each: next_state (B, Y); mask (B, N); slms, (B, N) who that is; reads, of each sample those made, each
-            with slm, start, length and believed; info_query (B, Q) and seen (B, ...), for the next question.
+            with slm, start, length and read_confidence; info_query (B, Q) and seen (B, ...), for the next question.
 
         Raises:
             ActorError: a part died more often than it may.
@@ -159,17 +159,19 @@ class PredictionService:
 
 def plain(step: Step, seen: Tensor | None, members: Sequence[int]) -> Plain:
     """A step as lists of numbers, a row a sample."""
-    asked = torch.arange(len(members)).expand(len(step.mask), -1) if step.asked is None else step.asked.cpu()
-    slms = torch.tensor(list(members))[asked].tolist()
-    reads = zip(slms, step.reads.start.tolist(), step.reads.length.tolist(), step.believed.tolist(), strict=True)
+    shortlist = (
+        torch.arange(len(members)).expand(len(step.mask), -1) if step.shortlist is None else step.shortlist.cpu()
+    )
+    slms = torch.tensor(list(members))[shortlist].tolist()
+    reads = zip(slms, step.reads.start.tolist(), step.reads.length.tolist(), step.read_confidence.tolist(), strict=True)
     return {
         "next_state": step.next_state.tolist(),
         "mask": step.mask.int().tolist(),
         "slms": slms,
         "reads": [
             [
-                {"slm": slm, "start": start, "length": length, "believed": round(belief, 4)}
-                for slm, start, length, belief in zip(*row, strict=True)
+                {"slm": slm, "start": start, "length": length, "read_confidence": round(confidence, 4)}
+                for slm, start, length, confidence in zip(*row, strict=True)
                 if length
             ]
             for row in reads

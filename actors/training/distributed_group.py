@@ -1,4 +1,4 @@
-"""A team of learners in processes of their own, over torch.distributed. Arrays travel; nothing is unpickled."""
+"""A group of learners in processes of their own, over torch.distributed. Arrays travel; nothing is unpickled."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class LearnerProcess:
     """Trains a system. Lives in a Ray Train worker, or in the only process there is.
 
     Attributes:
-        team: of learners, this one among them.
+        group: of learners, this one among them.
         meter: counts what it waits for, and what it reads.
     """
 
@@ -49,12 +49,12 @@ class LearnerProcess:
         seed: int,
         threads: int,
         device: str = "cpu",
-        team: LearnerGroup = ALONE,
+        group: LearnerGroup = ALONE,
     ) -> None:
         torch.set_num_threads(threads)
-        self.team, self.meter = team, Meter()
+        self.group, self.meter = group, Meter()
         metered = MeteredFleet(fleet, self.meter), MeteredMemory(memory, self.meter)
-        self.trainer = PhaseRunner(model, phases, world, *metered, seed=seed, device=device, team=team)
+        self.trainer = PhaseRunner(model, phases, world, *metered, seed=seed, device=device, group=group)
 
     @property
     def system(self) -> System:
@@ -74,18 +74,18 @@ class LearnerProcess:
         return self.trainer.position == progress.position
 
     def align(self) -> None:
-        """Stand where the first learner of the team stands."""
-        if self.team.size == 1:
+        """Stand where the first learner of the group stands."""
+        if self.group.size == 1:
             return
         learner, position = self.trainer.learner, self.trainer.position
-        given = self.team.share(
+        given = self.group.share(
             lambda: {
                 **asdict(position),
                 "members": list(learner.fleet.members),
                 "blm": {name: to_array(x) for name, x in learner.state().items()},
             }
         )
-        if self.team.rank:
+        if self.group.rank:
             self._have(given["members"])
             learner.load_state({name: torch.tensor(array) for name, array in given["blm"].items()})
             self.trainer.position = Position(given["phase"], given["step"])
@@ -99,9 +99,9 @@ class LearnerProcess:
             learner.join(slm_id, 0)
 
     def processes(self) -> list[ProcessStat]:
-        """Those of the team's learners."""
-        name = "BLM learner" if self.team.size == 1 else f"BLM learner {self.team.rank}"
-        return self.team.exchange(own_stat(name))
+        """Those of the group's learners."""
+        name = "BLM learner" if self.group.size == 1 else f"BLM learner {self.group.rank}"
+        return self.group.exchange(own_stat(name))
 
     def state(self) -> LearnerState:
         """Copy the whole state."""

@@ -113,9 +113,9 @@ class RemoteFleet:
         answers = self.slm_actors.start("pretrain", self._to_all(first_step, num_steps), patience)
         return lambda: [metrics for part in answers().values() for metrics in part]
 
-    def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
+    def propose(self, query: Query, shortlist: Tensor | None = None, *, learn: bool = False) -> Proposals:
         """See ``Fleet``."""
-        chosen = None if asked is None else self._split(Pairs.of(asked.cpu()))
+        chosen = None if shortlist is None else self._split(Pairs.of(shortlist.cpu()))
         proposals = self._ask_all(query, learn) if chosen is None else self._ask_some(query, chosen, learn)
         if learn:
             self.kept.append(chosen)
@@ -154,15 +154,15 @@ class RemoteFleet:
         parts = ask(self.slm_actors, "propose", self._to_all(to_wire(query), learn))
         return join_proposals([from_wire(part) for part in parts.values()])
 
-    def _ask_some(self, query: Query, asked: Asked, learn: bool) -> Proposals:
-        messages, samples, first = {}, asked.pairs.samples, self._borders()
-        for target, share in asked.shares.items():
+    def _ask_some(self, query: Query, shortlist: Asked, learn: bool) -> Proposals:
+        messages, samples, first = {}, shortlist.pairs.samples, self._borders()
+        for target, share in shortlist.shares.items():
             own = to_wire(query.map(lambda x, rows=share.rows: x[rows.to(x.device)]))
-            slm = asked.pairs.slm[share.place] - first[target]
+            slm = shortlist.pairs.slm[share.place] - first[target]
             messages[target] = (own, learn, share.row.numpy(), slm.numpy(), samples)
         answers = [from_wire(part) for part in ask(self.slm_actors, "propose_some", messages).values()]
         listed = answers[0].map(lambda *same: torch.cat([part.flatten(0, 1) for part in same]), *answers[1:])
-        return asked.pairs.put(listed)
+        return shortlist.pairs.put(listed)
 
     def _split(self, pairs: Pairs) -> Asked:
         """SLMs ascend over the actors, and pairs over the SLMs: each actor's are side by side."""
@@ -174,12 +174,12 @@ class RemoteFleet:
                 shares[target] = Share(slice(first, end), rows, row)
         return Asked(pairs, shares)
 
-    def _parts(self, asked: Asked | None, credit: Credit) -> dict[int, Credit]:
+    def _parts(self, shortlist: Asked | None, credit: Credit) -> dict[int, Credit]:
         """The credit that each actor is to get."""
-        if asked is None:
+        if shortlist is None:
             return {target: _columns(credit, *border) for target, border in enumerate(pairwise(self._borders()))}
-        listed = asked.pairs.take(credit.to("cpu"))
-        return {t: listed.map(lambda x, s=share: x[s.place].unsqueeze(1)) for t, share in asked.shares.items()}
+        listed = shortlist.pairs.take(credit.to("cpu"))
+        return {t: listed.map(lambda x, s=share: x[s.place].unsqueeze(1)) for t, share in shortlist.shares.items()}
 
     def _borders(self) -> list[int]:
         """The place of each actor's first SLM among all, and their number."""
@@ -194,14 +194,14 @@ def _columns(credit: Credit, first: int, end: int) -> Credit:
     return credit.map(lambda tensor: tensor[:, first:end])
 
 
-def _sum_in_order(asked: Asked | None, answers: Mapping[int, Iterator[Any]]) -> Tensor:
+def _sum_in_order(shortlist: Asked | None, answers: Mapping[int, Iterator[Any]]) -> Tensor:
     """The (B, Q) gradient of a query: each actor's next answer, added where its samples are."""
-    if asked is None:
+    if shortlist is None:
         first, *others = (torch.tensor(next(parts)) for parts in answers.values())
         return sum(others, start=first)
-    parts = {target: torch.tensor(next(answers[target])) for target in asked.shares}
+    parts = {target: torch.tensor(next(answers[target])) for target in shortlist.shares}
     width = next(iter(parts.values())).shape[1]
-    total = torch.zeros(asked.pairs.samples, width)
+    total = torch.zeros(shortlist.pairs.samples, width)
     for target, part in parts.items():
-        total.index_add_(0, asked.shares[target].rows, part)
+        total.index_add_(0, shortlist.shares[target].rows, part)
     return total

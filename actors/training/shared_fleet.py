@@ -1,4 +1,4 @@
-"""SharedFleet: one fleet of SLMs for a team of learners. The first learner asks it for all of them at once.
+"""SharedFleet: one fleet of SLMs for a group of learners. The first learner asks it for all of them at once.
 
 So SLMs see the same questions and credits, and make one step, whatever the number of learners.
 
@@ -21,18 +21,18 @@ from leworld.types import Credit, Proposals, Query
 
 
 class SharedFleet:
-    """A ``Fleet`` for one learner of a team; each has rows of its own."""
+    """A ``Fleet`` for one learner of a group; each has rows of its own."""
 
-    def __init__(self, team: LearnerGroup, fleet: Fleet | None, num_slms: int) -> None:
+    def __init__(self, group: LearnerGroup, fleet: Fleet | None, num_slms: int) -> None:
         """Share a fleet.
 
         Args:
-            team: of this learner.
+            group: of this learner.
             fleet: of the first learner; None for the others.
             num_slms: of the fleet.
         """
-        assert (fleet is not None) == (team.rank == 0), team.rank
-        self.members, self._team, self._fleet = list(range(num_slms)), team, fleet
+        assert (fleet is not None) == (group.rank == 0), group.rank
+        self.members, self._group, self._fleet = list(range(num_slms)), group, fleet
 
     @property
     def num_slms(self) -> int:
@@ -54,21 +54,21 @@ class SharedFleet:
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
         """See ``Fleet``."""
         pending = self._fleet.pretrain(first_step, num_steps) if self._fleet is not None else list
-        return lambda: self._team.share(pending)
+        return lambda: self._group.share(pending)
 
-    def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
+    def propose(self, query: Query, shortlist: Tensor | None = None, *, learn: bool = False) -> Proposals:
         """See ``Fleet``."""
-        parts = self._team.exchange((to_wire(query), None if asked is None else to_array(asked)))
+        parts = self._group.exchange((to_wire(query), None if shortlist is None else to_array(shortlist)))
         questions = joined([part for part, _ in parts])
-        whom = None if asked is None else torch.cat([torch.tensor(part) for _, part in parts])
-        made = self._team.share(lambda: to_wire(self._own().propose(questions, whom, learn=learn)))
+        whom = None if shortlist is None else torch.cat([torch.tensor(part) for _, part in parts])
+        made = self._group.share(lambda: to_wire(self._own().propose(questions, whom, learn=learn)))
         return from_wire(made).map(self._rows([len(part.current) for part, _ in parts]))
 
     def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
         """See ``Fleet``."""
-        parts = self._team.exchange([to_wire(credit) for credit in credits])
+        parts = self._group.exchange([to_wire(credit) for credit in credits])
         together = [joined(list(each)) for each in zip(*parts, strict=True)]
-        found = self._team.share(lambda: [to_array(x) for x in self._own().learn(together, lr, moment)])
+        found = self._group.share(lambda: [to_array(x) for x in self._own().learn(together, lr, moment)])
         sizes = [[len(part[i].hidden_grad) for part in parts] for i in range(len(credits))]
         return [self._rows(size)(torch.tensor(each)) for size, each in zip(sizes, found, strict=True)]
 
@@ -85,8 +85,8 @@ class SharedFleet:
         return self._fleet
 
     def _rows(self, sizes: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        first = sum(sizes[: self._team.rank])
-        return lambda tensor: tensor[first : first + sizes[self._team.rank]]
+        first = sum(sizes[: self._group.rank])
+        return lambda tensor: tensor[first : first + sizes[self._group.rank]]
 
 
 def to_array(tensor: Tensor) -> Any:

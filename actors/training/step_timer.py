@@ -78,10 +78,10 @@ class MeteredFleet:
 
         return wait
 
-    def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
+    def propose(self, query: Query, shortlist: Tensor | None = None, *, learn: bool = False) -> Proposals:
         """See ``Fleet``."""
         with self._meter.timed("propose"):
-            return self._fleet.propose(query, asked, learn=learn)
+            return self._fleet.propose(query, shortlist, learn=learn)
 
     def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
         """See ``Fleet``."""

@@ -26,6 +26,6 @@ class NoteLosses(UserCallback):
 
 
 def note_size(run: RunDir, size: int, learners: int) -> None:
-    """Note of how many learners a team is now, where there is not always room for all."""
+    """Note of how many learners a group is now, where there is not always room for all."""
     if learners > 1:
         run.note_event(f"{size} of {learners} BLM learners are there", "train together from the last checkpoint")

@@ -100,18 +100,18 @@ class MembershipChanges:
 
 
 def follow_changes(learner: LearnerProcess, changes: MembershipChanges) -> None:
-    """Do what is due where a learner stands, alike in all learners of a team.
+    """Do what is due where a learner stands, alike in all learners of a group.
 
     Raises:
         ActorError: an SLM's process was lost; what is due is done when the run goes on.
     """
-    team, position = learner.team, learner.trainer.position
-    for joins, slm, is_new in team.share(lambda: changes.due(position)):
+    group, position = learner.group, learner.trainer.position
+    for joins, slm, is_new in group.share(lambda: changes.due(position)):
         change = Change(joins, slm)
-        problem = team.share(lambda change=change, is_new=is_new: _do(learner, change, is_new))
-        if team.rank and problem is None:
+        problem = group.share(lambda change=change, is_new=is_new: _do(learner, change, is_new))
+        if group.rank and problem is None:
             _do(learner, change, is_new)
-        if team.rank == 0 and is_new:
+        if group.rank == 0 and is_new:
             changes.note(change, position, problem)
 
 

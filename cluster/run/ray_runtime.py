@@ -47,7 +47,7 @@ from leworld.worlds.base import World
 
 STORAGE = ".ray"
 LOOK_S = 10.0
-"""How often it is seen whether there is room for more learners of a team that has not all."""
+"""How often it is seen whether there is room for more learners of a group that has not all."""
 
 
 @dataclass(frozen=True)
@@ -183,21 +183,21 @@ def scaling(learners: int, threads: int, device: str, nodes: Nodes) -> ScalingCo
 def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
     """What the Ray Train worker does. Errors of ours are returned: what trying again can mend was tried here."""
     work: Work = settings["work"]
-    team = DistributedGroup() if train.get_context().get_world_size() > 1 else ALONE
+    group = DistributedGroup() if train.get_context().get_world_size() > 1 else ALONE
     export = partial(export_step, run=work.run.path.name)
-    if team.rank == 0:
-        note_size(work.run, team.size, work.config.cluster.learners)
+    if group.rank == 0:
+        note_size(work.run, group.size, work.config.cluster.learners)
     for failures in count(1):
         try:
-            learn(_learner(work, team), work.run, work.config, work.handles.processes, train.report, export)
+            learn(_learner(work, group), work.run, work.config, work.handles.processes, train.report, export)
         except ActorError as error:
             if failures > work.config.cluster.max_failures:
                 return error
-            if team.rank == 0:
+            if group.rank == 0:
                 way_out = "goes on from the last checkpoint when all are there"
                 work.run.note_event(f"{error.actor} {error.problem}", way_out)
                 add("leworld_restarts_total", 1, run=work.run.path.name)
-            if team.size > 1:
+            if group.size > 1:
                 # The others wait for this one: Ray Train ends them, and starts all anew.
                 raise
         except LeWorldError as error:
@@ -207,28 +207,28 @@ def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
     raise AssertionError
 
 
-def _learner(work: Work, team: LearnerGroup) -> LearnerProcess:
+def _learner(work: Work, group: LearnerGroup) -> LearnerProcess:
     """A new learner, and new clients of the parts; those that are just being started again are waited for."""
     config = work.config
     return LearnerProcess(
         config.model,
         config.phases,
         ray.get(work.world, timeout=config.cluster.timeout_s),
-        _fleet(work, team),
-        # Should it be made anew, then once for the whole team.
-        work.handles.memory(team.share(work.handles.living_memory)),
+        _fleet(work, group),
+        # Should it be made anew, then once for the whole group.
+        work.handles.memory(group.share(work.handles.living_memory)),
         seed=config.seed,
         threads=config.cluster.threads,
         device=worker_device(config.cluster.device, work.device, torch_gpus()),
-        team=team,
+        group=group,
     )
 
 
-def _fleet(work: Work, team: LearnerGroup) -> Fleet:
-    """The SLMs; of a team, only the first learner is connected to them."""
-    if team.size == 1:
+def _fleet(work: Work, group: LearnerGroup) -> Fleet:
+    """The SLMs; of a group, only the first learner is connected to them."""
+    if group.size == 1:
         return work.handles.fleet()
-    return SharedFleet(team, None if team.rank else work.handles.fleet(), work.config.model.num_slms)
+    return SharedFleet(group, None if group.rank else work.handles.fleet(), work.config.model.num_slms)
 
 
 def worker_device(wish: Wish, granted: str, gpus: int) -> str:

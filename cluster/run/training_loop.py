@@ -38,11 +38,11 @@ def learn(
         report: is told of every checkpoint.
         export: is told of every step.
     """
-    if learner.team.rank == 0:
+    if learner.group.rank == 0:
         begin(learner, run, config)
     learner.align()
     changes = MembershipChanges(run)
-    if learner.team.rank:
+    if learner.group.rank:
         follow(learner, config, changes, report)
         return
     sizes = {phase: learner.num_steps(phase) for phase in PHASES}
@@ -64,7 +64,7 @@ def learn(
 
 
 def follow(learner: LearnerProcess, config: RunConfig, changes: MembershipChanges, report: Report | None) -> None:
-    """Do what is left of the phases as a learner that is not the first of its team: it leaves no files."""
+    """Do what is left of the phases as a learner that is not the first of its group: it leaves no files."""
     for step in steps_of(learner, config, changes):
         if step.is_kept and report is not None:
             # The first one reports what was kept; Ray waits for all.
@@ -84,7 +84,7 @@ class Done:
 
 
 def steps_of(learner: LearnerProcess, config: RunConfig, changes: MembershipChanges) -> Iterator[Done]:
-    """The steps that are left, alike in every learner of a team; between them SLMs join and leave."""
+    """The steps that are left, alike in every learner of a group; between them SLMs join and leave."""
     kept = learner.trainer.position
     follow_changes(learner, changes)
     for progress, seconds in timed(learner.steps()):

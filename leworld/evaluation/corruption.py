@@ -65,7 +65,7 @@ class CorruptionConfig:
     lead: int = 10
     steps: int = 24
     within: int = 10
-    standing: SLMHealthConfig = field(default_factory=SLMHealthConfig)
+    health: SLMHealthConfig = field(default_factory=SLMHealthConfig)
 
     def __post_init__(self) -> None:
         if min(self.streams, self.lead, self.within) < 1 or self.steps <= self.within:
@@ -105,13 +105,13 @@ class Corruption:
             return None
         scatter = random_addresses(address_bits, generator(self.seed, "corruption", "random", self.slm))
 
-        def spoilt(ranges: Ranges) -> Ranges:
+        def noisy(ranges: Ranges) -> Ranges:
             start = ranges.start.clone()
             wrong = scatter(ranges).start if self.kind == "random" else torch.full_like(start, self.address)
             start[:, self.slm] = wrong[:, self.slm]
             return replace(ranges, start=start)
 
-        return spoilt
+        return noisy
 
     @contextmanager
     def damage(self, fleet: Fleet) -> Iterator[None]:
@@ -133,9 +133,9 @@ class Corruption:
 class Walk:
     """A system on its way through streams of true states."""
 
-    def __init__(self, system: System, standing: SLMHealth | None) -> None:
+    def __init__(self, system: System, health: SLMHealth | None) -> None:
         self.system = system
-        self.standing = standing
+        self.health = health
         self.rows: list[tuple[Tensor, ...]] = []
 
     def go(self, steps: list[tuple[Batch, bool]], redirect: Redirect | None = None) -> None:
@@ -143,18 +143,18 @@ class Walk:
         for now, first in steps:
             if first:
                 self.seen = None
-                self.asked = now.current.new_zeros(len(now.current), self.system.blm.config.query_dim)
-            query = Query(now.past, now.current, now.characteristics, self.asked)
+                self.requested = now.current.new_zeros(len(now.current), self.system.blm.config.query_dim)
+            query = Query(now.past, now.current, now.characteristics, self.requested)
             self.seen = self.system.observe(query, self.seen)
-            step = self.system.predict(query, seen=self.seen, redirect=redirect, standing=self.standing)
+            step = self.system.predict(query, seen=self.seen, redirect=redirect, health=self.health)
             step = step.over(self.system.blm.num_slms)
             error = errors(step.next_state.cpu(), now.target, self.system.spec.scale)
             right = (step.proposals.start[..., 0].cpu() == now.labels.start) & (now.labels.length > 0)
             wanted = self.system.wanted(query, step.proposals).cpu()
             self.rows.append((error, wanted, step.reads.length.cpu() > 0, right, self._excluded()))
-            self.asked = step.info_query.cpu()
-            if self.standing is not None:
-                self.standing = self.standing.observe(step)
+            self.requested = step.info_query.cpu()
+            if self.health is not None:
+                self.health = self.health.observe(step)
 
     def course(self) -> Course:
         """All that happened."""
@@ -162,9 +162,9 @@ class Walk:
         return Course(error, wanted, read, right, torch.cat([excluded, self._excluded().unsqueeze(1)], dim=1))
 
     def _excluded(self) -> Tensor:
-        if self.standing is None:
+        if self.health is None:
             return torch.zeros(1, self.system.fleet.num_slms, dtype=torch.bool)
-        return self.standing.excluded.cpu()
+        return self.health.excluded.cpu()
 
 
 class CorruptionStreams:
@@ -182,7 +182,7 @@ class CorruptionStreams:
 
     def fresh(self, num_streams: int) -> SLMHealth:
         """Nothing is held against anyone."""
-        return SLMHealth.fresh(num_streams, self.system.fleet.num_slms, self.config.standing, self.system.device)
+        return SLMHealth.fresh(num_streams, self.system.fleet.num_slms, self.config.health, self.system.device)
 
     def barred(self, slm: int) -> SLMHealth:
         """A standing by which one SLM is never trusted."""
@@ -195,9 +195,9 @@ class CorruptionStreams:
         """A stuck SLM proposes what the last stream would need first."""
         return Corruption(kind, slm, int(self.steps[0][0].labels.start[-1, slm]), self.seed)
 
-    def walk(self, standing: SLMHealth | None, corruption: Corruption | None = None) -> Course:
+    def walk(self, health: SLMHealth | None, corruption: Corruption | None = None) -> Course:
         """Go all the way, the corruption setting in after the lead."""
-        walk, lead = Walk(self.system, standing), self.config.lead
+        walk, lead = Walk(self.system, health), self.config.lead
         walk.go(self.steps[:lead])
         if corruption is None:
             walk.go(self.steps[lead:])

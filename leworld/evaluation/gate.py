@@ -250,7 +250,7 @@ def address_figures(trial: Trial, batch: Batch, tables: Tensor | None) -> Gate:
         "hit_top4": hit_rate(start, labels, top, keyed),
         "hit_asked": hit_rate(start, labels, 1, ~keyed),
         "exact_mask": None if relevant is None else exact_mask(by_table(trial.mask, tables, relevant), relevant),
-        "requests_per_prediction": float(trial.asked.double().mean()),
+        "requests_per_prediction": float(trial.requested.double().mean()),
         "reads_per_prediction": float(trial.reads.double().sum(-1).mean()),
     }
 

@@ -31,7 +31,7 @@ class Trial:
     mask: Tensor
     start: Tensor
     reads: Tensor
-    asked: Tensor
+    requested: Tensor
 
 
 def reading(system: System, memory: Reader) -> System:
@@ -61,21 +61,21 @@ def teacher_forced(
         redirect: what becomes of the proposed ranges; None reads them.
         oracle: read what the write log names and trust what is truly relevant, instead of SLMs and router.
     """
-    asked = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
+    requested = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
     tables = system.tables
     batch = batch.columns(tables)
     steps, seen = [], None
     for t in range(batch.shape[1]):
         now = batch.at(t)
-        query = Query(now.past, now.current, now.characteristics, asked)
+        query = Query(now.past, now.current, now.characteristics, requested)
         ranges, mask = oracle_choice(now, tables) if oracle else (None, None)
         seen = system.observe(query, seen)
         step = system.predict(query, seen=seen, ranges=ranges, mask=mask, redirect=redirect)
         step = step.over(now.labels.start.shape[1])
         error = errors(step.next_state.cpu(), now.target, system.spec.scale)
-        found = (step.mask.cpu() > 0.5, step.proposals.start.cpu(), step.looks.cpu())
+        found = (step.mask.cpu() > 0.5, step.proposals.start.cpu(), step.num_reads_tried.cpu())
         steps.append((error, *found, step.info_query.cpu().any(-1)))
-        asked = step.info_query.cpu() if request is None else request(step.info_query.cpu())
+        requested = step.info_query.cpu() if request is None else request(step.info_query.cpu())
     return Trial(*(torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)))
 
 
@@ -95,15 +95,15 @@ def oracle_choice(batch: Batch, tables: Tensor | None = None) -> tuple[Ranges, T
 def free_running(system: System, batch: Batch) -> Tensor:
     """(B, T) error of step t when all states after the first are the system's own; actions are the true ones."""
     target_dim = system.spec.target_dim
-    asked = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
+    requested = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
     past, current = batch.past[:, 0], batch.current[:, 0]
     results, seen = [], None
     for t in range(batch.shape[1]):
-        query = Query(past, current, batch.characteristics[:, t], asked)
+        query = Query(past, current, batch.characteristics[:, t], requested)
         # What follows the first step is imagined, and no evidence of anything.
         seen = system.observe(query) if t == 0 else seen
         step = system.predict(query, seen=seen)
-        predicted, asked = step.next_state.cpu(), step.info_query.cpu()
+        predicted, requested = step.next_state.cpu(), step.info_query.cpu()
         results.append(errors(predicted, batch.target[:, t], system.spec.scale))
         if t + 1 < batch.shape[1]:
             past, current = current, torch.cat([predicted, batch.current[:, t + 1, target_dim:]], dim=-1)

@@ -103,7 +103,7 @@ class BLM(nn.Module):
         char_dim: int,
         slm_dim: int,
         num_slms: int,
-        num_asked: int | None = None,
+        shortlist_size: int | None = None,
         record_words: int,
         scale: Tensor,
         decode: Tensor | None = None,
@@ -131,7 +131,7 @@ class BLM(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
         self.tags = TagHead(char_dim, config.query_dim, num_slms, tag[1]) if tag[1] else None
         self.num_slms = num_slms
-        self.num_asked = num_asked
+        self.shortlist_size = shortlist_size
         # Steps of training before an SLM that joined is asked for predictions.
         self.probation = [0] * num_slms
         self.slm_hidden = zeroed(nn.Linear(slm_dim, d))
@@ -164,7 +164,7 @@ class BLM(nn.Module):
         Returns:
             (B, A) int64, ascending; None where all are asked.
         """
-        if self.num_asked is None or self.num_asked >= self.num_slms:
+        if self.shortlist_size is None or self.shortlist_size >= self.num_slms:
             return None
         score = self.router.alone(self._state(query)).logit
         if noise is not None:
@@ -174,9 +174,9 @@ class BLM(nn.Module):
         if prefer is not None:
             # A sigmoid is between 0 and 1, so that a preference decides first.
             score = torch.sigmoid(score) + 2 * prefer
-        return score.topk(self.num_asked).indices.sort(-1).values
+        return score.topk(self.shortlist_size).indices.sort(-1).values
 
-    def sense(self, query: Query, seen: Tensor | None = None, asked: Tensor | None = None) -> Senses:
+    def sense(self, query: Query, seen: Tensor | None = None, shortlist: Tensor | None = None) -> Senses:
         """Encode everything that is known before reading.
 
         Args:
@@ -186,13 +186,13 @@ class BLM(nn.Module):
         """
         state = self._state(query)
         drift = self.drift(torch.cat([query.past, query.current, query.characteristics], dim=-1))
-        tags = self.expected_tags(query.characteristics, query.info_query, asked)
+        tags = self.expected_tags(query.characteristics, query.info_query, shortlist)
         if self.regression is None:
-            return Senses(state, drift, tags, asked=asked)
+            return Senses(state, drift, tags, shortlist=shortlist)
         features, expected = self.regression.features(query.current)
         if seen is None:
             seen = self.regression.moments(*self._transition(query.past.unsqueeze(1), query.current.unsqueeze(1)))
-        return Senses(state, drift + expected, tags, query.current, features, seen, asked)
+        return Senses(state, drift + expected, tags, query.current, features, seen, shortlist)
 
     def _state(self, query: Query) -> Tensor:
         """(B, D)."""
@@ -200,12 +200,12 @@ class BLM(nn.Module):
         parts += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
         return self.norm_state((torch.stack(parts, dim=1) + self.kind).sum(1))
 
-    def expected_tags(self, characteristics: Tensor, request: Tensor, asked: Tensor | None = None) -> Tensor:
+    def expected_tags(self, characteristics: Tensor, request: Tensor, shortlist: Tensor | None = None) -> Tensor:
         """(B, N, G) scores of the bits of the tags to expect; none where records have no tags."""
         if self.tags is None:
-            num_slms = self.num_slms if asked is None else asked.shape[1]
+            num_slms = self.num_slms if shortlist is None else shortlist.shape[1]
             return characteristics.new_zeros(len(characteristics), num_slms, 0)
-        return self.tags(characteristics, request, asked)
+        return self.tags(characteristics, request, shortlist)
 
     def observe(self, past: Tensor, current: Tensor) -> Tensor | None:
         """Moments of what was seen of (B, T) episodes up to each of their steps.
@@ -233,11 +233,11 @@ class BLM(nn.Module):
     ) -> Routing:
         """Decide which SLMs to trust, before anything is read."""
         trust = trust_features(proposals)
-        return self.router(senses.state, proposals.hidden, trust, temperature, noise, senses.asked)
+        return self.router(senses.state, proposals.hidden, trust, temperature, noise, senses.shortlist)
 
     def route_alone(self, senses: Senses, temperature: float, noise: Tensor) -> Routing:
         """Decide as if no SLM had said anything: which tables matter often follows from what is sensed."""
-        return self.router.alone(senses.state, temperature, noise, senses.asked)
+        return self.router.alone(senses.state, temperature, noise, senses.shortlist)
 
     def encode(self, reads: Reads) -> Records:
         """Encode the words of every distinct range once."""
@@ -252,8 +252,8 @@ class BLM(nn.Module):
         pooled = self.pooling(senses, records, index)
         if self.regression is None or records.points is None:
             return pooled
-        believed = (torch.sigmoid(pooled.belief) * pooled.valid).flatten(0, -2)
-        moments = self.regression.moments(records.points[index.flatten()], believed)
+        read_confidence = (torch.sigmoid(pooled.belief) * pooled.valid).flatten(0, -2)
+        moments = self.regression.moments(records.points[index.flatten()], read_confidence)
         return replace(pooled, moments=moments.unflatten(0, index.shape))
 
     def slots(self, pooled: Pooled, proposals: Proposals) -> Slots:
@@ -267,16 +267,16 @@ class BLM(nn.Module):
     def predict(self, senses: Senses, slots: Slots, mask: Tensor) -> Prediction:
         """Predict, and ask, from what is sensed and the slots (B, N, ...) that the mask (B, N) lets through."""
         gate = mask.unsqueeze(-1)
-        content = gate * slots.content + (1 - gate) * self.unread + rows_of(self.slot[0], senses.asked)
+        content = gate * slots.content + (1 - gate) * self.unread + rows_of(self.slot[0], senses.shortlist)
         # The read-out starts from the sum of its inputs: what is linear in them need not pass the attention.
         first = self.readout + senses.state.unsqueeze(1) + content.sum(1, keepdim=True)
         x = torch.cat([first, content], dim=1)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x[:, 0])
-        change = self.change(x) + senses.drift + own_maps(self.told, gate * slots.notes, senses.asked)
+        change = self.change(x) + senses.drift + own_maps(self.told, gate * slots.notes, senses.shortlist)
         change = change + self._fitted(senses, slots, gate)
-        request = self.ask(x) + own_maps(self.ask_notes, gate * self.norm_notes(slots.notes), senses.asked)
+        request = self.ask(x) + own_maps(self.ask_notes, gate * self.norm_notes(slots.notes), senses.shortlist)
         # What asking is worth is learnt from the state as it is: it must not bend the prediction.
         return Prediction(change, self.norm_ask(request), self.worth(x.detach()).squeeze(-1))
 
@@ -292,11 +292,11 @@ class BLM(nn.Module):
         return self.regression.posterior(senses.inputs, senses.features, moments)
 
 
-def own_maps(linear: nn.Linear, notes: Tensor, asked: Tensor | None) -> Tensor:
+def own_maps(linear: nn.Linear, notes: Tensor, shortlist: Tensor | None) -> Tensor:
     """The linear layer on the (B, N, E) notes of all SLMs side by side, where those that are not asked would be 0."""
-    if asked is None:
+    if shortlist is None:
         return linear(notes.flatten(1))
-    told = apply_own(linear.weight, notes, asked)
+    told = apply_own(linear.weight, notes, shortlist)
     return told if linear.bias is None else told + linear.bias
 
 

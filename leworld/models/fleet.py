@@ -78,7 +78,7 @@ class Fleet(Protocol):
         """Start pre-training steps of every SLM; the returned function waits and gives each SLM's last metrics."""
         ...
 
-    def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
+    def propose(self, query: Query, shortlist: Tensor | None = None, *, learn: bool = False) -> Proposals:
         """Ask SLMs; with ``learn`` they keep what ``learn`` needs, call by call.
 
         Args:
@@ -87,7 +87,7 @@ class Fleet(Protocol):
             learn: whether credit will come.
 
         Returns:
-            columns are as ``asked`` has them, or all SLMs.
+            columns are as ``shortlist`` has them, or all SLMs.
         """
         ...
 
@@ -179,12 +179,12 @@ class SLMGroup:
         """See ``Fleet``; here the work is done when the result is asked for."""
         return lambda: [self._pretrain_one(i, first_step, num_steps) for i in range(self.num_slms)]
 
-    def propose(self, query: Query, asked: Tensor | None = None, *, learn: bool = False) -> Proposals:
+    def propose(self, query: Query, shortlist: Tensor | None = None, *, learn: bool = False) -> Proposals:
         """See ``Fleet``."""
-        if asked is None:
+        if shortlist is None:
             pairs = Pairs.all(len(query.current), self.num_slms, self.device)
         else:
-            pairs = Pairs.of(asked.to(self.device))
+            pairs = Pairs.of(shortlist.to(self.device))
         return self.propose_pairs(query, pairs, learn=learn)
 
     def propose_pairs(self, query: Query, pairs: Pairs, *, learn: bool = False) -> Proposals:

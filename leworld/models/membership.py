@@ -41,14 +41,14 @@ def own_parts(blm: BLM) -> dict[str, tuple[int, int]]:
 
 def asking(blm: BLM) -> Tensor:
     """(1 + N,) int64: how many SLMs are asked, -1 for all, and of each the steps that it stays on probation."""
-    return torch.tensor([-1 if blm.num_asked is None else blm.num_asked, *blm.probation])
+    return torch.tensor([-1 if blm.shortlist_size is None else blm.shortlist_size, *blm.probation])
 
 
 def set_asking(blm: BLM, given: Tensor) -> None:
     """Inverse of ``asking``."""
     number, *probation = given.tolist()
     assert len(probation) == blm.num_slms, (probation, blm.num_slms)
-    blm.num_asked, blm.probation = None if number < 0 else number, probation
+    blm.shortlist_size, blm.probation = None if number < 0 else number, probation
 
 
 def join(blm: BLM, optimizer: Optimizer, like: int, generator: torch.Generator) -> None:
@@ -64,7 +64,7 @@ def join(blm: BLM, optimizer: Optimizer, like: int, generator: torch.Generator) 
         like: an SLM, of the same table if there is one.
         generator: of its key.
     """
-    blm.num_asked = blm.num_slms if blm.num_asked is None else blm.num_asked
+    blm.shortlist_size = blm.num_slms if blm.shortlist_size is None else blm.shortlist_size
     for name, (axis, width) in own_parts(blm).items():
         parameter = blm.get_parameter(name)
         new = parameter.detach().narrow(axis, like * width, width).clone()

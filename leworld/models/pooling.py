@@ -27,7 +27,7 @@ class Senses(_Record):
     ``state`` (B, D) past, current, characteristics and request together; ``drift`` (B, Y) the part of the change that
     is linear in them; ``tags`` (B, N, G) scores of the tag bits to expect in records of each table; where records are
     transitions, the state's ``inputs`` (B, S) and ``features`` (B, F), and what was ``seen`` (B, .) of the episode so
-    far. ``asked`` (B, A) int64 are the SLMs that are asked, ascending: N is A then, everywhere; None: all are.
+    far. ``shortlist`` (B, A) int64 are the SLMs that are asked, ascending: N is A then, everywhere; None: all are.
     """
 
     state: Tensor
@@ -36,7 +36,7 @@ class Senses(_Record):
     inputs: Tensor | None = None
     features: Tensor | None = None
     seen: Tensor | None = None
-    asked: Tensor | None = None
+    shortlist: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Pooling(nn.Module):
             records: U encoded ranges.
             index: (B, N) or (B, N, K) int64 in [0, U).
         """
-        scale, slot = rows_of(self.slot_scale, senses.asked), rows_of(self.slot, senses.asked)
+        scale, slot = rows_of(self.slot_scale, senses.shortlist), rows_of(self.slot, senses.shortlist)
         query = self.query(senses.state).unsqueeze(1) * scale + slot
         tags = self.vouch(senses.state).unsqueeze(1) * torch.tanh(senses.tags)
         if index.dim() == 3:

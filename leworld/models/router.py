@@ -84,7 +84,7 @@ class Router(nn.Module):
         trust: Tensor,
         temperature: float = 1.0,
         noise: Tensor | None = None,
-        asked: Tensor | None = None,
+        shortlist: Tensor | None = None,
     ) -> Routing:
         """Decide.
 
@@ -96,17 +96,17 @@ class Router(nn.Module):
             noise: see ``mask_ste``.
             asked: (B, A) int64, which SLMs these are; None: all.
         """
-        return self._decide(self._see(state, asked) + self.hidden(hidden) + self.trust(trust), temperature, noise)
+        return self._decide(self._see(state, shortlist) + self.hidden(hidden) + self.trust(trust), temperature, noise)
 
     def alone(
-        self, state: Tensor, temperature: float = 1.0, noise: Tensor | None = None, asked: Tensor | None = None
+        self, state: Tensor, temperature: float = 1.0, noise: Tensor | None = None, shortlist: Tensor | None = None
     ) -> Routing:
         """Decide from the state (B, D) alone, as if no SLM had said anything."""
-        return self._decide(self._see(state, asked), temperature, noise)
+        return self._decide(self._see(state, shortlist), temperature, noise)
 
-    def _see(self, state: Tensor, asked: Tensor | None) -> Tensor:
+    def _see(self, state: Tensor, shortlist: Tensor | None) -> Tensor:
         """(B, A, D / 2) the state from the side of each SLM."""
-        return self.state(state).unsqueeze(1) * rows_of(self.key_scale, asked) + rows_of(self.key, asked)
+        return self.state(state).unsqueeze(1) * rows_of(self.key_scale, shortlist) + rows_of(self.key, shortlist)
 
     def _decide(self, x: Tensor, temperature: float, noise: Tensor | None) -> Routing:
         logit = self.score(F.gelu(self.norm(x))).squeeze(-1)

@@ -44,10 +44,10 @@ class Pairs:
         return cls(row, slm, row * num_slms + slm, (batch, num_slms), batch)
 
     @classmethod
-    def of(cls, asked: Tensor) -> Pairs:
+    def of(cls, shortlist: Tensor) -> Pairs:
         """By the (B, A) int64 SLMs that each sample asks; none of them twice in a row."""
-        slm, place = torch.sort(asked.flatten(), stable=True)
-        return cls(place // asked.shape[1], slm, place, (asked.shape[0], asked.shape[1]), len(asked))
+        slm, place = torch.sort(shortlist.flatten(), stable=True)
+        return cls(place // shortlist.shape[1], slm, place, (shortlist.shape[0], shortlist.shape[1]), len(shortlist))
 
     @classmethod
     def listed(cls, row: Tensor, slm: Tensor, samples: int) -> Pairs:
@@ -71,12 +71,12 @@ class Pairs:
         return record.map(lambda x: torch.empty_like(x).index_copy_(0, self.place, x).unflatten(0, self.shape))
 
 
-def rows_of(weight: Tensor, asked: Tensor | None) -> Tensor:
+def rows_of(weight: Tensor, shortlist: Tensor | None) -> Tensor:
     """The (N, ...) weights of all SLMs, or the (B, A, ...) of those asked."""
-    return weight if asked is None else weight[asked]
+    return weight if shortlist is None else weight[shortlist]
 
 
-def apply_own(weight: Tensor, x: Tensor, asked: Tensor) -> Tensor:
+def apply_own(weight: Tensor, x: Tensor, shortlist: Tensor) -> Tensor:
     """Each SLM's own linear map, of those asked alone: one batched product over the SLMs that anybody asks.
 
     Args:
@@ -87,7 +87,7 @@ def apply_own(weight: Tensor, x: Tensor, asked: Tensor) -> Tensor:
     Returns:
         (B, Y), the sum over A.
     """
-    pairs, width = Pairs.of(asked), x.shape[-1]
+    pairs, width = Pairs.of(shortlist), x.shape[-1]
     slms, which, counts = torch.unique_consecutive(pairs.slm, return_inverse=True, return_counts=True)
     first = counts.cumsum(0) - counts
     column = torch.arange(len(which), device=which.device) - first[which]

@@ -57,11 +57,11 @@ class SLMHealthConfig:
         """The sum at which an SLM is excluded, in nats."""
         return math.log((1 - self.error_rate) / self.error_rate)
 
-    def evidence(self, believed: Tensor) -> Tensor:
+    def evidence(self, read_confidence: Tensor) -> Tensor:
         """Log-likelihood ratio of corrupt against healthy, in nats, for reads believed with these probabilities."""
         for_corrupt = math.log(self.corrupt / self.healthy)
         against = math.log((1 - self.corrupt) / (1 - self.healthy))
-        return believed * for_corrupt + (1 - believed) * against
+        return read_confidence * for_corrupt + (1 - read_confidence) * against
 
 
 @dataclass(frozen=True)
@@ -107,23 +107,23 @@ class SLMHealth:
         Raises:
             DataError: the step is of another number of samples.
         """
-        read, believed = self._reads(step)
-        doubt = (self.doubt + self.config.evidence(believed)).clamp(0, self.config.limit)
+        read, read_confidence = self._reads(step)
+        doubt = (self.doubt + self.config.evidence(read_confidence)).clamp(0, self.config.limit)
         doubt = torch.where(read, doubt, self.doubt)
         excluded = torch.where(self.excluded, doubt > 0, doubt >= self.config.limit)
         # A probe that was believed is followed up at once.
-        failed = excluded & (~self.excluded | (read & (believed <= 0.5)))
+        failed = excluded & (~self.excluded | (read & (read_confidence <= 0.5)))
         wait = torch.where(failed, self.config.probe_every, (self.wait - 1).clamp(min=0))
         return replace(self, doubt=doubt, excluded=excluded, wait=wait)
 
     def _reads(self, step: Step) -> tuple[Tensor, Tensor]:
         """(B, N) which SLMs were read, and how far what they named first was believed."""
-        read, believed = step.reads.length > 0, step.first_believed
+        read, read_confidence = step.reads.length > 0, step.first_read_confidence
         if len(self.doubt) == 1:
             count = read.sum(0, keepdim=True)
-            return count > 0, (believed * read).sum(0, keepdim=True) / count.clamp(min=1)
+            return count > 0, (read_confidence * read).sum(0, keepdim=True) / count.clamp(min=1)
         if len(read) != len(self.doubt):
             raise DataError(
                 f"standing of {len(self.doubt)} streams, and a step of {len(read)} samples: give one sample a stream"
             )
-        return read, believed
+        return read, read_confidence

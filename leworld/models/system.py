@@ -39,33 +39,33 @@ LARGEST = 1e12
 class ModelConfig:
     """Sizes of a system: ``num_slms`` SLMs of one kind and a BLM.
 
-    ``asked`` SLMs are asked for a prediction, chosen by the router from what is sensed; None asks all.
+    ``shortlist_size`` SLMs are asked for a prediction, chosen by the router from what is sensed; None asks all.
     """
 
     slm: SLMConfig = field(default_factory=SLMConfig)
     blm: BLMConfig = field(default_factory=BLMConfig)
     num_slms: int = 3
-    asked: int | None = None
+    shortlist_size: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_slms <= MOST_SLMS:
             raise ConfigError(f"model.num_slms {self.num_slms} is outside [1, {MOST_SLMS}]: set a number in that range")
-        if self.asked is not None and not 1 <= self.asked <= self.num_slms:
+        if self.shortlist_size is not None and not 1 <= self.shortlist_size <= self.num_slms:
             raise ConfigError(
-                f"model.asked {self.asked} is outside [1, {self.num_slms}]: set a number up to model.num_slms, or null "
-                "to ask all"
+                f"model.shortlist_size {self.shortlist_size} is outside [1, {self.num_slms}]: set a number up to "
+                "model.num_slms, or null to ask all"
             )
 
 
 @dataclass(frozen=True)
 class Found(_Record):
-    """What reading brought: ``slots``, how far it is ``believed``, its ``ranges`` and the ``looks`` taken, all (B, N[,
-    K], ...)."""
+    """What reading brought: ``slots``, ``read_confidence`` in it, its ``ranges`` and ``num_reads_tried``, all
+    (B, N[, K], ...)."""
 
     slots: Slots
-    believed: Tensor
+    read_confidence: Tensor
     ranges: Ranges
-    looks: Tensor
+    num_reads_tried: Tensor
 
 
 class System:
@@ -105,7 +105,7 @@ class System:
         mask: Tensor | None = None,
         redirect: Redirect | None = None,
         proposals: Proposals | None = None,
-        standing: SLMHealth | None = None,
+        health: SLMHealth | None = None,
     ) -> Step:
         """Predict the next state; only the ranges of trusted SLMs are read.
 
@@ -129,14 +129,16 @@ class System:
         """
         check_query(query, self.spec, self.blm.config.query_dim)
         query = query.to(self.device)
-        allowed = None if standing is None else standing.allowed()
+        allowed = None if health is None else health.allowed()
         mask, allowed = (None if part is None else part.to(self.device) for part in (mask, allowed))
-        asked = self.blm.shortlist(query, prefer=preference(mask, allowed))
-        mask, allowed = (None if part is None else of_asked(part, asked) for part in (mask, allowed))
-        proposals = self._proposals(query, asked, proposals)
-        senses = self.blm.sense(query, seen, asked)
+        shortlist = self.blm.shortlist(query, prefer=preference(mask, allowed))
+        mask, allowed = (None if part is None else of_shortlist(part, shortlist) for part in (mask, allowed))
+        proposals = self._proposals(query, shortlist, proposals)
+        senses = self.blm.sense(query, seen, shortlist)
         chosen = self._choose(self.blm.route(senses, proposals), mask, allowed)
-        wanted = proposals.ranges() if ranges is None else ranges.to(self.device).map(lambda x: of_asked(x, asked))
+        wanted = (
+            proposals.ranges() if ranges is None else ranges.to(self.device).map(lambda x: of_shortlist(x, shortlist))
+        )
         wanted = redirected(wanted, redirect)
         made = Ranges(wanted.start, wanted.length * chosen.long())
         first = self._look(senses, proposals, made)
@@ -145,35 +147,38 @@ class System:
         next_state = from_change(self.spec, query.current, prediction.change)
         request = prediction.info_query(self.blm.config.request_price)
         return Step(
-            next_state, chosen, found.ranges, found.looks, proposals, request, found.believed, first.believed, asked
+            next_state, chosen, found.ranges, found.num_reads_tried, proposals, request,
+            found.read_confidence, first.read_confidence, shortlist,
         )  # fmt: skip
 
     @torch.no_grad()
     def wanted(self, query: Query, proposals: Proposals) -> Tensor:
         """(B, N) bool, whom the router itself would ask and trust with these proposals, whatever their standing."""
         query = query.to(self.device)
-        asked = self.blm.shortlist(query)
-        routing = self.blm.route(self.blm.sense(query, asked=asked), self._proposals(query, asked, proposals))
-        if asked is None:
+        shortlist = self.blm.shortlist(query)
+        routing = self.blm.route(
+            self.blm.sense(query, shortlist=shortlist), self._proposals(query, shortlist, proposals)
+        )
+        if shortlist is None:
             return routing.mask > 0.5
-        nobody = torch.zeros(len(asked), self.blm.num_slms, dtype=torch.bool, device=asked.device)
-        return nobody.scatter_(1, asked, routing.mask > 0.5)
+        nobody = torch.zeros(len(shortlist), self.blm.num_slms, dtype=torch.bool, device=shortlist.device)
+        return nobody.scatter_(1, shortlist, routing.mask > 0.5)
 
-    def _proposals(self, query: Query, asked: Tensor | None, known: Proposals | None) -> Proposals:
+    def _proposals(self, query: Query, shortlist: Tensor | None, known: Proposals | None) -> Proposals:
         """Of the SLMs asked, or of all."""
         if known is None:
-            return self.fleet.propose(query, asked).to(self.device)
-        return known.to(self.device).map(lambda x: of_asked(x, asked))
+            return self.fleet.propose(query, shortlist).to(self.device)
+        return known.to(self.device).map(lambda x: of_shortlist(x, shortlist))
 
     def _look(self, senses: Senses, proposals: Proposals, ranges: Ranges) -> Found:
         """What (B, N[, K]) ranges hold for the samples."""
         reads = read_ranges(self.memory, ranges, self.spec.record_words, self.device)
         pooled = self.blm.pool(senses, self.blm.encode(reads), reads.index)
-        return Found(self.blm.slots(pooled, proposals), believed(pooled), ranges, (ranges.length > 0).long())
+        return Found(self.blm.slots(pooled, proposals), read_confidence(pooled), ranges, (ranges.length > 0).long())
 
     def _look_again(self, senses: Senses, proposals: Proposals, found: Found, redirect: Redirect | None) -> Found:
         """Where what was found is not believed, see whether an SLM's other candidates are better."""
-        doubted = (found.looks > 0) & (found.believed < DOUBTED)
+        doubted = (found.num_reads_tried > 0) & (found.read_confidence < DOUBTED)
         rows = doubted.any(1).nonzero().squeeze(1)
         others = range(1, proposals.start.shape[-1])
         if not len(rows) or not others:
@@ -197,16 +202,16 @@ class System:
 
 def improved(found: Found, rows: Tensor, again: Found) -> Found:
     """What was found, with the best of (R, N, K) second looks at (R,) rows where it is believed more."""
-    best = again.believed.argmax(-1)
-    better = again.believed.amax(-1) > found.believed[rows]
+    best = again.read_confidence.argmax(-1)
+    better = again.read_confidence.amax(-1) > found.read_confidence[rows]
 
     def improve(before: Tensor, after: Tensor) -> Tensor:
         index, use = (x.view(*x.shape, *[1] * (before.dim() - 2)) for x in (best, better))
         chosen = after.gather(2, index.unsqueeze(2).expand(-1, -1, 1, *before.shape[2:])).squeeze(2)
         return before.index_put((rows,), torch.where(use, chosen, before[rows]))
 
-    looks = found.looks.index_add(0, rows, again.looks.sum(-1))
-    return replace(found.map(improve, again), looks=looks)
+    num_reads_tried = found.num_reads_tried.index_add(0, rows, again.num_reads_tried.sum(-1))
+    return replace(found.map(improve, again), num_reads_tried=num_reads_tried)
 
 
 def preference(mask: Tensor | None, allowed: Tensor | None) -> Tensor | None:
@@ -216,12 +221,12 @@ def preference(mask: Tensor | None, allowed: Tensor | None) -> Tensor | None:
     return allowed - 1 if mask is None else (mask.round() + 1) * allowed - 1
 
 
-def of_asked(x: Tensor, asked: Tensor | None) -> Tensor:
+def of_shortlist(x: Tensor, shortlist: Tensor | None) -> Tensor:
     """The columns of the (B, A) SLMs asked, of (B or 1, N, ...); all where None."""
-    if asked is None:
+    if shortlist is None:
         return x
-    row = torch.arange(len(asked), device=asked.device).unsqueeze(1)
-    return x.expand(len(asked), *x.shape[1:])[row, asked]
+    row = torch.arange(len(shortlist), device=shortlist.device).unsqueeze(1)
+    return x.expand(len(shortlist), *x.shape[1:])[row, shortlist]
 
 
 def redirected(ranges: Ranges, redirect: Redirect | None) -> Ranges:
@@ -235,7 +240,7 @@ def best_of(logit: Tensor, allowed: Tensor) -> Tensor:
     return F.one_hot(best, logit.shape[-1]).float() * allowed
 
 
-def believed(pooled: Pooled) -> Tensor:
+def read_confidence(pooled: Pooled) -> Tensor:
     """(B, N) mean probability that a record of a read is what the sample needs; 0 without a read.
 
     The mean, not the best: the records of a range have one owner, so that chance beliefs even out.
@@ -272,7 +277,7 @@ def build_blm(config: ModelConfig, spec: WorldSpec, seed: int) -> BLM:
             char_dim=spec.char_dim,
             slm_dim=config.slm.d_model,
             num_slms=config.num_slms,
-            num_asked=config.asked,
+            shortlist_size=config.shortlist_size,
             record_words=spec.record_words,
             scale=spec.scale,
             decode=spec.decode,

@@ -42,7 +42,7 @@ class JointConfig:
         credit_temperature: of its target, as a part of the spread of the candidates' errors.
         label_weight: of the write log in the SLMs' loss.
         mask_weight: of hindsight over masks in the router's loss.
-        shortlist_weight: of hindsight over masks in the loss of whom to ask, where ``model.asked`` are few.
+        shortlist_weight: of hindsight over masks in the loss of whom to ask, where ``model.shortlist_size`` are few.
         subset_weight: of the loss of whom to ask, where the world says which tables matter.
         read_price: error that one read less is worth.
         balance_weight, entropy_weight: of the router's terms.
@@ -101,7 +101,7 @@ class Scores:
     """What hindsight found on the scored samples ``rows``.
 
     ``mask`` (R, N) best mask; ``candidate`` (R, N, K) and ``weight`` (R, N) credit; ``total`` samples were scored by
-    the whole team.
+    the whole group.
     """
 
     rows: Tensor
@@ -118,32 +118,32 @@ def joint_step(learner: TrainState, config: JointConfig, step: int) -> Metrics:
     samples = learner.samples(config.sequences, config.samples, draw, keyed=True)
     part = samples.part
     query, relevant = learner.query(samples.batch), learner.concern(samples.batch, None).relevant
-    asked = learner.shortlist(query, config.temperature_at(step), part, "joint", step)
-    batch = learner.concern(samples.batch, asked)
-    proposals = attach_hidden(learner.fleet.propose(query, asked, learn=True).to(learner.device))
-    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), asked)
+    shortlist = learner.shortlist(query, config.temperature_at(step), part, "joint", step)
+    batch = learner.concern(samples.batch, shortlist)
+    proposals = attach_hidden(learner.fleet.propose(query, shortlist, learn=True).to(learner.device))
+    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), shortlist)
     columns = proposals.confidence.shape[1]
     noise = part.of(logistic_noise(torch.Size((part.total, columns)), draw)).to(learner.device)
     routing = learner.blm.route(senses, proposals, config.temperature_at(step), noise)
-    spoiling = ReadNoise(config.irrelevant, config.dropped, config.blind, config.cut)
-    spoilt = learner.spoil(proposals.ranges(), spoiling, draw, part)
+    read_noise = ReadNoise(config.irrelevant, config.dropped, config.blind, config.cut)
+    noisy = learner.add_read_noise(proposals.ranges(), read_noise, draw, part)
     scored = scored_rows(part.total, config.scored, draw)
     rows = (scored[part.holds(scored)] - part.first).to(learner.device)
     candidates = Ranges(proposals.start[rows], proposals.length[rows])
-    records, (index, candidate_index) = learner.read(spoilt.ranges, candidates)
+    records, (index, candidate_index) = learner.read(noisy.ranges, candidates)
 
     pooled = learner.blm.pool(senses, records, index)
     slots = learner.blm.slots(pooled, proposals)
-    prediction = learner.blm.predict(senses, slots, routing.mask * spoilt.kept)
+    prediction = learner.blm.predict(senses, slots, routing.mask * noisy.kept)
     change = learner.change(batch)
     error = (prediction.change - change).pow(2).mean() * part.share
 
     chosen = proposals.map(lambda x: x[rows].detach())
     seen = senses.map(lambda tensor: tensor[rows].detach())
     scores = score(learner, config, seen, records, candidate_index, chosen, change[rows], rows, len(scored))
-    right = right_reads(batch, proposals) if learner.labels else spoilt.ranges.length > 0
-    verify = verify_loss(pooled, spoilt.wrong, spoilt.wrong | right, learner.team)
-    loss = error + config.verify_weight * verify + routing_loss(config, routing, scores, learner.team, part)
+    right = right_reads(batch, proposals) if learner.labels else noisy.ranges.length > 0
+    verify = verify_loss(pooled, noisy.wrong, noisy.wrong | right, learner.group)
+    loss = error + config.verify_weight * verify + routing_loss(config, routing, scores, learner.group, part)
     loss = loss + config.shortlist_weight * shortlist_loss(learner.blm, senses, scores, part)
     loss = loss + config.subset_weight * part.share * subset_loss(learner.blm, senses, relevant)
     loss.backward()
@@ -153,9 +153,9 @@ def joint_step(learner: TrainState, config: JointConfig, step: int) -> Metrics:
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
     learner.fleet.learn([credit], slm_lr, ("joint", step))
     return {
-        "loss": learner.team.sum(error).item(), "grad_norm": norm, "lr": lr, "temperature": config.temperature_at(step),
-        **hit_metrics(batch, proposals), **recall(asked, relevant),
-        **mask_metrics(batch, routing.logit, relevant, asked, learner.fleet.members),
+        "loss": learner.group.sum(error).item(), "grad_norm": norm, "lr": lr,
+        "temperature": config.temperature_at(step), **hit_metrics(batch, proposals), **recall(shortlist, relevant),
+        **mask_metrics(batch, routing.logit, relevant, shortlist, learner.fleet.members),
     }  # fmt: skip
 
 
@@ -191,20 +191,20 @@ def score(
     return Scores(rows, mask, candidate, weight, total)
 
 
-def routing_loss(config: JointConfig, routing: Routing, scores: Scores, team: LearnerGroup, part: BatchPart) -> Tensor:
+def routing_loss(config: JointConfig, routing: Routing, scores: Scores, group: LearnerGroup, part: BatchPart) -> Tensor:
     """Hindsight's masks, and the router's own terms: this learner's share of them."""
     taught = F.binary_cross_entropy_with_logits(routing.logit[scores.rows], scores.mask) if len(scores.rows) else 0.0
     taught = part.weight * len(scores.rows) / scores.total * taught
-    use = team.total(routing.prob.mean(0) * part.share)
+    use = group.total(routing.prob.mean(0) * part.share)
     own = config.balance_weight * routing.balance_loss(use) + config.entropy_weight * part.share * routing.entropy()
     return config.mask_weight * taught + own
 
 
 def shortlist_loss(blm: BLM, senses: Senses, scores: Scores, part: BatchPart) -> Tensor | float:
     """Where few are asked, hindsight's masks also teach whom to ask, of those who were: this learner's share of it."""
-    if senses.asked is None or not len(scores.rows):
+    if senses.shortlist is None or not len(scores.rows):
         return 0.0
-    own = blm.router.alone(senses.state[scores.rows], asked=senses.asked[scores.rows])
+    own = blm.router.alone(senses.state[scores.rows], shortlist=senses.shortlist[scores.rows])
     taught = F.binary_cross_entropy_with_logits(own.logit, scores.mask)
     return part.weight * len(scores.rows) / scores.total * taught
 
@@ -234,7 +234,7 @@ def hit_metrics(batch: Batch, proposals: Proposals) -> Metrics:
 
 
 def mask_metrics(
-    batch: Batch, logit: Tensor, relevant: Tensor | None, asked: Tensor | None, members: Sequence[int]
+    batch: Batch, logit: Tensor, relevant: Tensor | None, shortlist: Tensor | None, members: Sequence[int]
 ) -> Metrics:
     """Reads that the plain decision would make, how often it is the true subset, and how much each SLM is used.
 
@@ -248,7 +248,7 @@ def mask_metrics(
     hard = logit > 0
     metrics = {"reads": hard.float().sum(1).mean().item()}
     if len(members) <= SHOWN_SLMS:
-        used = hard if asked is None else hard.new_zeros(len(hard), len(members)).scatter(1, asked, hard)
+        used = hard if shortlist is None else hard.new_zeros(len(hard), len(members)).scatter(1, shortlist, hard)
         metrics |= {f"use_{i}": use for i, use in zip(members, used.float().mean(0).tolist(), strict=True)}
     if batch.relevant is not None and relevant is not None:
         all_asked = batch.relevant.sum(1) == relevant.sum(1)

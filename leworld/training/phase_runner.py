@@ -114,7 +114,7 @@ class PhaseRunner:
         *,
         seed: int,
         device: str = "cpu",
-        team: LearnerGroup = ALONE,
+        group: LearnerGroup = ALONE,
     ) -> None:
         self.phases = phases
         self.position = Position()
@@ -128,7 +128,7 @@ class PhaseRunner:
             seed=seed,
             labels=phases.labels,
             device=device,
-            team=team,
+            group=group,
         )
 
     def join(self, slm_id: int) -> None:

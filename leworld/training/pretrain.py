@@ -40,7 +40,7 @@ class PretrainConfig:
         verify_weight: of the loss of reads wrongly ignored or wrongly believed.
         codec_weight: of the loss of words decoded from their codes.
         ask_weight: of the loss of tags that requests name, where the next step depends on one.
-        subset_weight: of the loss of whom to ask, where ``model.asked`` are few and the world says which tables matter.
+        subset_weight: of the loss of the shortlist, where it is short and the world says which tables matter.
         slm_steps: optimiser steps of each SLM.
         slm_batch: keys a step.
         rule_steps: optimiser steps of the linear rule from key to address beside each other one of an SLM, as they are
@@ -89,40 +89,40 @@ def pretrain_step(learner: TrainState, config: PretrainConfig, step: int) -> Met
     samples = learner.samples(config.sequences, config.samples, draw)
     part, query = samples.part, learner.query(samples.batch)
     relevant = learner.concern(samples.batch, None).relevant
-    asked = learner.shortlist(query, config.temperature, part, "pretrain", step)
-    batch = learner.concern(samples.batch, asked)
+    shortlist = learner.shortlist(query, config.temperature, part, "pretrain", step)
+    batch = learner.concern(samples.batch, shortlist)
     # Without labels, SLMs that are taught beside it by what was written say where to read.
-    own = batch.labels if learner.labels else learner.fleet.propose(query, asked).to(learner.device).ranges()
-    spoiling = ReadNoise(config.irrelevant, config.dropped, config.blind, config.cut)
-    spoilt = learner.spoil(own, spoiling, draw, part)
-    wanted = learner.to_ask_for(samples)
-    wanted = wanted if asked is None else wanted.map(lambda x: x.gather(1, asked))
-    records, (index, right, named) = learner.read(spoilt.ranges, own, wanted)
-    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), asked)
+    own = batch.labels if learner.labels else learner.fleet.propose(query, shortlist).to(learner.device).ranges()
+    read_noise = ReadNoise(config.irrelevant, config.dropped, config.blind, config.cut)
+    noisy = learner.add_read_noise(own, read_noise, draw, part)
+    wanted = learner.to_request(samples)
+    wanted = wanted if shortlist is None else wanted.map(lambda x: x.gather(1, shortlist))
+    records, (index, right, named) = learner.read(noisy.ranges, own, wanted)
+    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), shortlist)
     if learner.labels:
         senses = expecting(senses, batch, records.tags[right, 0])
     pooled = learner.blm.pool(senses, records, index)
-    noise = part.of(logistic_noise(torch.Size((part.total, spoilt.kept.shape[1])), draw)).to(learner.device)
+    noise = part.of(logistic_noise(torch.Size((part.total, noisy.kept.shape[1])), draw)).to(learner.device)
     routing = learner.blm.route_alone(senses, config.temperature, noise)
     prediction = learner.blm.predict(
-        senses, Slots(pooled.content, pooled.notes, pooled.moments), routing.mask * spoilt.kept
+        senses, Slots(pooled.content, pooled.notes, pooled.moments), routing.mask * noisy.kept
     )
     error = (prediction.change - learner.change(batch)).pow(2).mean() * part.share
-    verify = verify_loss(pooled, spoilt.wrong, spoilt.ranges.length > 0, learner.team)
+    verify = verify_loss(pooled, noisy.wrong, noisy.ranges.length > 0, learner.group)
     codec = learner.blm.codec.reconstruction_loss(_random_words(learner, step))
-    known = (wanted.length > 0) & ~spoilt.wrong & (spoilt.kept > 0)
-    scores = learner.blm.expected_tags(batch.characteristics, prediction.request, asked)
+    known = (wanted.length > 0) & ~noisy.wrong & (noisy.kept > 0)
+    scores = learner.blm.expected_tags(batch.characteristics, prediction.request, shortlist)
     # Requests are to name the tags of the records that the next step needs, where that is known.
-    naming = tag_loss(scores, records.tags[named, 0], known, learner.team.sum(known.sum()))
+    naming = tag_loss(scores, records.tags[named, 0], known, learner.group.sum(known.sum()))
     loss = error + config.verify_weight * verify + config.ask_weight * naming
     loss = loss + config.subset_weight * part.share * subset_loss(learner.blm, senses, relevant)
     # What needs no samples every learner works out whole.
     common = config.codec_weight * codec + _rule_loss(learner, config, step)
-    (loss + common / learner.team.size).backward()
+    (loss + common / learner.group.size).backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimise(lr)
-    total = learner.team.sum(torch.stack([error, verify])).tolist()
-    return {"loss": total[0], "verify_loss": total[1], "grad_norm": norm, "lr": lr, **recall(asked, relevant)}
+    total = learner.group.sum(torch.stack([error, verify])).tolist()
+    return {"loss": total[0], "verify_loss": total[1], "grad_norm": norm, "lr": lr, **recall(shortlist, relevant)}
 
 
 def expecting(senses: Senses, batch: Batch, tags: Tensor) -> Senses:

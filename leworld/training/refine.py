@@ -98,7 +98,7 @@ def refine_step(learner: TrainState, config: RefineConfig, step: int) -> Metrics
     batch = learner.world.batch("train", config.sequences, draw)
     batch = batch.map(lambda tensor: tensor[:, : config.horizon]).to(learner.device)
     horizon = batch.shape[1]
-    sequences = learner.team.part(len(batch.current))
+    sequences = learner.group.part(len(batch.current))
     guided = sequences.of(torch.rand(sequences.total, generator=draw) < config.guided).to(learner.device)
     batch, part = batch.map(sequences.of), sequences.times(horizon)
     guided = guided.repeat_interleave(horizon)
@@ -107,8 +107,8 @@ def refine_step(learner: TrainState, config: RefineConfig, step: int) -> Metrics
     batch = batch.fold_time().at(0)
     without, worth = request_worth(learner, batch, seen, part)
 
-    asked = first_requests(learner, config, batch, seen, guided, horizon)
-    made = make_requests(learner, config, batch, seen, asked, guided)
+    shortlist = first_requests(learner, config, batch, seen, guided, horizon)
+    made = make_requests(learner, config, batch, seen, shortlist, guided)
     requests = delay(sent(made, guided, learner.blm.config.request_price), horizon)
     requests = requests if config.request_weight else requests.detach()
     result = run_round(learner, config, batch, seen, requests, guided, draw, part)
@@ -123,7 +123,7 @@ def refine_step(learner: TrainState, config: RefineConfig, step: int) -> Metrics
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
     norm = learner.optimise(lr)
     error = result.error.detach()
-    loss, gain = (learner.team.mean(values, part).item() for values in (error, without - error))
+    loss, gain = (learner.group.mean(values, part).item() for values in (error, without - error))
     return {
         "loss": loss, "gain": gain, "grad_norm": norm, "lr": lr,
         **asked_metrics(result.batch, result.proposals),
@@ -162,10 +162,10 @@ def make_requests(
 ) -> Prediction:
     """What every step says after its reads, its request with the graph; guided rows trust what hindsight trusts."""
     query = learner.query(batch, received)
-    asked = learner.blm.shortlist(query)
-    batch = learner.concern(batch, asked)
-    proposals = learner.fleet.propose(query.map(Tensor.detach), asked).to(learner.device)
-    senses = learner.blm.sense(query, seen, asked)
+    shortlist = learner.blm.shortlist(query)
+    batch = learner.concern(batch, shortlist)
+    proposals = learner.fleet.propose(query.map(Tensor.detach), shortlist).to(learner.device)
+    senses = learner.blm.sense(query, seen, shortlist)
     records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
     senses = told(senses, records, index, guided)
     pooled = learner.blm.pool(senses, records, index)
@@ -187,17 +187,17 @@ def run_round(
 ) -> Round:
     """All steps with the requests that they receive, as they will be at test time."""
     query = learner.query(batch, received)
-    asked = learner.blm.shortlist(query)
-    batch = learner.concern(batch, asked)
-    proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), asked, learn=True).to(learner.device))
-    senses = learner.blm.sense(query, seen, asked)
+    shortlist = learner.blm.shortlist(query)
+    batch = learner.concern(batch, shortlist)
+    proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), shortlist, learn=True).to(learner.device))
+    senses = learner.blm.sense(query, seen, shortlist)
     routing = learner.blm.route(senses, proposals)
     # Guided rows read rightly, lest the BLM unlearn to use what it reads while requests are still no good.
     wanted = guide(proposals.ranges(), batch.labels, guided)
-    spoilt = learner.spoil(wanted, ReadNoise(config.irrelevant, 0.0, 0.0), draw, part)
-    records, (index, right) = learner.read(spoilt.ranges, batch.labels)
+    noisy = learner.add_read_noise(wanted, ReadNoise(config.irrelevant, 0.0, 0.0), draw, part)
+    records, (index, right) = learner.read(noisy.ranges, batch.labels)
     there = batch.labels.length > 0
-    named = tag_loss(senses.tags, records.tags[right, 0], there, learner.team.sum(there.sum()))
+    named = tag_loss(senses.tags, records.tags[right, 0], there, learner.group.sum(there.sum()))
     senses = told(senses, records, right, guided)
     pooled = learner.blm.pool(senses, records, index)
     slots = learner.blm.slots(pooled, proposals)
@@ -206,10 +206,10 @@ def run_round(
     known = senses.map(Tensor.detach)
     best = best_masks(learner.blm, known, slots.map(Tensor.detach), change, config.read_price)
     # What a spoilt read is worth says nothing of the mask.
-    fair = (~spoilt.wrong.any(1)).float()
+    fair = (~noisy.wrong.any(1)).float()
     mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best, reduction="none").mean(1)
-    mask_loss = (mask_loss * fair).sum() / learner.team.sum(fair.sum()).clamp(min=1)
-    verify = verify_loss(pooled, spoilt.ranges.start != batch.labels.start, there, learner.team)
+    mask_loss = (mask_loss * fair).sum() / learner.group.sum(fair.sum()).clamp(min=1)
+    verify = verify_loss(pooled, noisy.ranges.start != batch.labels.start, there, learner.group)
     taught = config.mask_weight * mask_loss + config.verify_weight * verify + config.tag_weight * named
     return Round((prediction.change - change).pow(2).mean(-1), taught, proposals, batch)
 
@@ -233,10 +233,10 @@ def request_worth(learner: TrainState, batch: Batch, seen: Tensor | None, part: 
         (M,) error without requests, and (M,) in [-1, 1] the part of the mean error that the right reads would save.
     """
     query = learner.query(batch)
-    asked = learner.blm.shortlist(query)
-    batch = learner.concern(batch, asked)
-    proposals = learner.fleet.propose(query, asked).to(learner.device)
-    senses = learner.blm.sense(query, seen, asked)
+    shortlist = learner.blm.shortlist(query)
+    batch = learner.concern(batch, shortlist)
+    proposals = learner.fleet.propose(query, shortlist).to(learner.device)
+    senses = learner.blm.sense(query, seen, shortlist)
     own = learner.blm.route(senses, proposals).mask
     everyone = torch.ones(len(own), dtype=torch.bool, device=own.device)
     records, indices = learner.read(proposals.ranges(), guide(proposals.ranges(), batch.labels, everyone))
@@ -247,7 +247,7 @@ def request_worth(learner: TrainState, batch: Batch, seen: Tensor | None, part: 
     change = learner.change(batch)
     without = (learner.blm.predict(senses, proposed_slots, own).change - change).pow(2).mean(-1)
     proposed, right = variant_errors(learner.blm, senses, slots, torch.ones_like(own[:1]).repeat(2, 1), change)
-    return without, ((proposed - right) / learner.team.mean(proposed, part).clamp(min=1e-8)).clamp(-1, 1)
+    return without, ((proposed - right) / learner.group.mean(proposed, part).clamp(min=1e-8)).clamp(-1, 1)
 
 
 def to_credit(config: RefineConfig, batch: Batch, proposals: Proposals, worth: Tensor) -> Credit:

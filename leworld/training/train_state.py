@@ -36,7 +36,7 @@ ASKING = "asking"
 class Samples:
     """Single transitions: ``batch`` (n, ...), of the (B, T, ...) ``episodes``; ``rows`` (n,) int64 in [0, B * T).
 
-    They are this learner's ``part`` of those of its team.
+    They are this learner's ``part`` of those of its group.
     """
 
     batch: Batch
@@ -63,9 +63,9 @@ class TrainState:
         seed: int,
         labels: bool = True,
         device: str = "cpu",
-        team: LearnerGroup = ALONE,
+        group: LearnerGroup = ALONE,
     ) -> None:
-        self.team = team
+        self.group = group
         self.blm = blm.to(device)
         self.fleet = fleet
         self.memory = memory
@@ -91,7 +91,7 @@ class TrainState:
         if keyed and self.labels:
             known = rows[batch.keyed.all(1)[rows]]
             rows = known if len(known) else rows
-        part = self.team.part(len(rows[:count]))
+        part = self.group.part(len(rows[:count]))
         rows = part.of(rows[:count])
         chosen = batch.map(lambda tensor: tensor[rows]).to(self.device)
         return Samples(chosen, episodes.to(self.device), rows, part)
@@ -104,17 +104,17 @@ class TrainState:
         kept = samples.part.of(torch.rand(samples.part.total, 1, generator=generator)) >= forgotten
         return seen.flatten(0, 1)[samples.rows.to(self.device)] * kept.to(self.device)
 
-    def to_ask_for(self, samples: Samples) -> Ranges:
+    def to_request(self, samples: Samples) -> Ranges:
         """(n, N) the records of the step after each sample, where they are others and only a request can find them.
 
         Elsewhere start and length are 0, so that all that is not asked for is read as one range.
         """
         labels, keyed = samples.episodes.labels.map(self.of_all), self.of_all(samples.episodes.keyed)
-        asked = torch.zeros_like(keyed)
+        shortlist = torch.zeros_like(keyed)
         if self.labels and self.blm.tags is not None:
-            asked[:, :-1] = ~keyed[:, 1:] & (labels.start[:, 1:] != labels.start[:, :-1])
+            shortlist[:, :-1] = ~keyed[:, 1:] & (labels.start[:, 1:] != labels.start[:, :-1])
         rows = samples.rows.to(self.device)
-        return labels.map(lambda x: (x.roll(-1, dims=1) * asked).flatten(0, 1)[rows])
+        return labels.map(lambda x: (x.roll(-1, dims=1) * shortlist).flatten(0, 1)[rows])
 
     def read(self, *ranges: Ranges) -> tuple[Records, list[Tensor]]:
         """Read and encode several sets of ranges in one call to the memory.
@@ -127,14 +127,16 @@ class TrainState:
         parts = reads.index.split([r.start.numel() for r in ranges])
         return self.blm.encode(reads), [part.view(r.start.shape) for part, r in zip(parts, ranges, strict=True)]
 
-    def spoil(self, ranges: Ranges, spoiling: ReadNoise, generator: torch.Generator, part: BatchPart) -> NoisyReads:
+    def add_read_noise(
+        self, ranges: Ranges, read_noise: ReadNoise, generator: torch.Generator, part: BatchPart
+    ) -> NoisyReads:
         """Spoil this learner's part of the (B, N) reads of a step; see ``spoil``."""
-        everyone = spoil(self.team.gather(ranges, part), spoiling, generator, self.world.spec.record_words)
+        everyone = add_read_noise(self.group.gather(ranges, part), read_noise, generator, self.world.spec.record_words)
         return NoisyReads(everyone.ranges.map(part.of), part.of(everyone.wrong), part.of(everyone.kept))
 
     def optimise(self, lr: float) -> float:
-        """One step of the BLM's optimiser on the gradients of the whole team; their norm."""
-        self.team.sum_gradients(self.blm)
+        """One step of the BLM's optimiser on the gradients of the whole group; their norm."""
+        self.group.sum_gradients(self.blm)
         return self.optimizer.step(lr)
 
     @property
@@ -147,9 +149,9 @@ class TrainState:
         """(..., T) of all tables to (..., N) of all SLMs."""
         return x if self.tables is None else x[..., self.tables]
 
-    def concern(self, batch: Batch, asked: Tensor | None) -> Batch:
+    def concern(self, batch: Batch, shortlist: Tensor | None) -> Batch:
         """A (B, ...) batch with what concerns the (B, A) SLMs that are asked, or all."""
-        return batch.columns(self.tables).of(asked)
+        return batch.columns(self.tables).of(shortlist)
 
     def join(self, slm_id: int, steps: int) -> None:
         """An SLM joins, pre-trained for some steps; see ``leworld.models.membership``.
@@ -237,7 +239,9 @@ class NoisyReads:
     kept: Tensor
 
 
-def spoil(ranges: Ranges, spoiling: ReadNoise, generator: torch.Generator, record_words: int = 1) -> NoisyReads:
+def add_read_noise(
+    ranges: Ranges, read_noise: ReadNoise, generator: torch.Generator, record_words: int = 1
+) -> NoisyReads:
     """Replace and drop reads at random.
 
     Args:
@@ -251,47 +255,47 @@ def spoil(ranges: Ranges, spoiling: ReadNoise, generator: torch.Generator, recor
     alone, dropped = (torch.rand(ranges.start.shape, generator=generator).to(device) for _ in range(2))
     lost, blind = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
     # Half of the wrong reads come alone, half come with all of the sample's others wrong too.
-    all_wrong = spoiling.irrelevant / 2
+    all_wrong = read_noise.irrelevant / 2
     swap = (lost < all_wrong) | (alone < all_wrong / (1 - all_wrong))
     start = torch.where(swap, ranges.start[other], ranges.start)
     length = torch.where(swap, ranges.length[other], ranges.length)
-    if spoiling.cut:
+    if read_noise.cut:
         cut, share = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
         part = (share * (length // record_words + 1)).long() * record_words
-        length = torch.where((cut < spoiling.cut) & (length > record_words), part, length)
-    kept = (dropped >= spoiling.dropped) & (blind >= spoiling.blind) & (length > 0)
+        length = torch.where((cut < read_noise.cut) & (length > record_words), part, length)
+    kept = (dropped >= read_noise.dropped) & (blind >= read_noise.blind) & (length > 0)
     return NoisyReads(Ranges(start, length), start != ranges.start, kept.float())
 
 
 def subset_loss(blm: BLM, senses: Senses, relevant: Tensor | None) -> Tensor | float:
     """Where few are asked, and the world says (B, N) who matters, that teaches whom to ask."""
-    if senses.asked is None or relevant is None:
+    if senses.shortlist is None or relevant is None:
         return 0.0
     logit = blm.router.alone(senses.state).logit
     # The sum, as each SLM's key has a part of its own in it; over as many as can be asked.
     loss = F.binary_cross_entropy_with_logits(logit, relevant.float(), reduction="none").sum(1).mean()
-    return loss / senses.asked.shape[1]
+    return loss / senses.shortlist.shape[1]
 
 
-def recall(asked: Tensor | None, relevant: Tensor | None) -> Metrics:
+def recall(shortlist: Tensor | None, relevant: Tensor | None) -> Metrics:
     """How often all SLMs that matter, (B, N) bool, are among the (B, A) that are asked."""
-    if asked is None or relevant is None:
+    if shortlist is None or relevant is None:
         return {}
-    return {"recall": (relevant.gather(1, asked).sum(1) == relevant.sum(1)).float().mean().item()}
+    return {"recall": (relevant.gather(1, shortlist).sum(1) == relevant.sum(1)).float().mean().item()}
 
 
-def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor, team: LearnerGroup = ALONE) -> Tensor:
+def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor, group: LearnerGroup = ALONE) -> Tensor:
     """Right reads are to be believed and wrong ones not: which is which, the learner knows of its own spoiling.
 
-    It is this learner's share of the team's.
+    It is this learner's share of the group's.
 
     Args:
         pooled: (B, N) reads.
         wrong: (B, N) bool.
         known: (B, N) bool, the reads for which that is known.
-        team: of the learner.
+        group: of the learner.
     """
     target = (~wrong).float().unsqueeze(-1).expand_as(pooled.belief)
     loss = F.binary_cross_entropy_with_logits(pooled.belief, target, reduction="none")
     counted = (pooled.valid & known.unsqueeze(-1)).float()
-    return (loss * counted).sum() / team.sum(counted.sum()).clamp(min=1)
+    return (loss * counted).sum() / group.sum(counted.sum()).clamp(min=1)

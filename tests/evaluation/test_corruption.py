@@ -77,25 +77,25 @@ def test_the_lead_is_healthy_and_what_follows_is_not(world, system):
     assert healthy.excluded.shape == (1, 10, 3)
     assert not healthy.excluded.any()
     for kind in CORRUPTIONS:
-        spoilt = streams.walk(None, streams.corruption(kind, 1))
-        assert torch.equal(spoilt.error[:, :3], healthy.error[:, :3])
-        assert not torch.allclose(spoilt.error[:, 3:], healthy.error[:, 3:])
+        noisy = streams.walk(None, streams.corruption(kind, 1))
+        assert torch.equal(noisy.error[:, :3], healthy.error[:, :3])
+        assert not torch.allclose(noisy.error[:, 3:], healthy.error[:, 3:])
     assert torch.equal(streams.walk(None).error, healthy.error)
 
 
 def test_sequences_are_chained_and_a_request_does_not_cross_the_border(world, system):
     streams = CorruptionStreams(world, system, CONFIG, seed=0)
     assert [first for _, first in streams.steps] == [True, False, False, False] * 2 + [True]
-    asked = []
+    requested = []
     predict = system.predict
 
     def watched(query, **options):
-        asked.append(query.info_query)
+        requested.append(query.info_query)
         return replace(predict(query, **options), info_query=torch.ones_like(query.info_query))
 
     system.predict = watched
     streams.walk(None)
-    assert [bool(query.any()) for query in asked] == [not first for _, first in streams.steps]
+    assert [bool(query.any()) for query in requested] == [not first for _, first in streams.steps]
 
 
 def test_a_barred_slm_is_never_read(world, system):
@@ -114,7 +114,7 @@ def test_an_slm_that_nobody_believes_is_found_and_one_that_is_believed_is_not(wo
     def told(query, **options):
         step = predict(query, mask=torch.ones(6, 3), **options)
         wrong = ~(step.reads.start.unsqueeze(-1) == step.proposals.start).any(-1)
-        return replace(step, first_believed=1 - wrong.float())
+        return replace(step, first_read_confidence=1 - wrong.float())
 
     system.predict = told
     system.wanted = lambda query, proposals: torch.ones(6, 3, dtype=torch.bool)
@@ -168,11 +168,11 @@ def test_the_result_is_json_and_the_same_again(world, system, monkeypatch):
 
 
 def test_a_test_that_excludes_nobody_changes_nothing(world, system):
-    lenient = replace(SHORT, standing=SLMHealthConfig(error_rate=1e-12))
+    lenient = replace(SHORT, health=SLMHealthConfig(error_rate=1e-12))
     streams = CorruptionStreams(world, system, lenient, seed=0)
-    for spoilt in (None, streams.corruption("random", 1)):
-        judged = streams.walk(streams.fresh(3), spoilt)
-        assert torch.equal(judged.error, streams.walk(None, spoilt).error)
+    for noisy in (None, streams.corruption("random", 1)):
+        judged = streams.walk(streams.fresh(3), noisy)
+        assert torch.equal(judged.error, streams.walk(None, noisy).error)
         assert not judged.excluded.any()
 
 

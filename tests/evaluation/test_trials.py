@@ -50,10 +50,10 @@ class Drift:
         proposals = Proposals(
             start, start + 1, start < 0, start.float(), torch.zeros(batch, 3), torch.zeros(batch, 3, 4)
         )  # fmt: skip
-        asked = torch.full((batch, QUERY_DIM), float(len(self.queries)))
+        requested = torch.full((batch, QUERY_DIM), float(len(self.queries)))
         reads = Ranges(start[..., 0], start[..., 0])
         next_state, none = query.current[:, :target_dim] + self.push, torch.zeros(batch, 3)
-        return Step(next_state, none, reads, none.long(), proposals, asked, none, none)
+        return Step(next_state, none, reads, none.long(), proposals, requested, none, none)
 
 
 def test_free_running_equals_teacher_forcing_at_the_first_step_and_leaves_it_after(world, system):
@@ -119,7 +119,7 @@ def test_teacher_forcing_shows_true_states_and_passes_requests_on():
     teacher_forced(quiet, batch, request=no_request)
     assert all(not query.info_query.any() for query in quiet.queries)
     changed = Drift(world.spec)
-    teacher_forced(changed, batch, request=lambda asked: asked * 10)
+    teacher_forced(changed, batch, request=lambda requested: requested * 10)
     assert [query.info_query[0, 0].item() for query in changed.queries] == [0, 10, 20, 30]
 
 

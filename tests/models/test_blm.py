@@ -51,8 +51,8 @@ def test_every_input_reaches_the_prediction_the_request_its_worth_and_the_mask(b
     query, proposals, slots = random_query(SPEC, 4), proposals_for(), slots_for()
     mask = torch.ones(4, 3)
     outcomes = []
-    for asked in (query, changed(query, name)):
-        senses = blm.sense(asked)
+    for shortlist in (query, changed(query, name)):
+        senses = blm.sense(shortlist)
         prediction = blm.predict(senses, slots, mask)
         logit = blm.route(senses, proposals).logit
         outcomes.append((prediction.change, prediction.request, prediction.worth, logit))
@@ -147,8 +147,8 @@ def test_tags_of_each_table_are_learnt_for_keys_never_seen():
 def test_a_request_is_made_only_where_its_foreseen_worth_is_above_the_price():
     request = torch.randn(4, 8, generator=torch.Generator().manual_seed(3))
     prediction = Prediction(torch.zeros(4, 3), request, torch.tensor([-0.5, 0.0, 0.25, 0.75]))
-    for price, asked in ((0.25, [0, 0, 0, 1]), (0.0, [0, 0, 1, 1]), (-1.0, [1, 1, 1, 1]), (0.75, [0, 0, 0, 0])):
-        assert torch.equal(prediction.info_query(price), request * torch.tensor(asked).unsqueeze(1))
+    for price, shortlist in ((0.25, [0, 0, 0, 1]), (0.0, [0, 0, 1, 1]), (-1.0, [1, 1, 1, 1]), (0.75, [0, 0, 0, 0])):
+        assert torch.equal(prediction.info_query(price), request * torch.tensor(shortlist).unsqueeze(1))
 
 
 def test_what_a_request_is_worth_is_learnt_without_bending_the_prediction(blm):

@@ -117,8 +117,8 @@ def test_learn_takes_the_step_and_returns_the_query_gradient_of_plain_autograd(w
     leaves = [Query(q.past, q.current, q.characteristics, q.info_query.clone().requires_grad_()) for q in queries]
     for i, slm in enumerate(twin.slms):
         losses = []
-        for query, asked, credit in zip(leaves, proposals, credits, strict=True):
-            losses.append(plain_loss(slm, twin.config, query, asked, credit, i) / len(queries))
+        for query, shortlist, credit in zip(leaves, proposals, credits, strict=True):
+            losses.append(plain_loss(slm, twin.config, query, shortlist, credit, i) / len(queries))
             losses.append((slm(query).hidden * credit.hidden_grad[:, i]).sum())
         sum(losses).backward()
         twin.optimizers[i].step(1e-3)

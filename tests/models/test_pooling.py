@@ -69,11 +69,11 @@ def plain_pool(
     ask, expect = (pooling.query(senses.state[0]) * pooling.slot_scale[slot] + pooling.slot[slot]).chunk(2)
     fitting = (2 * record_bits[used, -TAG_BITS:] - 1) @ torch.tanh(senses.tags[0, slot]) / TAG_BITS
     belief = marks[used] @ expect / len(expect) ** 0.5 + pooling.vouch(senses.state[0]) * fitting - pooling.doubt
-    believed = torch.sigmoid(belief)
+    read_confidence = torch.sigmoid(belief)
     parts, noted, width = [], [], len(ask) // pooling.num_heads
     for head in range(pooling.num_heads):
         own = slice(head * width, (head + 1) * width)
-        weight = torch.softmax(keys[used][:, own] @ ask[own] / width**0.5, 0) * believed
+        weight = torch.softmax(keys[used][:, own] @ ask[own] / width**0.5, 0) * read_confidence
         parts.append(weight @ values[used][:, own] + (1 - weight.sum()) * pooling.null_value[own])
         noted.append(weight @ notes[used][:, own])
     return pooling.out(torch.cat(parts)).detach(), torch.cat(noted).detach()

@@ -53,13 +53,13 @@ def test_pairs_are_listed_slm_by_slm_and_put_back():
 
 @pytest.mark.parametrize("batch", [BATCH, 1])
 def test_each_slm_answers_as_when_all_are_asked(batch):
-    fleet, query, asked = group(), random_query(WORLD.spec, batch), ASKED[:batch]
-    everyone, some = fleet.propose(query), fleet.propose(query, asked)
+    fleet, query, shortlist = group(), random_query(WORLD.spec, batch), ASKED[:batch]
+    everyone, some = fleet.propose(query), fleet.propose(query, shortlist)
     row = torch.arange(batch).unsqueeze(1)
-    assert torch.equal(some.start, everyone.start[row, asked])
-    assert torch.equal(some.length, everyone.length[row, asked])
-    torch.testing.assert_close(some.hidden, everyone.hidden[row, asked], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(some.confidence, everyone.confidence[row, asked], rtol=1e-4, atol=1e-5)
+    assert torch.equal(some.start, everyone.start[row, shortlist])
+    assert torch.equal(some.length, everyone.length[row, shortlist])
+    torch.testing.assert_close(some.hidden, everyone.hidden[row, shortlist], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(some.confidence, everyone.confidence[row, shortlist], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rehearsal", [0, 8])
@@ -70,10 +70,10 @@ def test_batched_products_teach_what_plain_ones_do(rehearsal, monkeypatch):
     plain = group(rehearsal_batch=rehearsal)
     plain.stack = None
     before = batched.state()
-    for asked in (ASKED, None):
+    for shortlist in (ASKED, None):
         gradients = []
         for fleet in (batched, plain):
-            credit = credit_for(fleet.propose(query, asked, learn=True))
+            credit = credit_for(fleet.propose(query, shortlist, learn=True))
             gradients.append(fleet.learn([credit], 1e-3, ("joint", 0))[0])
         torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
         moments, expected = batched.state(), plain.state()
@@ -81,7 +81,7 @@ def test_batched_products_teach_what_plain_ones_do(rehearsal, monkeypatch):
         # The weights are no measure: the first step of Adam is as long for a gradient of nothing but rounding.
         for name in (name for name in expected if "exp_avg." in name):
             torch.testing.assert_close(moments[name], expected[name], rtol=1e-3, atol=1e-5)
-        if asked is not None:
+        if shortlist is not None:
             same = {int(name.split(".")[1]) for name in before if not torch.equal(before[name], batched.state()[name])}
             assert same == {0, 1, 3, 4, 5}
 
@@ -98,12 +98,12 @@ def test_few_slms_of_a_process_answer_to_the_bit_as_alone_and_many_samples_go_by
 
 def test_the_mean_of_a_loss_is_over_all_samples():
     """Three samples of nine ask SLM 3 alone: its step is that of nine samples of which six teach nothing."""
-    asked = torch.tensor([[0], [3], [0], [3], [1], [1], [3], [1], [0]])
+    shortlist = torch.tensor([[0], [3], [0], [3], [1], [1], [3], [1], [0]])
     query, first, second = random_query(WORLD.spec, BATCH), group(rehearsal_batch=0), group(rehearsal_batch=0)
-    credit = credit_for(first.propose(query, asked, learn=True))
+    credit = credit_for(first.propose(query, shortlist, learn=True))
     first.learn([credit], 1e-3, ("joint", 0))
     everyone = second.propose(query, torch.full((BATCH, 1), 3), learn=True)
-    mine = (asked == 3).float()
+    mine = (shortlist == 3).float()
     second.learn(
         [
             replace(

@@ -11,23 +11,23 @@ from leworld.models.slm_health import SLMHealth, SLMHealthConfig
 CONFIG = SLMHealthConfig(healthy=0.9, corrupt=0.2, error_rate=0.01, probe_every=3)
 
 
-def step(believed: Tensor, read: Tensor | None = None) -> SimpleNamespace:
+def step(read_confidence: Tensor, read: Tensor | None = None) -> SimpleNamespace:
     """What a step tells of its reads; by default all were made."""
-    length = torch.ones_like(believed, dtype=torch.int64) if read is None else read.long()
-    return SimpleNamespace(reads=SimpleNamespace(length=length), first_believed=believed)
+    length = torch.ones_like(read_confidence, dtype=torch.int64) if read is None else read.long()
+    return SimpleNamespace(reads=SimpleNamespace(length=length), first_read_confidence=read_confidence)
 
 
-def observed(standing: SLMHealth, rates: list[float]) -> SLMHealth:
+def observed(health: SLMHealth, rates: list[float]) -> SLMHealth:
     """After reads of the one SLM of one stream, made wherever they are allowed."""
     for rate in rates:
-        standing = standing.observe(step(torch.tensor([[rate]]), standing.allowed()))
-    return standing
+        health = health.observe(step(torch.tensor([[rate]]), health.allowed()))
+    return health
 
 
 def test_evidence_is_the_log_likelihood_ratio_of_the_two_rates():
-    believed = torch.tensor([1.0, 0.0, 0.5])
+    read_confidence = torch.tensor([1.0, 0.0, 0.5])
     one, none = math.log(0.2 / 0.9), math.log(0.8 / 0.1)
-    assert torch.allclose(CONFIG.evidence(believed), torch.tensor([one, none, (one + none) / 2]))
+    assert torch.allclose(CONFIG.evidence(read_confidence), torch.tensor([one, none, (one + none) / 2]))
     assert CONFIG.limit == pytest.approx(math.log(99))
 
 
@@ -46,36 +46,36 @@ def test_old_merit_does_not_hide_new_failure():
 
 
 def test_an_slm_that_is_not_read_keeps_its_standing():
-    standing = observed(SLMHealth.fresh(1, 1, CONFIG), [0.0])
-    later = standing.observe(step(torch.zeros(1, 1), torch.zeros(1, 1)))
-    assert torch.equal(later.doubt, standing.doubt)
-    assert standing.doubt.all()
+    health = observed(SLMHealth.fresh(1, 1, CONFIG), [0.0])
+    later = health.observe(step(torch.zeros(1, 1), torch.zeros(1, 1)))
+    assert torch.equal(later.doubt, health.doubt)
+    assert health.doubt.all()
 
 
 def test_an_excluded_slm_is_probed_now_and_then_and_stays_out_while_it_fails():
-    standing = observed(SLMHealth.fresh(1, 1, CONFIG), [0.0] * 3)
+    health = observed(SLMHealth.fresh(1, 1, CONFIG), [0.0] * 3)
     allowed = []
     for _ in range(12):
-        allowed.append(bool(standing.allowed()))
-        standing = observed(standing, [0.0])
+        allowed.append(bool(health.allowed()))
+        health = observed(health, [0.0])
     assert allowed == [False, False, False, True] * 3
-    assert standing.excluded.all()
+    assert health.excluded.all()
 
 
 def test_a_probe_that_the_router_does_not_want_stays_due():
-    standing = observed(SLMHealth.fresh(1, 1, CONFIG), [0.0] * 6)
+    health = observed(SLMHealth.fresh(1, 1, CONFIG), [0.0] * 6)
     for _ in range(5):
-        assert standing.allowed().all()
-        standing = standing.observe(step(torch.zeros(1, 1), torch.zeros(1, 1)))
+        assert health.allowed().all()
+        health = health.observe(step(torch.zeros(1, 1), torch.zeros(1, 1)))
 
 
 def test_an_slm_whose_reads_are_believed_again_returns_with_a_clean_record():
-    standing, steps = observed(SLMHealth.fresh(1, 1, CONFIG), [0.0] * 3), 0
-    while standing.excluded.any():
-        standing, steps = observed(standing, [1.0]), steps + 1
+    health, steps = observed(SLMHealth.fresh(1, 1, CONFIG), [0.0] * 3), 0
+    while health.excluded.any():
+        health, steps = observed(health, [1.0]), steps + 1
     # The wait, and then as many probes in a row as the limit asks for.
     assert steps == 3 + math.ceil(CONFIG.limit / math.log(0.9 / 0.2))
-    assert not standing.doubt.any()
+    assert not health.doubt.any()
 
 
 def test_streams_and_slms_do_not_touch_each_other():
@@ -83,12 +83,12 @@ def test_streams_and_slms_do_not_touch_each_other():
     whole = SLMHealth.fresh(4, 3, CONFIG)
     alone = [[SLMHealth.fresh(1, 1, CONFIG) for _ in range(3)] for _ in range(4)]
     for _ in range(30):
-        believed, read = torch.rand(4, 3, generator=random), torch.rand(4, 3, generator=random) < 0.7
-        whole = whole.observe(step(believed, read))
+        read_confidence, read = torch.rand(4, 3, generator=random), torch.rand(4, 3, generator=random) < 0.7
+        whole = whole.observe(step(read_confidence, read))
         for b in range(4):
             for n in range(3):
                 cell = slice(b, b + 1), slice(n, n + 1)
-                alone[b][n] = alone[b][n].observe(step(believed[cell], read[cell]))
+                alone[b][n] = alone[b][n].observe(step(read_confidence[cell], read[cell]))
     assert whole.excluded.any()
     assert not whole.excluded.all()
     for name in ("doubt", "excluded", "wait"):
@@ -97,21 +97,21 @@ def test_streams_and_slms_do_not_touch_each_other():
 
 
 def test_one_standing_serves_a_batch_by_the_mean_of_its_reads():
-    believed, read = torch.tensor([[0.2, 0.9], [0.8, 0.1], [0.0, 0.5]]), torch.tensor([[1, 0], [1, 0], [0, 0]])
-    standing = SLMHealth.fresh(1, 2, CONFIG).observe(step(believed, read))
-    assert standing.doubt[0, 0] == pytest.approx(float(CONFIG.evidence(torch.tensor(0.5))))
-    assert standing.doubt[0, 1] == 0
+    read_confidence, read = torch.tensor([[0.2, 0.9], [0.8, 0.1], [0.0, 0.5]]), torch.tensor([[1, 0], [1, 0], [0, 0]])
+    health = SLMHealth.fresh(1, 2, CONFIG).observe(step(read_confidence, read))
+    assert health.doubt[0, 0] == pytest.approx(float(CONFIG.evidence(torch.tensor(0.5))))
+    assert health.doubt[0, 1] == 0
 
 
 def test_error_rates_are_those_of_the_test():
     """Reads that are believed at the two rates, independent of each other."""
     random = torch.Generator().manual_seed(0)
     for rate, low, high in ((0.9, 0.0, 0.02), (0.2, 0.99, 1.0)):
-        standing = SLMHealth.fresh(2000, 1, CONFIG)
+        health = SLMHealth.fresh(2000, 1, CONFIG)
         for _ in range(10):
-            standing = standing.observe(step((torch.rand(2000, 1, generator=random) < rate).float()))
-            standing = SLMHealth(standing.doubt, standing.excluded, standing.wait * 0, CONFIG)
-        assert low <= float((standing.excluded | (standing.doubt >= CONFIG.limit)).float().mean()) <= high
+            health = health.observe(step((torch.rand(2000, 1, generator=random) < rate).float()))
+            health = SLMHealth(health.doubt, health.excluded, health.wait * 0, CONFIG)
+        assert low <= float((health.excluded | (health.doubt >= CONFIG.limit)).float().mean()) <= high
 
 
 def test_a_step_of_other_samples_is_refused():

@@ -81,8 +81,8 @@ def test_prediction_equals_its_parts_put_together_by_hand():
     slots = blm.slots(pooled, proposals)
     plain = blm.predict(senses, slots, step.mask)
     assert torch.allclose(step.next_state, from_change(WORLD.spec, query.current, plain.change), atol=1e-5)
-    asked = plain.worth > MODEL.blm.request_price
-    assert torch.allclose(step.info_query, plain.request * asked.unsqueeze(1), atol=1e-5)
+    shortlist = plain.worth > MODEL.blm.request_price
+    assert torch.allclose(step.info_query, plain.request * shortlist.unsqueeze(1), atol=1e-5)
     assert step.next_state.shape == (5, WORLD.spec.target_dim)
     assert not step.next_state.requires_grad
 
@@ -92,16 +92,16 @@ def test_a_fresh_system_asks_nothing_and_one_that_foresees_worth_asks_where_it_i
     assert not tiny_trainer(WORLD).learner.system.predict(query).info_query.any()
     free = tiny_trainer(WORLD, replace(MODEL, blm=replace(MODEL.blm, request_price=0.0)))
     assert not free.learner.system.predict(query).info_query.any()
-    asked = {}
+    shortlist = {}
     for price in (-1e9, 0.0, 0.1, 1e9):
         model = replace(MODEL, blm=replace(MODEL.blm, request_price=price))
         step = tiny_trainer(WORLD, model, stirred=True).learner.system.predict(query)
-        asked[price] = step.info_query.any(1)
-    assert asked[-1e9].all()
-    assert not asked[1e9].any()
+        shortlist[price] = step.info_query.any(1)
+    assert shortlist[-1e9].all()
+    assert not shortlist[1e9].any()
     # What is worth a higher price is worth a lower one.
-    assert not (asked[0.1] & ~asked[0.0]).any()
-    assert 0 < asked[0.0].float().mean() < 1
+    assert not (shortlist[0.1] & ~shortlist[0.0]).any()
+    assert 0 < shortlist[0.0].float().mean() < 1
 
 
 def test_given_ranges_mask_and_redirection_are_obeyed():
@@ -152,7 +152,7 @@ def test_who_is_excluded_is_not_read_and_the_best_of_the_others_is_if_none_would
     alone = torch.tensor([1.0, 0.0, 0.0])
     assert (free.mask == alone).all(1).any()
     assert (free.mask[:, 0] == 0).any()
-    step = system.predict(query, standing=standing_that_excludes(*[[1, 0, 0]] * 32))
+    step = system.predict(query, health=standing_that_excludes(*[[1, 0, 0]] * 32))
     assert not step.mask[:, 0].any()
     assert not step.reads.length[:, 0].any()
     others = free.mask[:, 1:].any(1)
@@ -166,10 +166,10 @@ def test_who_is_excluded_is_not_read_and_the_best_of_the_others_is_if_none_would
 def test_where_nobody_is_allowed_nothing_is_read_and_a_prediction_is_made():
     counting = Counting(filled(WORLD))
     system, query = system_of(counting), random_query(WORLD.spec, 4)
-    step = system.predict(query, standing=standing_that_excludes(*[[1, 1, 1]] * 4))
+    step = system.predict(query, health=standing_that_excludes(*[[1, 1, 1]] * 4))
     assert counting.ranges == []
     assert not step.mask.any()
-    assert not step.believed.any()
+    assert not step.read_confidence.any()
     blind = system.predict(query, mask=torch.zeros(4, 3))
     assert torch.equal(step.next_state, blind.next_state)
 
@@ -177,7 +177,7 @@ def test_where_nobody_is_allowed_nothing_is_read_and_a_prediction_is_made():
 def test_a_given_mask_is_cut_by_standing_and_nothing_put_in_its_place():
     system, query = system_of(), random_query(WORLD.spec, 2)
     mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    step = system.predict(query, mask=mask, standing=standing_that_excludes([1, 0, 0], [1, 0, 0]))
+    step = system.predict(query, mask=mask, health=standing_that_excludes([1, 0, 0], [1, 0, 0]))
     assert step.mask.tolist() == [[0, 1, 0], [0, 0, 0]]
 
 
@@ -188,9 +188,9 @@ def test_believed_is_the_mean_over_the_records_of_a_read():
     step = system.predict(query, ranges=ranges, mask=torch.ones(6, 3))
     senses, reads = system.blm.sense(query), read_ranges(system.memory, ranges, WORLD.spec.record_words)
     belief = torch.sigmoid(system.blm.pool(senses, system.blm.encode(reads), reads.index).belief)
-    assert torch.allclose(step.believed[:, 0], belief[:, 0].mean(-1))
-    assert torch.allclose(step.believed[:, 1], belief[:, 1, 0])
-    assert not step.believed[:, 2].any()
+    assert torch.allclose(step.read_confidence[:, 0], belief[:, 0].mean(-1))
+    assert torch.allclose(step.read_confidence[:, 1], belief[:, 1, 0])
+    assert not step.read_confidence[:, 2].any()
 
 
 def test_proposals_that_are_known_already_need_no_slm():

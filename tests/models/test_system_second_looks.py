@@ -56,15 +56,15 @@ def doubted(start: Tensor) -> Tensor:
     return scattered(start) * 0.49
 
 
-def believed(start: Tensor) -> Tensor:
+def read_confidence(start: Tensor) -> Tensor:
     return 0.5 + doubted(start)
 
 
 def test_a_believed_best_candidate_is_never_followed_by_another_read():
-    system, memory = system_of(believed)
+    system, memory = system_of(read_confidence)
     step = system.predict(random_query(WORLD.spec, BATCH), mask=EVERYONE)
     assert len(memory.calls) == 1
-    assert torch.equal(step.looks, EVERYONE.long())
+    assert torch.equal(step.num_reads_tried, EVERYONE.long())
     assert torch.equal(step.reads.start, step.proposals.start[..., 0])
 
 
@@ -78,11 +78,11 @@ def test_a_doubted_read_is_followed_by_the_others_in_one_call_and_the_most_belie
             doubtful = bool(belief[row, slm, 0] < 0.5)
             used = int(belief[row, slm].argmax()) if doubtful else 0
             outcomes.add((doubtful, used > 0))
-            assert step.looks[row, slm] == (3 if doubtful else 1)
+            assert step.num_reads_tried[row, slm] == (3 if doubtful else 1)
             assert step.reads.start[row, slm] == step.proposals.start[row, slm, used]
             assert step.reads.length[row, slm] == step.proposals.length[row, slm, used]
-            assert step.believed[row, slm] == pytest.approx(belief[row, slm, used].item(), abs=1e-4)
-            assert step.first_believed[row, slm] == pytest.approx(belief[row, slm, 0].item(), abs=1e-4)
+            assert step.read_confidence[row, slm] == pytest.approx(belief[row, slm, used].item(), abs=1e-4)
+            assert step.first_read_confidence[row, slm] == pytest.approx(belief[row, slm, 0].item(), abs=1e-4)
             if doubtful:
                 start, length = (x[row, slm, 1:].tolist() for x in (step.proposals.start, step.proposals.length))
                 others |= set(zip(start, length, strict=True))
@@ -97,17 +97,17 @@ def test_a_doubted_read_is_followed_by_the_others_in_one_call_and_the_most_belie
 
 def test_rows_that_are_not_doubted_are_as_without_doubt_bit_by_bit():
     query = random_query(WORLD.spec, BATCH)
-    plain = system_of(believed)[0].predict(query, mask=EVERYONE)
+    plain = system_of(read_confidence)[0].predict(query, mask=EVERYONE)
     own = set(plain.proposals.start[: BATCH // 2, :, 0].flatten().tolist())
     known = torch.tensor(sorted(own - set(plain.proposals.start[BATCH // 2 :, :, 0].flatten().tolist())))
 
     def partly(start: Tensor) -> Tensor:
-        return torch.where(torch.isin(start, known), believed(start), doubted(start))
+        return torch.where(torch.isin(start, known), read_confidence(start), doubted(start))
 
     step = system_of(partly)[0].predict(query, mask=EVERYONE)
-    sure = (step.looks == 1).all(1)
+    sure = (step.num_reads_tried == 1).all(1)
     assert 0 < sure.sum() < BATCH
-    for name in ("next_state", "info_query", "believed", "looks"):
+    for name in ("next_state", "info_query", "read_confidence", "num_reads_tried"):
         assert torch.equal(getattr(step, name)[sure], getattr(plain, name)[sure])
     assert not torch.equal(step.next_state[~sure], plain.next_state[~sure])
 
@@ -116,7 +116,7 @@ def test_who_is_not_trusted_is_not_looked_at_again():
     system, memory = system_of(doubted)
     mask = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]).repeat(BATCH // 3, 1)
     step = system.predict(random_query(WORLD.spec, BATCH), mask=mask)
-    assert torch.equal(step.looks, 3 * mask.long())
+    assert torch.equal(step.num_reads_tried, 3 * mask.long())
     trusted = mask.bool()
     for call, candidates in enumerate((step.proposals.start[..., :1], step.proposals.start[..., 1:])):
         assert {start for start, _ in memory.ranges(call)} == set(candidates[trusted].flatten().tolist())
@@ -128,14 +128,14 @@ def test_where_ranges_are_given_there_is_no_second_look():
     lengths = torch.tensor([[4, 9, 0]]).expand(BATCH, 3)
     step = system.predict(random_query(WORLD.spec, BATCH), ranges=Ranges(lengths * 8, lengths), mask=EVERYONE)
     assert len(memory.calls) == 1
-    assert torch.equal(step.looks, (lengths > 0).long())
+    assert torch.equal(step.num_reads_tried, (lengths > 0).long())
 
 
 def test_an_slm_of_one_candidate_has_no_other_to_look_at():
     system, memory = system_of(doubted, replace(MODEL, slm=replace(MODEL.slm, candidates=1)))
     step = system.predict(random_query(WORLD.spec, BATCH), mask=EVERYONE)
     assert len(memory.calls) == 1
-    assert torch.equal(step.looks, EVERYONE.long())
+    assert torch.equal(step.num_reads_tried, EVERYONE.long())
 
 
 def test_a_redirection_applies_to_second_looks_too():
@@ -159,7 +159,7 @@ def test_of_equal_belief_the_best_candidate_is_kept():
     system, _ = system_of(lambda start: torch.full(start.shape, 0.25))
     step = system.predict(random_query(WORLD.spec, BATCH), mask=EVERYONE)
     assert torch.equal(step.reads.start, step.proposals.start[..., 0])
-    assert torch.equal(step.looks, 3 * EVERYONE.long())
+    assert torch.equal(step.num_reads_tried, 3 * EVERYONE.long())
 
 
 def test_a_world_of_rules_is_looked_at_again_too():
@@ -167,4 +167,4 @@ def test_a_world_of_rules_is_looked_at_again_too():
     system = tiny_trainer(world, stirred=True).learner.system
     torch.nn.init.constant_(system.blm.pooling.doubt, 50.0)
     step = system.predict(random_query(world.spec, BATCH), mask=EVERYONE)
-    assert torch.equal(step.looks, 3 * EVERYONE.long())
+    assert torch.equal(step.num_reads_tried, 3 * EVERYONE.long())

@@ -71,7 +71,7 @@ CASES: dict[type, dict[str, Any]] = {
         "slm": replace(MODEL.slm, num_layers=2),
         "blm": replace(MODEL.blm, num_layers=2),
         "num_slms": 3,
-        "asked": 1,
+        "shortlist_size": 1,
     },
     EvaluationConfig: {"sequences": 5, "baseline_steps": 3, "baseline_sequences": 3, "baseline_lr": 0.1},
 }  # fmt: skip
@@ -125,7 +125,7 @@ def different(owner: type, name: str, before: Any) -> Any:
 def test_settings_of_a_phase_change_what_it_teaches(owner, name):
     phase, used = PHASE_OF[owner], WORLD_OF.get(name, "rules")
     changed = replace(BASE, **{phase: different(owner, name, getattr(BASE, phase))})
-    model = replace(MODEL, asked=1) if name in FEW_ASKED else MODEL
+    model = replace(MODEL, shortlist_size=1) if name in FEW_ASKED else MODEL
     first, second = (trained(model, only(phases, phase), used) for phases in (BASE, changed))
     assert not same_state(first, second)
 

@@ -112,8 +112,8 @@ def test_masks_are_measured_by_the_plain_decision(learner):
     assert metrics["reads"] == pytest.approx((logit > 0).float().sum(1).mean().item())
     # A subset is not whole where one who matters was not asked.
     more = torch.cat([batch.relevant, torch.tensor([[True]] + [[False]] * (len(logit) - 1))], dim=1)
-    asked = torch.tensor([[0, 2, 3]]).expand(len(logit), -1)
-    some = mask_metrics(batch, logit.abs() * (2.0 * batch.relevant - 1), more, asked, [0, 1, 2, 7])
+    shortlist = torch.tensor([[0, 2, 3]]).expand(len(logit), -1)
+    some = mask_metrics(batch, logit.abs() * (2.0 * batch.relevant - 1), more, shortlist, [0, 1, 2, 7])
     assert some["exact_mask"] == 1 - 1 / len(logit)
     # By number, those that were not asked too.
     used = batch.relevant.float().mean(0).tolist()

@@ -104,12 +104,12 @@ def test_a_record_is_believed_less_the_more_bits_of_its_tag_are_wrong_and_then_d
     def step(wrong_bits: int, mask: Tensor) -> tuple[float, float]:
         system = System(reader.blm, reader.fleet, with_wrong_bits_in_tags(world, wrong_bits), world.spec)
         found = system.predict(query, ranges=batch.labels, mask=mask)
-        return found.believed.mean().item(), (found.next_state - batch.target).square().mean().item()
+        return found.read_confidence.mean().item(), (found.next_state - batch.target).square().mean().item()
 
-    believed, error = zip(*(step(wrong_bits, everyone) for wrong_bits in (0, 3, 6, 15)), strict=True)
-    assert believed[0] > 0.9
-    assert list(believed) == sorted(believed, reverse=True)
-    assert believed[-1] < 0.05
+    read_confidence, error = zip(*(step(wrong_bits, everyone) for wrong_bits in (0, 3, 6, 15)), strict=True)
+    assert read_confidence[0] > 0.9
+    assert list(read_confidence) == sorted(read_confidence, reverse=True)
+    assert read_confidence[-1] < 0.05
     _, blind = step(0, 0 * everyone)
     assert error[0] < blind / 3
     assert error[-1] < 1.1 * blind

@@ -20,11 +20,11 @@ def world() -> World:
     return tiny_world("rules", num_tables=TABLES, char_dim=10)
 
 
-def begun(world: World, asked: int | None = None, steps: int = 60) -> PhaseRunner:
+def begun(world: World, shortlist: int | None = None, steps: int = 60) -> PhaseRunner:
     """In the middle of the joint phase; every weight was moved, so that all of them count."""
     joint = replace(PHASES.joint, steps=steps, lr=3e-3)
     phases = replace(PHASES, joint=joint, refine=replace(PHASES.refine, steps=0))
-    made = tiny_trainer(world, replace(MODEL, num_slms=TABLES, asked=asked), phases, stirred=True)
+    made = tiny_trainer(world, replace(MODEL, num_slms=TABLES, shortlist_size=shortlist), phases, stirred=True)
     go(made, 4)
     return made
 
@@ -49,10 +49,10 @@ def asked_by(trainer: PhaseRunner, steps: int) -> set[int]:
     fleet, found = trainer.learner.fleet, set()
     plain = fleet.propose
 
-    def propose(query, asked=None, *, learn=False):
-        places = range(fleet.num_slms) if asked is None else asked.unique().tolist()
+    def propose(query, shortlist=None, *, learn=False):
+        places = range(fleet.num_slms) if shortlist is None else shortlist.unique().tolist()
         found.update(fleet.members[place] for place in places)
-        return plain(query, asked, learn=learn)
+        return plain(query, shortlist, learn=learn)
 
     fleet.propose = propose
     go(trainer, steps)
@@ -60,23 +60,23 @@ def asked_by(trainer: PhaseRunner, steps: int) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("asked", [None, 2])
-def test_no_prediction_changes_when_an_slm_joins_and_it_is_asked_in_the_end(world, asked):
-    trainer = begun(world, asked)
+@pytest.mark.parametrize("shortlist", [None, 2])
+def test_no_prediction_changes_when_an_slm_joins_and_it_is_asked_in_the_end(world, shortlist):
+    trainer = begun(world, shortlist)
     before = trainer.learner.system.predict(query(world))
     trainer.join(TABLES)
     assert trainer.learner.fleet.members == [0, 1, 2, 3, 4]
     after = trainer.learner.system.predict(query(world))
-    if asked is None:
+    if shortlist is None:
         torch.testing.assert_close(after.next_state, before.next_state, rtol=0, atol=1e-6)
         assert torch.equal(after.mask, before.mask)
     else:
         assert torch.equal(after.next_state, before.next_state)
-    assert after.asked is not None
-    assert TABLES not in after.asked
+    assert after.shortlist is not None
+    assert TABLES not in after.shortlist
     assert TABLES in asked_by(trainer, PROBATION_STEPS - 1)
     assert trainer.learner.blm.probation == [0, 0, 0, 0, 1]
-    assert not (trainer.learner.system.predict(query(world)).asked == TABLES).any()
+    assert not (trainer.learner.system.predict(query(world)).shortlist == TABLES).any()
     go(trainer, 1)
     assert trainer.learner.blm.probation == [0] * 5
     with torch.no_grad():
@@ -123,8 +123,8 @@ def test_the_loss_goes_on_falling_over_all_changes(world):
 
 
 def test_all_phases_go_on_with_other_members(world):
-    for asked in (None, 2):
-        trainer = tiny_trainer(world, replace(MODEL, num_slms=TABLES, asked=asked), stirred=True)
+    for shortlist in (None, 2):
+        trainer = tiny_trainer(world, replace(MODEL, num_slms=TABLES, shortlist_size=shortlist), stirred=True)
         steps = trainer.steps()
         next(steps)
         trainer.join(4)

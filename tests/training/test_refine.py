@@ -107,7 +107,7 @@ def test_the_request_made_last_is_made_by_a_step_that_received_one(world):
     assert not torch.equal(first, second)
     found = []
     plain = learner.fleet.propose
-    learner.fleet.propose = lambda query, asked=None, *, learn=False: (
+    learner.fleet.propose = lambda query, shortlist=None, *, learn=False: (
         found.append((learn, query.info_query.clone())) or plain(query, learn=learn)
     )
     refine_step(learner, CONFIG, 0)
@@ -138,7 +138,7 @@ def test_slms_meet_the_requests_of_the_step_before(world):
     heard = []
     plain = fleet.propose
 
-    def propose(query, asked=None, *, learn=False):
+    def propose(query, shortlist=None, *, learn=False):
         heard.append((learn, query.info_query.clone()))
         return plain(query, learn=learn)
 
@@ -197,7 +197,7 @@ def expecting_the_right(learner: TrainState, batch: Batch) -> System:
     records, (index,) = learner.read(batch.labels)
     system, plain = learner.system, learner.blm.sense
     system.blm = copy.copy(system.blm)
-    system.blm.sense = lambda query, seen, asked: replace(
+    system.blm.sense = lambda query, seen, shortlist: replace(
         plain(query, seen), tags=SURE * records.tags[index, 0].detach()
     )
     return system

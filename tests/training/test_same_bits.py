@@ -60,15 +60,15 @@ def predictions(system: System, world: World) -> dict[str, Tensor]:
     """Steps of test episodes, with what is seen, requested and held against SLMs on the way."""
     batch = world.batch("test", 8, torch.Generator().manual_seed(1))
     info_query, seen = torch.zeros(8, system.blm.config.query_dim), None
-    standing = SLMHealth.fresh(8, system.blm.num_slms)
+    health = SLMHealth.fresh(8, system.blm.num_slms)
     result: dict[str, Tensor] = {}
     for t in range(3):
         now = batch.at(t)
         query = Query(now.past, now.current, now.characteristics, info_query)
         seen = system.observe(query, seen)
-        step = system.predict(query, seen=seen, standing=standing)
-        standing, info_query = standing.observe(step), step.info_query
-        values = (step.next_state, step.mask, step.reads.start, step.believed, info_query, standing.doubt)
+        step = system.predict(query, seen=seen, health=health)
+        health, info_query = health.observe(step), step.info_query
+        values = (step.next_state, step.mask, step.reads.start, step.read_confidence, info_query, health.doubt)
         result |= {f"{t}.{i}": value for i, value in enumerate(values)}
         result[f"{t}.error"] = (step.next_state - now.target).pow(2).mean()
     return result

@@ -5,7 +5,7 @@ import torch
 
 from leworld.models.batched_reads import read_ranges
 from leworld.models.pooling import Pooled
-from leworld.training.train_state import ReadNoise, TrainState, spoil, verify_loss
+from leworld.training.train_state import ReadNoise, TrainState, add_read_noise, verify_loss
 from leworld.types import Ranges
 from tests.models.tiny import random_query, tiny_trainer, tiny_world
 
@@ -28,23 +28,25 @@ def own_ranges(batch: int, slms: int = 3) -> Ranges:
 @pytest.mark.parametrize("irrelevant", [0.0, 0.3, 0.5, 1.0])
 def test_irrelevant_reads_are_as_many_as_configured_and_of_other_samples(irrelevant):
     ranges = own_ranges(20_000)
-    spoilt = spoil(ranges, ReadNoise(irrelevant, 0.0, 0.0), generator())
-    share = (spoilt.ranges.start != ranges.start).float().mean().item()
+    noisy = add_read_noise(ranges, ReadNoise(irrelevant, 0.0, 0.0), generator())
+    share = (noisy.ranges.start != ranges.start).float().mean().item()
     assert share == pytest.approx(irrelevant, abs=0.01)
-    assert torch.equal(spoilt.wrong, spoilt.ranges.start != ranges.start)
+    assert torch.equal(noisy.wrong, noisy.ranges.start != ranges.start)
     # Another sample's read is that of the same SLM, at its own length.
-    assert torch.equal(spoilt.ranges.start % 3, ranges.start % 3)
-    assert torch.equal(spoilt.ranges.length, spoilt.ranges.start % 7 + 1)
-    assert (spoilt.kept == 1).all()
+    assert torch.equal(noisy.ranges.start % 3, ranges.start % 3)
+    assert torch.equal(noisy.ranges.length, noisy.ranges.start % 7 + 1)
+    assert (noisy.kept == 1).all()
 
 
 def test_at_least_30_percent_are_irrelevant_by_default_also_in_small_batches():
-    shares = [spoil(own_ranges(256), ReadNoise(0.3, 0.2, 0.1), generator(seed)).wrong.float() for seed in range(60)]
+    shares = [
+        add_read_noise(own_ranges(256), ReadNoise(0.3, 0.2, 0.1), generator(seed)).wrong.float() for seed in range(60)
+    ]
     assert torch.cat(shares).mean() > 0.29
 
 
 def test_half_of_the_wrong_reads_come_with_all_others_wrong():
-    wrong = spoil(own_ranges(20_000), ReadNoise(0.3, 0.0, 0.0), generator()).wrong
+    wrong = add_read_noise(own_ranges(20_000), ReadNoise(0.3, 0.0, 0.0), generator()).wrong
     alone = 0.15 / 0.85
     assert wrong.all(1).float().mean().item() == pytest.approx(0.15 + 0.85 * alone**3, abs=0.01)
     assert (~wrong).all(1).float().mean().item() == pytest.approx(0.85 * (1 - alone) ** 3, abs=0.01)
@@ -52,7 +54,7 @@ def test_half_of_the_wrong_reads_come_with_all_others_wrong():
 
 @pytest.mark.parametrize(("dropped", "blind"), [(0.2, 0.0), (0.0, 0.1), (0.2, 0.1), (1.0, 0.0), (0.0, 1.0)])
 def test_reads_are_dropped_and_samples_blinded_as_configured(dropped, blind):
-    kept = spoil(own_ranges(20_000), ReadNoise(0.0, dropped, blind), generator()).kept
+    kept = add_read_noise(own_ranges(20_000), ReadNoise(0.0, dropped, blind), generator()).kept
     assert set(kept.flatten().tolist()) <= {0.0, 1.0}
     assert kept.mean().item() == pytest.approx((1 - dropped) * (1 - blind), abs=0.01)
     assert (kept == 0).all(1).float().mean().item() == pytest.approx(blind + (1 - blind) * dropped**3, abs=0.01)
@@ -61,36 +63,38 @@ def test_reads_are_dropped_and_samples_blinded_as_configured(dropped, blind):
 def test_unknown_labels_are_never_kept():
     ranges = own_ranges(4000)
     ranges = Ranges(ranges.start, ranges.length * (ranges.start % 2))
-    spoilt = spoil(ranges, ReadNoise(0.5, 0.0, 0.0), generator())
-    assert torch.equal(spoilt.kept, (spoilt.ranges.length > 0).float())
-    assert 0.4 < spoilt.kept.mean() < 0.6
+    noisy = add_read_noise(ranges, ReadNoise(0.5, 0.0, 0.0), generator())
+    assert torch.equal(noisy.kept, (noisy.ranges.length > 0).float())
+    assert 0.4 < noisy.kept.mean() < 0.6
 
 
 def test_of_some_samples_only_the_first_records_of_each_read_are_left():
     start = torch.arange(60_000).view(20_000, 3)
     whole = Ranges(start, torch.full_like(start, 10))
-    spoilt = spoil(whole, ReadNoise(0.0, 0.0, 0.0, cut=0.6), generator(), record_words=2)
-    length = spoilt.ranges.length
-    assert torch.equal(spoilt.ranges.start, start)
-    assert not spoilt.wrong.any()
+    noisy = add_read_noise(whole, ReadNoise(0.0, 0.0, 0.0, cut=0.6), generator(), record_words=2)
+    length = noisy.ranges.length
+    assert torch.equal(noisy.ranges.start, start)
+    assert not noisy.wrong.any()
     # Any number of records from none to all five may be left, alike in all reads of a sample.
     assert (length == length[:, :1]).all()
     for records in range(6):
         share = 0.6 / 6 + 0.4 * (records == 5)
         assert (length == 2 * records).float().mean().item() == pytest.approx(share, abs=0.015)
-    assert torch.equal(spoilt.kept, (length > 0).float())
-    assert torch.equal(spoil(whole, ReadNoise(0.0, 0.0, 0.0), generator(), record_words=2).ranges.length, whole.length)
+    assert torch.equal(noisy.kept, (length > 0).float())
+    assert torch.equal(
+        add_read_noise(whole, ReadNoise(0.0, 0.0, 0.0), generator(), record_words=2).ranges.length, whole.length
+    )
 
 
 def test_a_read_of_one_record_is_never_cut():
     ranges = own_ranges(1000)
-    spoilt = spoil(ranges, ReadNoise(0.0, 0.0, 0.0, cut=1.0), generator(), record_words=7)
-    assert torch.equal(spoilt.ranges.length, ranges.length)
+    noisy = add_read_noise(ranges, ReadNoise(0.0, 0.0, 0.0, cut=1.0), generator(), record_words=7)
+    assert torch.equal(noisy.ranges.length, ranges.length)
 
 
 def test_spoiling_follows_from_the_generator_alone():
-    spoiling = ReadNoise(0.3, 0.2, 0.1)
-    first, same, other = (spoil(own_ranges(64), spoiling, generator(seed)) for seed in (1, 1, 2))
+    read_noise = ReadNoise(0.3, 0.2, 0.1)
+    first, same, other = (add_read_noise(own_ranges(64), read_noise, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.ranges.start, same.ranges.start)
     assert torch.equal(first.kept, same.kept)
     assert not torch.equal(first.ranges.start, other.ranges.start)
@@ -98,8 +102,8 @@ def test_spoiling_follows_from_the_generator_alone():
 
 
 def test_one_sample_has_no_other_to_take_from():
-    spoilt = spoil(own_ranges(1), ReadNoise(1.0, 0.0, 0.0), generator())
-    assert not spoilt.wrong.any()
+    noisy = add_read_noise(own_ranges(1), ReadNoise(1.0, 0.0, 0.0), generator())
+    assert not noisy.wrong.any()
 
 
 def pooled_of(belief: torch.Tensor, valid: torch.Tensor) -> Pooled:
@@ -187,7 +191,7 @@ def test_where_records_are_rules_nothing_is_seen():
 def test_what_is_to_be_asked_for_is_what_the_next_step_needs_and_no_input_tells():
     learner = tiny_trainer(tiny_world("pointers")).learner
     samples = learner.samples(6, 100, generator())
-    found, labels = learner.to_ask_for(samples), samples.episodes.labels
+    found, labels = learner.to_request(samples), samples.episodes.labels
     horizon = labels.start.shape[1]
     for row, start, length in zip(samples.rows.tolist(), found.start, found.length, strict=True):
         episode, step = divmod(row, horizon)
@@ -202,7 +206,7 @@ def test_what_is_to_be_asked_for_is_what_the_next_step_needs_and_no_input_tells(
 @pytest.mark.parametrize("name", ["rules", "physics"])
 def test_where_every_step_needs_the_same_nothing_is_to_be_asked_for(name):
     learner = tiny_trainer(tiny_world(name)).learner
-    found = learner.to_ask_for(learner.samples(6, 100, generator()))
+    found = learner.to_request(learner.samples(6, 100, generator()))
     assert not found.start.any()
     assert not found.length.any()
 
@@ -210,7 +214,7 @@ def test_where_every_step_needs_the_same_nothing_is_to_be_asked_for(name):
 def test_without_labels_nothing_is_to_be_asked_for():
     learner = tiny_trainer(tiny_world("pointers")).learner
     learner.labels = False
-    assert not learner.to_ask_for(learner.samples(6, 100, generator())).length.any()
+    assert not learner.to_request(learner.samples(6, 100, generator())).length.any()
 
 
 def test_reading_several_sets_at_once_equals_reading_each_alone(learner):
@@ -230,5 +234,5 @@ def test_reading_several_sets_at_once_equals_reading_each_alone(learner):
 def test_no_request_means_zeros(learner):
     batch = learner.samples(2, 4, generator()).batch
     assert learner.query(batch).info_query.tolist() == [[0.0] * learner.blm.config.query_dim] * 4
-    asked = torch.ones(4, learner.blm.config.query_dim)
-    assert learner.query(batch, asked).info_query is asked
+    shortlist = torch.ones(4, learner.blm.config.query_dim)
+    assert learner.query(batch, shortlist).info_query is shortlist

@@ -219,10 +219,10 @@ def _add_reads(bench: Bench, root: Path, plan: Plan) -> None:
     bench.add(ALONE, turn_of(reads(MappedMemory(root), plan, warm=True)), "ranges/s", NUMPY)
     bench.add(NUMPY, turn_of(gathers(Layout(root).words, plan)), "ranges/s")
     plans = [Plan(**{**vars(plan), "seed": 1 + number}).text() for number in range(READERS)]
-    team = [bench.child("read a memory", root, text) for text in plans]
-    for child in team:
+    group = [bench.child("read a memory", root, text) for text in plans]
+    for child in group:
         child.answer()
-    bench.add(TEAM, turn_of_children(team), "ranges/s", ALONE)
+    bench.add(TEAM, turn_of_children(group), "ranges/s", ALONE)
 
 
 def _add_wire_reads(bench: Bench, memory: RemoteTarget, plan: Plan, beside: str) -> None:

@@ -1,4 +1,4 @@
-"""One learner of a team: ``python -m tests.actors.training.group_process RANK SIZE RENDEZVOUS OUT CHANGES...``."""
+"""One learner of a group: ``python -m tests.actors.training.group_process RANK SIZE RENDEZVOUS OUT CHANGES...``."""
 
 import sys
 from datetime import timedelta
@@ -18,9 +18,9 @@ def main(rank: int, size: int, rendezvous: str, out: str, *changes: str) -> None
     dist.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
     )
-    system, team = small(*changes), DistributedGroup()
-    fleet = SharedFleet(team, None if rank else SLMGroup(system.slms, system.world), system.config.model.num_slms)
-    learner = system.learner(fleet, team=team)
+    system, group = small(*changes), DistributedGroup()
+    fleet = SharedFleet(group, None if rank else SLMGroup(system.slms, system.world), system.config.model.num_slms)
+    learner = system.learner(fleet, group=group)
     if rank:
         # Whoever joins late has other weights, until it is told.
         with torch.no_grad():

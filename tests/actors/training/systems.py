@@ -33,7 +33,7 @@ class Small:
         return fleet_config(self.config.model, self.config.phases, self.config.seed)
 
     def learner(
-        self, fleet: Fleet | None = None, memory: Memory | None = None, device: str = "cpu", team: LearnerGroup = ALONE
+        self, fleet: Fleet | None = None, memory: Memory | None = None, device: str = "cpu", group: LearnerGroup = ALONE
     ) -> LearnerProcess:
         """A learner with a populated memory; of this process where nothing else is given."""
         memory = WordStore(self.world.spec.address_bits) if memory is None else memory
@@ -49,7 +49,7 @@ class Small:
             seed=config.seed,
             threads=1,
             device=device,
-            team=team,
+            group=group,
         )
 
 

@@ -1,4 +1,4 @@
-"""A team of learners does what one learner does, whatever their number; each has its part of the samples."""
+"""A group of learners does what one learner does, whatever their number; each has its part of the samples."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def test_one_learner_alone_has_all():
 
 
 def trained(size: int, folder: Path, *changes: str) -> list:
-    """What each learner of a team ends with."""
+    """What each learner of a group ends with."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     out = folder / f"team-{size}"
     command = [sys.executable, "-m", "tests.actors.training.group_process"]
@@ -62,15 +62,15 @@ def trained(size: int, folder: Path, *changes: str) -> list:
 )
 def test_a_team_trains_as_one_learner_does(size: int, changes: tuple[str, ...], tmp_path: Path):
     metrics, alone = run(small(*changes).learner())
-    (team_metrics, team), *others = trained(size, tmp_path, *changes)
+    (team_metrics, group), *others = trained(size, tmp_path, *changes)
     assert len(metrics) == len(team_metrics) > 20
     for one, other in zip(metrics, team_metrics, strict=True):
         for name in ("loss", "verify_loss", "gain", "grad_norm"):
             assert one.get(name, 0.0) == pytest.approx(other.get(name, 0.0), rel=1e-3, abs=1e-5), name
-    for found, right in ((team.blm, alone.blm), (team.slms, alone.slms)):
+    for found, right in ((group.blm, alone.blm), (group.slms, alone.slms)):
         assert found.keys() == right.keys()
         for name, tensor in right.items():
             if "model." in name:
                 torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
     for _, blm in others:
-        assert all(torch.equal(blm[name], tensor) for name, tensor in team.blm.items())
+        assert all(torch.equal(blm[name], tensor) for name, tensor in group.blm.items())

@@ -121,10 +121,10 @@ def test_learners_of_a_team_end_where_one_does_also_when_one_is_killed(ray_clust
     other = with_another_slm(RunDir.create(inline))
     with open_runtime(inline) as runtime:
         runtime.train(other)
-    team, alone = final_state(run), final_state(other)
-    assert any(name.startswith("slm.3.") for name in team.slms)
-    assert team.position == alone.position
-    for found, right in ((team.blm, alone.blm), (team.slms, alone.slms)):
+    group, alone = final_state(run), final_state(other)
+    assert any(name.startswith("slm.3.") for name in group.slms)
+    assert group.position == alone.position
+    for found, right in ((group.blm, alone.blm), (group.slms, alone.slms)):
         for name in right:
             if "model." in name:
                 torch.testing.assert_close(found[name], right[name], rtol=1e-3, atol=1e-4, msg=name)
