@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from cluster.config.renamed_keys import with_new_keys
 from cluster.config.run_config import RunConfig, parse_config
 from leworld.errors import ConfigError
 
@@ -98,7 +99,7 @@ def parse_changes(changes: Iterable[str]) -> Tree:
         change_tree: Any = _value(change, value)
         for part in reversed(parts):
             change_tree = {part: change_tree}
-        tree = merge(tree, change_tree)
+        tree = merge(tree, with_new_keys(change_tree))
     return tree
 
 
@@ -127,7 +128,7 @@ def parse_yaml(text: str, origin: str) -> Tree:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"config {origin}: holds a {type(tree).__name__}, but a mapping of settings is needed")
-    return {str(key): value for key, value in tree.items()}
+    return with_new_keys({str(key): value for key, value in tree.items()})
 
 
 def _value(change: str, text: str) -> Any:

@@ -15,7 +15,9 @@ from cluster.config.presets import (
     parse_yaml,
     preset_names,
 )
+from cluster.config.renamed_keys import RENAMED
 from cluster.config.run_config import RunConfig, check_world, known_keys, parse_config
+from cluster.messages import say_renamed
 from leworld.errors import ConfigError
 from leworld.worlds.registry import build_world
 
@@ -169,3 +171,32 @@ def test_world_and_model_must_fit():
     world = build_world(config.world.name, config.world.settings, 0)
     with pytest.raises(ConfigError, match="3 tables for 2 SLMs"):
         check_world(config, world.spec)
+
+
+@pytest.fixture
+def _told_anew():
+    say_renamed.cache_clear()
+
+
+@pytest.mark.usefixtures("_told_anew")
+def test_a_key_that_was_renamed_still_loads_and_its_new_name_is_said_once(tmp_path, capsys):
+    (tmp_path / "old.yaml").write_text("base: tiny\nmodel: {asked: 2}\n")
+    (tmp_path / "new.yaml").write_text("base: tiny\nname: old\nmodel: {shortlist_size: 2}\n")
+    assert load_config(str(tmp_path / "old.yaml")) == load_config(str(tmp_path / "new.yaml"))
+    assert load_config(str(tmp_path / "old.yaml"), ["model.asked=1"]).model.shortlist_size == 1
+    assert load_config("tiny", ["model={asked: 2}"]).model.shortlist_size == 2
+    assert capsys.readouterr().err == "leworld: model.asked is now called model.shortlist_size\n"
+
+
+def test_the_old_and_the_new_name_of_a_key_do_not_go_together():
+    for text in ("model: {asked: 2, shortlist_size: 2}", "model: {shortlist_size: 2, asked: 2}"):
+        with pytest.raises(ConfigError, match=r"model.shortlist_size is set twice.*remove model.asked"):
+            parse_yaml(text, "file")
+
+
+def test_every_renamed_key_has_a_new_name_that_is_known():
+    known = list(known_keys(RunConfig, "physics"))
+    for old, new in RENAMED.items():
+        assert new in known
+        assert old not in known
+        assert old.rpartition(".")[0] == new.rpartition(".")[0]

@@ -1,0 +1,31 @@
+"""Keys of a config that have a new name. Files and runs that use the old one still load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cluster.messages import say_renamed
+from leworld.errors import ConfigError
+
+RENAMED = {"model.asked": "model.shortlist_size"}
+"""Old key to new key. Both are in the same section."""
+
+
+def with_new_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a tree of settings with the new name of every key.
+
+    Raises:
+        ConfigError: a key is there with its old and its new name.
+    """
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        old = f"{prefix}{name}"
+        new = RENAMED.get(old, old)
+        if new != old:
+            say_renamed(old, new)
+        key = new.removeprefix(prefix)
+        if key in found or (new != old and key in tree):
+            raise ConfigError(f"config: {new} is set twice, once by its old name {old}: remove {old}")
+        found[key] = with_new_keys(value, f"{old}.") if isinstance(value, Mapping) else value
+    return found
