@@ -27,6 +27,8 @@ app = typer.Typer(
     help="A world model that looks things up in a memory of bits.",
     no_args_is_help=True,
     add_completion=False,
+    # Help as plain text: rich takes longer to import than all else that help needs.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 

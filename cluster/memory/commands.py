@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from cluster.json_files import to_json, write_text
 from cluster.memory import numbers
 from cluster.memory.cluster_target import SCHEME, ClusterTarget, clustered
-from cluster.memory.forks import tell_of_forks
 from cluster.memory.target import check_own, local, login, make_empty, make_whole, reading, writing
 from leworld.errors import ConfigError, RangeError, StoreError
 from leworld.memory import PAGE_WORDS, Snapshot, Words, load_snapshot, save_snapshot
@@ -175,6 +174,8 @@ def operate(target: str, operation: str, token: str, **arguments: Any) -> Outcom
 
 def erase(target: str, sequence: str, receipt: Path | None, token: str) -> Outcome:
     """Take out what a write wrote; the receipt, in a file where one is named."""
+    from cluster.memory.forks import tell_of_forks
+
     number = numbers.number(sequence, "write")
     if number < 1:
         raise RangeError(f"write {sequence}: writes are counted from 1; leworld memory log lists them")

@@ -107,11 +107,6 @@ class RemoteTarget:
         return self.client.ask(operation, **arguments).content
 
 
-def no_address(address: str) -> str:
-    """What is said of what is no address."""
-    return f"{address}: no address; give one like tcp://127.0.0.1:7077 or ipc:///tmp/memory"
-
-
 def _connected(address: str, token: str, timeout_s: float) -> MemoryClient:
     try:
         return MemoryClient(address, token, timeout_s)

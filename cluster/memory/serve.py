@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.memory.server import MemoryServer, ServerConfig
-from cluster.memory.remote_target import no_address
-from cluster.memory.target import SCHEMES, check_own, local, login
+from cluster.memory.target import SCHEMES, check_own, local, login, no_address
 from leworld.errors import ConfigError, StoreError
 from leworld.store.durable_store import DurableStore, StoreConfig
 from leworld.store.writer_lock import leave_address, take_address

@@ -9,11 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.errors import ActorError
 from cluster.memory.cluster_target import SCHEME, ClusterTarget, clustered
-from cluster.memory.remote_target import RemoteTarget, no_address
 from leworld.errors import ConfigError, DamageError, LeWorldError, StoreError
 from leworld.memory import Words, load_snapshot
 from leworld.memory.protocol import Snapshot
@@ -24,6 +23,9 @@ from leworld.store.durable_store import DurableStore, Write
 from leworld.store.layout import Layout, read_identity
 from leworld.store.operations import ADMIN, OPERATIONS, Caller
 from leworld.store.writer_lock import holder, served_address
+
+if TYPE_CHECKING:
+    from cluster.memory.remote_target import RemoteTarget
 
 SCHEMES = ("tcp://", "ipc://")
 
@@ -89,7 +91,7 @@ def writing(target: str, token: str) -> Iterator[Writer | RemoteTarget | Cluster
             yield memory
         return
     place = locate(target)
-    opened = _writer(place, token) if isinstance(place, Path) else RemoteTarget(place, token)
+    opened = _writer(place, token) if isinstance(place, Path) else _remote(place, token)
     try:
         yield opened
     except BaseException:
@@ -114,6 +116,11 @@ def locate(target: str) -> Path | str:
             raise ConfigError(no_address(target))
         return target
     return local(target)
+
+
+def no_address(address: str) -> str:
+    """What is said of what is no address."""
+    return f"{address}: no address; give one like tcp://127.0.0.1:7077 or ipc:///tmp/memory"
 
 
 def local(target: str) -> Path:
@@ -242,6 +249,13 @@ def _served(address: str, token: str, who: str | None, version: str | None) -> R
         raise ConfigError(f"--as {who}: over {address} the token says who reads; leave it out")
     if version is not None:
         raise ConfigError(f"version {version!r}: a server reads what is there now; give the memory's directory instead")
+    return _remote(address, token)
+
+
+def _remote(address: str, token: str) -> RemoteTarget:
+    # Only a server's memory needs a connection.
+    from cluster.memory.remote_target import RemoteTarget
+
     return RemoteTarget(address, token)
 
 
@@ -284,7 +298,7 @@ def _writer(root: Path, token: str) -> Writer | RemoteTarget:
 def _served_here(root: Path, pid: int, address: str, token: str) -> RemoteTarget:
     """The server of a directory, if it is that of this memory."""
     try:
-        server = RemoteTarget(address, token)
+        server = _remote(address, token)
     except ActorError:
         raise StoreError(
             f"{root}: is open for writing in process {pid}, and nobody answers at {address}, which {root}/served names;"
