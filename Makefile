@@ -11,7 +11,7 @@ help:  ## Show this list
 
 setup: $(STAMP)  ## Install into .venv (again only when the dependencies changed)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; install it or name one: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (some minutes the first time) ..."

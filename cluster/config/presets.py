@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,14 @@ _Loader.add_implicit_resolver(
 
 def preset_names() -> list[str]:
     """The presets that come with LeWorld."""
-    files = resources.files("configs").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    return sorted(path.stem for path in preset_folder().glob("*.yaml"))
+
+
+def preset_folder() -> Path:
+    """Where the presets lie: ``cluster/presets`` in an installed copy, ``configs`` in the repository."""
+    package = Path(__file__).parents[1]
+    installed = package / "presets"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def load_config(name_or_path: str, changes: Iterable[str] = ()) -> RunConfig:
@@ -141,7 +146,7 @@ def _value(change: str, text: str) -> Any:
 def _read(name_or_path: str) -> tuple[str, str]:
     """Text and origin."""
     if name_or_path in preset_names():
-        return (resources.files("configs") / f"{name_or_path}.yaml").read_text(encoding="utf-8"), name_or_path
+        return (preset_folder() / f"{name_or_path}.yaml").read_text(encoding="utf-8"), name_or_path
     try:
         return Path(name_or_path).read_text(encoding="utf-8"), name_or_path
     except FileNotFoundError:

@@ -1,10 +1,6 @@
 """Cluster files: those of this repository are what Ray and KubeRay take; bad ones are refused in one line."""
 
-import shutil
 import stat
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +72,6 @@ def test_the_command_prints_the_files(name: str, capsys):
 def test_there_are_no_other_files():
     assert {path.stem for path in FOLDER.iterdir()} == set(EXAMPLES)
     assert main(["cluster", "example", "azure"]) == 2
-
-
-def test_the_files_are_in_what_is_installed(tmp_path: Path):
-    """Where leworld is not a link to this folder."""
-    for name in ("leworld", "actors", "cluster", "configs"):
-        shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, tmp_path / "source")
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    words = [sys.executable, "-c", build, str(tmp_path)]
-    subprocess.run(words, cwd=tmp_path / "source", check=True, capture_output=True, timeout=60)
-    [wheel] = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    for name in EXAMPLES:
-        code = f"from cluster.machines.examples import example_text; print(example_text({name!r}), end='')"
-        ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "installed", capture_output=True, text=True)
-        assert ran.stdout == (FOLDER / f"{name}.yaml").read_text(), ran.stderr
 
 
 def test_examples_have_no_cpus_on_the_head():
