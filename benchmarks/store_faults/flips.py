@@ -42,7 +42,7 @@ def prepare(directory: Path, seed: int) -> Memories:
             operation.do(store)
             model = model.after(operation)
         for name in list(model.kept):
-            model = _do(store, Operation("drop", name), model)
+            model = _do(store, Operation("drop_version", name), model)
         store.checkpoint()
         for operation in _last_operations(seed):
             model = _do(store, operation, model)
@@ -56,7 +56,8 @@ def prepare(directory: Path, seed: int) -> Memories:
 
 def _last_operations(seed: int) -> list[Operation]:
     writes = (operation for operation in operations(seed + 1) if operation.kind == "write")
-    return [Operation("keep", "a"), next(writes), next(writes), Operation("keep", "b"), next(writes)]
+    keep_a, keep_b = Operation("create_version", "a"), Operation("create_version", "b")
+    return [keep_a, next(writes), next(writes), keep_b, next(writes)]
 
 
 def _do(store: DurableStore, operation: Operation, model: Model) -> Model:

@@ -98,7 +98,7 @@ class _Rounds:
             except StoreError as error:
                 counts.injected += 1
                 counts.refused += "\n" not in str(error)
-                if operation.kind == "go_back":
+                if operation.kind == "rollback_to":
                     # It may be half done, and is finished when the memory is opened again.
                     return [self._model, self._model.after(operation)]
                 counts.injected += 1
@@ -121,7 +121,7 @@ class _Rounds:
 
     def _let_versions_go(self) -> None:
         for name in self._model.kept:
-            self._store.drop(name)
+            self._store.drop_version(name)
         self._store.checkpoint()
         self._model = Model(self._model.words, {})
 

@@ -10,7 +10,7 @@ import numpy as np
 from leworld.memory import Words
 from leworld.store.durable_store import DurableStore, StoreConfig, Write
 from leworld.store.journal.segment import scan, segment_paths
-from leworld.store.journal.write_batch import make_group
+from leworld.store.journal.write_batch import make_batch
 
 from .counts import Counts
 from .model import ADDRESS_BITS, Model, Operation
@@ -53,8 +53,8 @@ def _prepared(directory: Path) -> tuple[Path, Path, Model, Model]:
     with_last = copy_of(store.root, directory / "with-last")
     let_go(store)
     other = DurableStore(before)
-    group = make_group([_write(WRITES)], other.num_words)
-    other._journal.append([other._record(group, group.checksums())])
+    batch = make_batch([_write(WRITES)], other.num_words)
+    other._journal.append([other._record(batch, batch.checksums())])
     let_go(other)
     return with_last, before, model, after
 

@@ -115,9 +115,10 @@ def script(seed: int) -> list[Operation]:
     """Operations of every kind, the first ones the same for every seed."""
     found, plain = [], operations(seed)
     writes = (operation for operation in plain if operation.kind == "write")
-    for kind, name in [("write", ""), ("keep", "a"), ("write", ""), ("write", ""), ("go_back", "a"), ("write", ""),
-                       ("keep", "b"), ("checkpoint", ""), ("write", ""), ("drop", "a"), ("write", ""),
-                       ("go_back", "b"), ("drop", "b"), ("write", "")][:SCRIPT_STEPS]:  # fmt: skip
+    for kind, name in [("write", ""), ("create_version", "a"), ("write", ""), ("write", ""), ("rollback_to", "a"),
+                       ("write", ""), ("create_version", "b"), ("checkpoint", ""), ("write", ""), ("drop_version", "a"),
+                       ("write", ""), ("rollback_to", "b"), ("drop_version", "b"),
+                       ("write", "")][:SCRIPT_STEPS]:  # fmt: skip
         found.append(next(writes) if kind == "write" else Operation(kind, name))
     return found
 

@@ -22,7 +22,10 @@ MAX_KEPT = 3
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing to do with a memory: ``kind`` is write, keep, drop, go_back or checkpoint; ``name`` a version's."""
+    """One thing to do with a memory.
+
+    ``kind`` is write, create_version, drop_version, rollback_to or checkpoint; ``name`` is that of a version.
+    """
 
     kind: str
     name: str = ""
@@ -57,11 +60,11 @@ class Model:
             for write in operation.writes:
                 _put(words, write)
             return replace(self, words=words)
-        if operation.kind == "keep":
+        if operation.kind == "create_version":
             return replace(self, kept={**self.kept, operation.name: self.words})
-        if operation.kind == "drop":
+        if operation.kind == "drop_version":
             return replace(self, kept={name: words for name, words in self.kept.items() if name != operation.name})
-        if operation.kind == "go_back":
+        if operation.kind == "rollback_to":
             return replace(self, words=self.kept[operation.name])
         return self
 
@@ -83,11 +86,11 @@ def operations(seed: int, names: Sequence[str] = ()) -> Iterator[Operation]:
         draw = random.random()
         if draw < 0.06 and len(kept) < MAX_KEPT:
             kept.append(f"{seed}-{number}")
-            yield Operation("keep", kept[-1])
+            yield Operation("create_version", kept[-1])
         elif draw < 0.1 and len(kept) == MAX_KEPT:
-            yield Operation("drop", kept.pop(0))
+            yield Operation("drop_version", kept.pop(0))
         elif draw < 0.16 and kept:
-            yield Operation("go_back", kept[int(random.integers(0, len(kept)))])
+            yield Operation("rollback_to", kept[int(random.integers(0, len(kept)))])
         elif draw < 0.18:
             yield Operation("checkpoint")
         else:

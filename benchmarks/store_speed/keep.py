@@ -84,18 +84,18 @@ def _keep_and_checkpoint(store: DurableStore, pages: NDArray[np.int64], changed:
     """Seconds of both, after so many pages were changed since the last version."""
     name = f"cost-{changed}-{turn}"
     generator = np.random.default_rng(turn)
-    store.keep(f"{name}-base")
+    store.create_version(f"{name}-base")
     chosen = np.sort(generator.permutation(pages)[:changed])
     for first in range(0, changed, FILL_PAGES):
         chunk = chosen[first : first + FILL_PAGES]
         write_pages(store, chunk, generator.integers(0, 1 << 32, (len(chunk), PAGE_WORDS), np.uint32))
     begin = time.perf_counter()
-    store.keep(name)
+    store.create_version(name)
     kept = time.perf_counter()
     store.checkpoint()
     done = time.perf_counter()
     for version in (f"{name}-base", name):
-        store.drop(version)
+        store.drop_version(version)
     return kept - begin, done - kept
 
 
@@ -123,7 +123,7 @@ def _watch(setting: Setting, store: DurableStore, root: Path, pages: NDArray[np.
     batches = [apart(row, _some_words()) for row in _starts_in(pages)]
     _write_for(store, batches, 2 * setting.seconds)
     called = time.perf_counter()
-    store.keep(name)
+    store.create_version(name)
     kept = time.perf_counter()
     thread = threading.Thread(target=store.checkpoint)
     thread.start()
@@ -134,7 +134,7 @@ def _watch(setting: Setting, store: DurableStore, root: Path, pages: NDArray[np.
     near.send("stop")
     begin, seconds = near.recv()
     process.join()
-    store.drop(name)
+    store.drop_version(name)
     return Watched(begin, seconds, called, kept, done)
 
 

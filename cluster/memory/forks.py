@@ -17,7 +17,7 @@ from leworld.store.forks.fork import fork as make_fork
 from leworld.store.forks.fork_link import FILLING, FREE, ForkLink, read_link, relink, write_link
 from leworld.store.forks.fork_registry import forks_of
 from leworld.store.layout import Layout, read_identity
-from leworld.store.writer_lock import holder
+from leworld.store.writer_lock import writer_of
 
 Outcome = dict[str, Any]
 
@@ -28,10 +28,10 @@ class _Keeper:
     def __init__(self, memory: Writer | RemoteTarget | ClusterTarget) -> None:
         self._memory = memory
 
-    def keep(self, name: str, of: str = "now") -> object:
+    def create_version(self, name: str, of: str = "now") -> object:
         return self._memory.ask("keep", name=name, of=of)
 
-    def drop(self, name: str) -> None:
+    def drop_version(self, name: str) -> None:
         self._memory.ask("drop", name=name)
 
 
@@ -82,7 +82,7 @@ def _link(root: Path) -> ForkLink:
 
 
 def _fill(root: Path) -> None:
-    pid = holder(Layout(root))
+    pid = writer_of(Layout(root))
     if pid is not None:
         raise StoreError(
             f"{root}: is open for writing in process {pid}, which takes over the rest by itself;"

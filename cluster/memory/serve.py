@@ -12,7 +12,7 @@ from actors.memory.server import MemoryServer, ServerConfig
 from cluster.memory.target import SCHEMES, check_own, local, login, no_address
 from leworld.errors import ConfigError, StoreError
 from leworld.store.durable_store import DurableStore, StoreConfig
-from leworld.store.writer_lock import leave_address, take_address
+from leworld.store.writer_lock import publish_address, withdraw_address
 
 Outcome = dict[str, Any]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -41,12 +41,12 @@ def serve(target: str, address: str, tokens: Path | None, policy: str, show: Cal
         server = MemoryServer(store, ServerConfig(address, known))
         with _ended_by_signals(server.stop):
             try:
-                leave_address(root, server.address)
+                publish_address(root, server.address)
                 show({"path": str(root), "served_at": server.address, **store.stat()})
                 server.serve()
             finally:
                 server.stop()
-                take_address(root)
+                withdraw_address(root)
 
 
 def read_tokens(file: Path) -> dict[str, str]:

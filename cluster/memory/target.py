@@ -22,7 +22,7 @@ from leworld.store.directory_reader import DirectoryReader
 from leworld.store.durable_store import DurableStore, Write
 from leworld.store.layout import Layout, read_identity
 from leworld.store.operations import ADMIN, OPERATIONS, Caller
-from leworld.store.writer_lock import holder, served_address
+from leworld.store.writer_lock import served_address, writer_of
 
 if TYPE_CHECKING:
     from cluster.memory.remote_target import RemoteTarget
@@ -262,7 +262,7 @@ def _remote(address: str, token: str) -> RemoteTarget:
 def _mend(root: Path) -> None:
     """What a writer left that ended without closing is mended before it is read."""
     layout = Layout(root)
-    if _was_closed(layout) or holder(layout) is not None:
+    if _was_closed(layout) or writer_of(layout) is not None:
         return
     check_own(root)
     try:
@@ -271,7 +271,7 @@ def _mend(root: Path) -> None:
         raise
     except StoreError:
         # Another process may have opened it first.
-        if holder(layout) is None:
+        if writer_of(layout) is None:
             raise
     else:
         say(f"{root}: was not closed; mended from its journal")
@@ -283,7 +283,7 @@ def _was_closed(layout: Layout) -> bool:
 
 
 def _writer(root: Path, token: str) -> Writer | RemoteTarget:
-    pid = holder(Layout(root))
+    pid = writer_of(Layout(root))
     if pid is None:
         return Writer(root)
     address = served_address(root)

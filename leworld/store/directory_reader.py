@@ -29,7 +29,7 @@ from leworld.store.mapped_memory import MappedMemory
 from leworld.store.operations import describe, erasure_from_map
 from leworld.store.versions.version_reader import VersionReader, difference_beside
 from leworld.store.versions.versions import Difference, Versions
-from leworld.store.writer_lock import holder, served_address
+from leworld.store.writer_lock import served_address, writer_of
 
 T = TypeVar("T")
 _TRIES = 20
@@ -124,7 +124,7 @@ class DirectoryReader:
             **({} if (link := self.link()) is None else {"fork": vars(link)}),
             "forks": [str(path) for path in forks_of(self.layout).values()],
             "grants": [vars(grant) for grant in self._rights.grants],
-            "writer_pid": (pid := holder(self.layout)),
+            "writer_pid": (pid := writer_of(self.layout)),
             "served_at": served_address(self.root) if pid else None,
         }
 

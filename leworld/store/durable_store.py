@@ -38,12 +38,13 @@ from leworld.store.journal.journal import Journal
 from leworld.store.journal.record import Record
 from leworld.store.journal.segment import Segment
 from leworld.store.journal.write_batch import Write as Write
-from leworld.store.journal.write_batch import WriteBatch, join, make_group
+from leworld.store.journal.write_batch import WriteBatch, join, make_batch
 from leworld.store.journal.write_log import WriteLog
-from leworld.store.layout import Identity, Layout, WriterLock, make, read_identity, read_map
+from leworld.store.layout import Identity, Layout, make, read_identity, read_map
 from leworld.store.mapped_memory import MappedMemory, damage
 from leworld.store.recovery import recover
 from leworld.store.versions.versions import Difference, Version, Versions, changed_pages, difference, pages_before
+from leworld.store.writer_lock import WriterLock
 
 CHUNK_PAGES = 1 << 14
 """Pages put back at a time: 16 MiB."""
@@ -182,7 +183,7 @@ class DurableStore:
         return self.write_many([Write(start, blocks, self.writer)])[0]
 
     def write_many(self, writes: Sequence[Write]) -> list[Receipt]:
-        """Make writes one after another, as one group for the disk; a receipt each.
+        """Make writes one after another, as one batch for the disk; a receipt each.
 
         Raises:
             RangeError, DataError: one of them cannot be; none is made then.
@@ -190,16 +191,16 @@ class DurableStore:
         """
         if not writes:
             return []
-        group = make_group(writes, self.num_words)
+        batch = make_batch(writes, self.num_words)
         with self._lock:
-            self._filler.take(group.pages)
-            self._mapped.reserve(group.pages)
-            crc32s = group.checksums()
-            record = self._record(group, crc32s)
-            self._commit([record], group)
-        return group.receipts(record.sequence, crc32s)
+            self._filler.take(batch.pages)
+            self._mapped.reserve(batch.pages)
+            crc32s = batch.checksums()
+            record = self._record(batch, crc32s)
+            self._commit([record], batch)
+        return batch.receipts(record.sequence, crc32s)
 
-    def keep(self, name: str, of: str = "now") -> Version:
+    def create_version(self, name: str, of: str = "now") -> Version:
         """Keep the content of now as a version: at once, whatever the size of the memory, and nobody waits.
 
         Args:
@@ -217,7 +218,7 @@ class DurableStore:
             self._versions_changed()
             return version
 
-    def drop(self, name: str) -> None:
+    def drop_version(self, name: str) -> None:
         """Keep a version no longer.
 
         Raises:
@@ -263,7 +264,7 @@ class DurableStore:
             pages = changed_pages(between)
             return difference(pages, self._pages_at(first, pages), self._pages_at(last, pages))
 
-    def go_back(self, name: str) -> None:
+    def rollback_to(self, name: str) -> None:
         """Make the content that of a version again, as a write of its own: it can be undone by a version of now.
 
         Raises:
@@ -459,14 +460,14 @@ class DurableStore:
     def _versions_changed(self) -> None:
         """Do what is to be done when a version is kept or dropped: nothing."""
 
-    def _commit(self, records: Sequence[Record], group: WriteBatch | None = None) -> None:
+    def _commit(self, records: Sequence[Record], batch: WriteBatch | None = None) -> None:
         """Have records kept, then make them visible, all at once."""
         self._check_running()
         self._check_settled()
         self._have_kept(records)
         self._took_note_of(records)
-        group = group or join(records)
-        self._mapped.apply(self.sequence, group.start, group.length, group.words, group.pages)
+        batch = batch or join(records)
+        self._mapped.apply(self.sequence, batch.start, batch.length, batch.words, batch.pages)
         if self._is_due_for_checkpoint():
             # The records are kept, whether a checkpoint can be begun or not.
             with suppress(StoreError):
@@ -479,16 +480,16 @@ class DurableStore:
     def _is_due_for_checkpoint(self) -> bool:
         return self._journal.last.size >= self.config.segment_bytes
 
-    def _record(self, group: WriteBatch, crc32s: list[int]) -> Record:
-        """The record of a group, with what its pages held where the segment does not tell yet."""
-        pages = group.pages[self._noted[group.pages] != self._journal.last.first]
-        before, number = self._before(group, pages), self.sequence + 1
-        return group.record(
+    def _record(self, batch: WriteBatch, crc32s: list[int]) -> Record:
+        """The record of a batch, with what its pages held where the segment does not tell yet."""
+        pages = batch.pages[self._noted[batch.pages] != self._journal.last.first]
+        before, number = self._before(batch, pages), self.sequence + 1
+        return batch.record(
             crc32s, sequence=number, time_ns=time.time_ns(), epoch=self.epoch, pages=pages, before=before
         )
 
-    def _before(self, group: WriteBatch, pages: Ints) -> NDArray[np.uint32]:
-        """(P, 256) what those of a group's pages hold of which the segment does not tell yet.
+    def _before(self, batch: WriteBatch, pages: Ints) -> NDArray[np.uint32]:
+        """(P, 256) what those of a batch's pages hold of which the segment does not tell yet.
 
         Raises:
             DamageError: one of them is not what was written, and is not written whole, or a version holds it.
@@ -498,7 +499,7 @@ class DurableStore:
             return self._mapped.whole(pages)
         except DamageError as error:
             damaged = np.array(error.pages, np.int64)
-            self._check_whole(np.setdiff1d(damaged, group.whole_pages))
+            self._check_whole(np.setdiff1d(damaged, batch.whole_pages))
             self._check_replaceable(damaged)
             return self._mapped.pages[pages]
 
@@ -547,10 +548,10 @@ class DurableStore:
         start, length = traces.ranges()
         zeros = Words(np.zeros(length.sum(), np.uint32), np.concatenate([[0], np.cumsum(length)]))
         write = Write(start, zeros, self.writer, str(sequence), "erase")
-        group = make_group([write], self.num_words)
-        record = self._record(group, group.checksums())
+        batch = make_batch([write], self.num_words)
+        record = self._record(batch, batch.checksums())
         record = replace(record, before=traces.clean(record.pages, record.before))
-        self._commit([record], group)
+        self._commit([record], batch)
         return record
 
     def _finish_erasure(self, sequence: int) -> None:

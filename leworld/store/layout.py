@@ -23,8 +23,6 @@ forks/          of each fork of this memory, named after the version that is kep
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 import time
 import zlib
@@ -223,32 +221,3 @@ def way_out(root: Path) -> str:
 def refused(path: Path, error: OSError) -> StoreError:
     """What is said where the disk does not take what is to be written."""
     return StoreError(f"{path}: not written ({error.strerror}): make room on that disk")
-
-
-class WriterLock:
-    """Holds the one right to write a memory, until ``release`` or the end of the process."""
-
-    def __init__(self, layout: Layout) -> None:
-        """Take it.
-
-        Raises:
-            StoreError: another process holds it.
-        """
-        self._file: int | None = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(self._file, 32).decode(errors="replace").strip() or "unknown"
-            os.close(self._file)
-            raise StoreError(
-                f"{layout.root}: is open for writing in process {holder}; end that one, or only read"
-            ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        """Let another process write; nothing happens where it was released before."""
-        if self._file is not None:
-            # Its number is another file's from here on.
-            file, self._file = self._file, None
-            os.close(file)

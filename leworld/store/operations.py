@@ -59,16 +59,16 @@ def pages(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     return {}, store.written_pages().astype(np.uint32)
 
 
-def keep(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
+def create_version(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Keep a version ``name``; with ``of``, another one under this name."""
     caller.must_be_admin()
-    return vars(store.keep(text(arguments, "name"), text(arguments, "of", "now"))), _NOTHING
+    return vars(store.create_version(text(arguments, "name"), text(arguments, "of", "now"))), _NOTHING
 
 
-def drop(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
+def drop_version(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Keep version ``name`` no longer."""
     caller.must_be_admin()
-    store.drop(text(arguments, "name"))
+    store.drop_version(text(arguments, "name"))
     return {}, _NOTHING
 
 
@@ -77,10 +77,10 @@ def versions(store: DurableStore, caller: Caller, arguments: Arguments) -> Resul
     return {"versions": [vars(version) for version in store.versions]}, _NOTHING
 
 
-def go_back(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
+def rollback_to(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Make the content that of version ``name``."""
     caller.must_be_admin()
-    store.go_back(text(arguments, "name"))
+    store.rollback_to(text(arguments, "name"))
     return {"sequence": store.sequence}, _NOTHING
 
 
@@ -140,8 +140,11 @@ def grant(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
 
 
 OPERATIONS: dict[str, Callable[[DurableStore, Caller, Arguments], Result]] = {
-    function.__name__: function
-    for function in (stat, pages, keep, drop, versions, go_back, diff, log, why, erase, verify, grant)
+    # Clients of other programs know these three by the names of docs/memory.md.
+    "keep": create_version,
+    "drop": drop_version,
+    "go_back": rollback_to,
+    **{function.__name__: function for function in (stat, pages, versions, diff, log, why, erase, verify, grant)},
 }
 
 

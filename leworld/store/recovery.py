@@ -79,5 +79,5 @@ def _replay(mapped: MappedMemory, history: WriteLog, segment: Segment) -> None:
 
 
 def _redo(mapped: MappedMemory, records: Sequence[Record]) -> None:
-    group = join(records)
-    mapped.arena.scatter(group.start, group.length, group.words)
+    batch = join(records)
+    mapped.arena.scatter(batch.start, batch.length, batch.words)

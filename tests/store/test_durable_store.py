@@ -4,6 +4,7 @@ import signal
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from leworld.store import layout
 from leworld.store.durable_store import DurableStore, StoreConfig, Write
 from leworld.store.journal.journal import POLICIES, Journal
 from leworld.store.journal.record import encode
-from leworld.store.journal.write_batch import make_group
+from leworld.store.journal.write_batch import make_batch
 from leworld.store.layout import write_map
 from leworld.store.mapped_memory import MappedMemory
 from tests.store.stores import (
@@ -57,7 +58,8 @@ class Wanderer:
         self.kept, self.copies = {}, 0
 
     def step(self):
-        actions = [self.write, self.write_ragged, self.write_many, self.keep, self.drop, self.go_back, self.diff]
+        actions = [self.write, self.write_ragged, self.write_many]
+        actions += [self.create_version, self.drop_version, self.rollback_to, self.diff]
         actions += [self.write, self.write_ragged, self.restore, self.reopen, self.crash, self.checkpoint]
         actions[int(self.random.integers(0, len(actions)))]()
 
@@ -93,23 +95,23 @@ class Wanderer:
         for blocks in several:
             self.plain.write_ragged(*blocks)
 
-    def keep(self):
+    def create_version(self):
         if len(self.kept) < 4:
             name = f"v{self.store.sequence}-{self.random.integers(0, 1000)}"
-            self.store.keep(name)
+            self.store.create_version(name)
             self.kept[name] = content(self.plain)
 
     def some_name(self):
         return list(self.kept)[int(self.random.integers(0, len(self.kept)))] if self.kept else None
 
-    def drop(self):
+    def drop_version(self):
         if name := self.some_name():
-            self.store.drop(name)
+            self.store.drop_version(name)
             del self.kept[name]
 
-    def go_back(self):
+    def rollback_to(self):
         if name := self.some_name():
-            self.store.go_back(name)
+            self.store.rollback_to(name)
             pages = np.arange(256)
             self.plain.restore(replace(self.plain.snapshot(), pages=pages, words=self.kept[name].reshape(256, 256)))
 
@@ -164,7 +166,7 @@ def test_first_and_last_word_of_every_width(tmp_path, bits):
     last = (1 << bits) - 1
     with DurableStore.create(tmp_path / "m", bits) as store:
         store.write([0, last], np.array([[3], [4]], np.uint32))
-        store.keep("a")
+        store.create_version("a")
         store.write([last], block(5))
     with DurableStore(tmp_path / "m") as store:
         assert store.read([0, last], [1, 1]).words.tolist() == [3, 5]
@@ -199,8 +201,8 @@ def test_what_was_acknowledged_is_there_after_a_crash(tmp_path, policy, anew):
 def test_a_record_that_was_not_applied_is_applied(store, tmp_path, anew):
     store.write([0], block(1))
     root = crashed(store, tmp_path / "copy")
-    group = make_group([Write([300], Words(np.array([8, 9], np.uint32), np.array([0, 2])))], 1 << 16)
-    record = store._record(group, group.checksums())
+    batch = make_batch([Write([300], Words(np.array([8, 9], np.uint32), np.array([0, 2])))], 1 << 16)
+    record = store._record(batch, batch.checksums())
     with last_segment(root).open("ab") as file:
         file.write(b"".join(encode(record)))
     if anew:
@@ -376,7 +378,7 @@ def test_snapshots_serve_no_damaged_word(store):
     store.write([0], block(7))
     with (store.root / "words").open("r+b") as file:
         file.write(b"\x06")
-    for call in (store.snapshot, lambda: store.keep("a") and store.write([1], block(1))):
+    for call in (store.snapshot, lambda: store.create_version("a") and store.write([1], block(1))):
         store.checkpoint()
         with pytest.raises(DamageError, match="page 0: not what was written; put a snapshot in place"):
             call()
@@ -436,7 +438,7 @@ def test_closing_on_a_full_disk_says_so_and_lets_another_write(store, monkeypatc
 
 def test_a_disk_that_fails_is_not_written_any_more(store, monkeypatch):
     store.write([0], block(7))
-    store.keep("a")
+    store.create_version("a")
     with monkeypatch.context() as patched:
         patched.setattr("leworld.store.journal.journal.os.fdatasync", lambda _: full())
         for _ in range(2):
@@ -469,7 +471,8 @@ def test_a_closed_memory_is_not_written_and_closes_again(store, tmp_path):
     store.write([0], block(7))
     store.close()
     with (tmp_path / "other").open("w+b") as other:
-        for call in (lambda: store.write([0], block(8)), lambda: store.keep("a"), lambda: store.drop("a")):
+        closed = (store.create_version, store.drop_version)
+        for call in (lambda: store.write([0], block(8)), *(partial(each, "a") for each in closed)):
             with pytest.raises(StoreError, match="is closed"):
                 call()
         assert os.fstat(other.fileno()).st_size == 0
@@ -552,7 +555,7 @@ def test_threads_write_one_after_another(tmp_path):
 
 def test_stat_says_what_a_memory_takes(store):
     store.write([0, 60_000], fill(1, 5, 2))
-    store.keep("a")
+    store.create_version("a")
     found = store.stat()
     assert (found["sequence"], found["pages_written"], found["versions"], found["policy"]) == (1, 2, ["a"], "group")
     assert found["words_bytes"] >= 8192

@@ -26,10 +26,10 @@ class Model:
         self.words[start : start + len(words)] = words
         self.secret[start : start + len(words)] = secret
 
-    def keep(self, name: str) -> None:
+    def create_version(self, name: str) -> None:
         self.kept[name] = (self.words.copy(), self.secret.copy())
 
-    def go_back(self, name: str) -> None:
+    def rollback_to(self, name: str) -> None:
         self.words[:], self.secret[:] = self.kept[name]
 
     def without_secret(self) -> np.ndarray:
@@ -54,14 +54,14 @@ def wander(store: DurableStore, model: Model, random: np.random.Generator, at: i
         step, names = int(random.integers(0, 10)), list(model.kept)
         if step == 0 and len(names) < 3:
             name = f"v{store.sequence}-{len(names)}"
-            store.keep(name)
-            model.keep(name)
+            store.create_version(name)
+            model.create_version(name)
         elif step == 1 and names:
             name = names[int(random.integers(0, len(names)))]
-            store.go_back(name)
-            model.go_back(name)
+            store.rollback_to(name)
+            model.rollback_to(name)
         elif step == 2 and len(names) == 3:
-            store.drop(names[0])
+            store.drop_version(names[0])
             del model.kept[names[0]]
         elif step == 3:
             store.close()
@@ -91,8 +91,8 @@ def test_nothing_of_an_erased_write_is_left_in_any_file_and_all_else_stays(tmp_p
     for start, value, n in together:
         model.write(start, np.full(n, value, np.uint32), secret=value == SECRET)
     if seed % 3:
-        store.keep("with-it")
-        model.keep("with-it")
+        store.create_version("with-it")
+        model.create_version("with-it")
     store = wander(store, model, random, at, 30)
 
     store.checkpoint()
@@ -116,11 +116,11 @@ def test_nothing_of_an_erased_write_is_left_in_any_file_and_all_else_stays(tmp_p
 def test_what_held_pages_before_stays_where_it_was_when_a_write_of_a_group_is_erased(tmp_path):
     with DurableStore.create(tmp_path / "m", 16) as store:
         store.write([0, 1000], np.full((2, 250), 5, np.uint32))
-        store.keep("before")
+        store.create_version("before")
         words = content(store)
         group = [one_write(3, 11), one_write(1010, 12, 2), one_write(5, 13, 3)]
         receipts = store.write_many(group)
-        store.keep("after")
+        store.create_version("after")
         readers = [VersionReader(store.root, name) for name in ("before", "after")]
         pages = [reader.pages(np.array([0, 3])) for reader in readers]
         segment = store._journal.segments[1].path
@@ -134,7 +134,7 @@ def test_what_held_pages_before_stays_where_it_was_when_a_write_of_a_group_is_er
             np.testing.assert_array_equal(reader.pages(np.array([0, 3])), right)
         np.testing.assert_array_equal(version_content(store, "before"), words)
         assert store.is_erased(erasure)
-        store.go_back("before")
+        store.rollback_to("before")
         np.testing.assert_array_equal(content(store), words)
 
 
@@ -162,7 +162,7 @@ def test_a_write_that_is_not_known_cannot_be_erased(tmp_path):
 def test_an_erasure_that_a_crash_cut_off_is_finished_when_the_memory_is_opened(tmp_path, monkeypatch):
     store = DurableStore.create(tmp_path / "m", 16)
     sequence = store.write([5], np.full((1, 64), SECRET, np.uint32)).sequence
-    store.keep("with-it")
+    store.create_version("with-it")
     store.write([8], np.full((1, 4), 1, np.uint32))
     monkeypatch.setattr(store, "_finish_erasure", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -13,11 +13,11 @@ from leworld.store.durable_store import DurableStore
 REPOSITORY = Path(__file__).parents[2]
 KILLED = """
 import os, signal, sys
-from leworld.store.durable import DurableStore
+from leworld.store.durable_store import DurableStore
 
 store = DurableStore(sys.argv[1])
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-store.keep("a")
+store.create_version("a")
 """
 
 

@@ -189,40 +189,40 @@ class TestDamage:
     def test_no_version_takes_what_is_damaged_for_its_content(self, store):
         store.write([0, 256], block(1).repeat(2, 0))
         snapshot = store.snapshot()
-        store.keep("a")
+        store.create_version("a")
         damage_page(store.root, 1)
         with pytest.raises(DamageError, match="page 1: not what was written, and version 'a' holds it, too: drop") as e:
             store.restore(snapshot)
         assert (e.value.pages, store.sequence) == ((1,), 1)
-        store.drop("a")
+        store.drop_version("a")
         store.restore(snapshot)
         np.testing.assert_array_equal(content(store), words_of(snapshot))
 
     def test_going_back_to_before_a_damaged_page_changed(self, store):
         store.write([0, 256], block(1).repeat(2, 0))
-        store.keep("a")
+        store.create_version("a")
         before = content(store)
         store.write([256], block(2))
         store.checkpoint()
         damage_page(store.root, 1)
         with pytest.raises(DamageError, match="leworld memory restore DIRECTORY NAME"):
             MappedMemory(store.root).read([256], [1])
-        store.go_back("a")
+        store.rollback_to("a")
         np.testing.assert_array_equal(content(store), before)
         np.testing.assert_array_equal(version_content(store, "a"), before)
         assert not len(store.verify())
 
     def test_going_back_over_a_version_that_holds_a_damaged_page_is_not_begun(self, store):
         store.write([0, 256], block(1).repeat(2, 0))
-        store.keep("a")
+        store.create_version("a")
         store.write([256], block(2))
-        store.keep("b")
+        store.create_version("b")
         damage_page(store.root, 1)
         with pytest.raises(DamageError, match="and version 'b' holds it, too"):
-            store.go_back("a")
+            store.rollback_to("a")
         assert store.sequence == 2
-        store.drop("b")
-        store.go_back("a")
+        store.drop_version("b")
+        store.rollback_to("a")
         assert store.read([256], [1]).words == [1]
 
     def test_a_page_that_is_written_whole_is_well_again_only_by_the_first_of_a_group(self, store):

@@ -157,9 +157,9 @@ def keeps(store: DurableStore, blocks: Blocks) -> Turn:
         store.write_many(next(batches))
         name = str(next(names))
         begin = time.perf_counter()
-        store.keep(name)
+        store.create_version(name)
         seconds = time.perf_counter() - begin
-        store.drop(name)
+        store.drop_version(name)
         return seconds
 
     return timed_turn(keep)

@@ -23,11 +23,11 @@ from leworld.store.mapped_memory import make_mappable
 class Keeper(Protocol):
     """Whoever has the parent open for writing."""
 
-    def keep(self, name: str, of: str = "now") -> object:
+    def create_version(self, name: str, of: str = "now") -> object:
         """Keep a version, with ``of`` another one under a second name."""
         ...
 
-    def drop(self, name: str) -> None:
+    def drop_version(self, name: str) -> None:
         """Keep a version no longer."""
         ...
 
@@ -79,11 +79,11 @@ def _put_in_place(temporary: Path, child: Path, source: Layout, name: str, keepe
     # Before the version is kept, which cannot be dropped from when on the fork is there.
     note_fork(source, name, child)
     try:
-        keeper.keep(name, version)
+        keeper.create_version(name, version)
         try:
             os.rename(temporary, child)
         except OSError as error:
-            keeper.drop(name)
+            keeper.drop_version(name)
             raise StoreError(f"{child}: cannot be made ({error.strerror}); name another directory") from None
     except BaseException:
         with suppress(OSError):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leworld.errors import StoreError
-from leworld.store.layout import Layout, WriterLock, read_identity, read_map, write_map
+from leworld.store.layout import Layout, read_identity, read_map, write_map
+from leworld.store.writer_lock import WriterLock
 
 FILLING = "filling"
 """Pages that it does not hold yet are those of the parent's version."""

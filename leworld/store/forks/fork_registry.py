@@ -14,8 +14,9 @@ from pathlib import Path
 from leworld.errors import StoreError
 from leworld.files import sync
 from leworld.store.forks.fork_link import FILLED, FILLING, FREE, ForkLink, read_link, write_link
-from leworld.store.layout import Layout, WriterLock, read_identity, read_map, write_map
+from leworld.store.layout import Layout, read_identity, read_map, write_map
 from leworld.store.versions.versions import Versions
+from leworld.store.writer_lock import WriterLock
 
 _NAME = re.compile("fork-[0-9a-f]+")
 

@@ -87,7 +87,7 @@ class WriteBatch:
         ]
 
 
-def make_group(writes: Sequence[Write], num_words: int) -> WriteBatch:
+def make_batch(writes: Sequence[Write], num_words: int) -> WriteBatch:
     """Check writes and put them together.
 
     Raises:

@@ -18,8 +18,9 @@ from actors.memory.shard_client import ShardClient
 from leworld.errors import LeWorldError, NotPrimaryError, StoreError
 from leworld.store import checkpointer as checkpoints
 from leworld.store.durable_store import DurableStore, StoreConfig
-from leworld.store.layout import Layout, WriterLock
+from leworld.store.layout import Layout
 from leworld.store.mapped_memory import MappedMemory
+from leworld.store.writer_lock import WriterLock
 
 BITS = 16
 CONFIG = ReplicaConfig("s", "", BITS, StoreConfig(policy="os", segment_bytes=1 << 16), lease_s=0.4, timeout_s=1.0)

@@ -19,7 +19,7 @@ import sys
 import time
 sys.path.insert(0, {path!r})
 from leworld.memory.ranges import check_ranges
-from leworld.store.mapped import MappedMemory
+from leworld.store.mapped_memory import MappedMemory
 
 
 def read(self, start, length):

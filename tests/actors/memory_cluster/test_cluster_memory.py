@@ -33,7 +33,8 @@ from actors.memory_cluster.ray_coordinator import KEPT_VERSIONS, RayCoordinator
 from actors.memory_cluster.replica_actor import MemoryConfig
 from actors.memory_cluster.supervisor import choose_node
 from leworld.errors import ConfigError, StoreError
-from leworld.store.layout import Layout, WriterLock
+from leworld.store.layout import Layout
+from leworld.store.writer_lock import WriterLock
 
 REPOSITORY = Path(__file__).parents[3]
 BITS = 16

@@ -542,7 +542,7 @@ class TestBesideAWriter:
     def test_reading_goes_on(self, shell, mem):
         shell("write", mem, 0, 1, 2)
         with DurableStore(mem, writer="bob") as store:
-            store.keep("a")
+            store.create_version("a")
             store.write(np.array([1]), np.array([[9]], np.uint32))
             assert shell.json("read", mem, 0, 2)["words"] == [1, 9]
             assert shell.json("read", mem, 0, 2, "--version", "a")["words"] == [1, 2]
@@ -567,8 +567,8 @@ class TestBesideAWriter:
                 if turn % 7 == 0:
                     store.checkpoint()
                 if turn == 20:
-                    store.keep("a")
-            store.go_back("a")
+                    store.create_version("a")
+            store.rollback_to("a")
             erasure = store.erase(15)
             Path("r.json").write_text(json.dumps(_plain(erasure)))
             found = shell.json("log", mem, "--limit", 100)["records"]
@@ -685,11 +685,11 @@ class TestServing:
 WRITER = """
 import sys
 import numpy as np
-from leworld.store.durable import DurableStore, StoreConfig
+from leworld.store.durable_store import DurableStore, StoreConfig
 
 rng = np.random.default_rng(0)
 with DurableStore(sys.argv[1], StoreConfig("os", segment_bytes=1 << 16)) as store:
-    store.keep("start")
+    store.create_version("start")
     print("ready", flush=True)
     turn = 0
     while True:

@@ -10,7 +10,7 @@ import pytest
 from actors.memory.server import MemoryServer, ServerConfig
 from leworld.store.durable_store import DurableStore
 from leworld.store.forks import backfill as filling
-from leworld.store.writer_lock import leave_address, take_address
+from leworld.store.writer_lock import publish_address, withdraw_address
 from tests.cluster.memory.test_cli import Serving, Shell
 
 
@@ -170,7 +170,7 @@ def test_a_fork_that_is_served(shell, mem, idle):
     with DurableStore("copy") as store:
         assert f"is open for writing in process {os.getpid()}" in shell.complaint("fill", "copy")
         server = MemoryServer(store, ServerConfig("tcp://127.0.0.1:0")).start()
-        leave_address(store.root, server.address)
+        publish_address(store.root, server.address)
         try:
             assert words(shell, server.address, 5000, 2) == [2, 3]
             assert shell.json("find", server.address, 3)["addresses"] == [5001]
@@ -179,5 +179,5 @@ def test_a_fork_that_is_served(shell, mem, idle):
             shell("write", "copy", 5000, 4)
             assert words(shell, "copy", 5000, 2) == [4, 3]
         finally:
-            take_address(store.root)
+            withdraw_address(store.root)
             server.stop()

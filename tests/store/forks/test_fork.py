@@ -96,12 +96,12 @@ class TestMaking:
             assert fork.identity.id != parent.identity.id
 
     def test_of_a_version(self, parent, tmp_path):
-        parent.keep("a")
+        parent.create_version("a")
         right = content(parent)
         parent.write([0], fill(7, 250))
         parent.checkpoint()
         parent.fork(tmp_path / "child", "a")
-        parent.drop("a")
+        parent.drop_version("a")
         parent.write([256], fill(9, 250))
         parent.checkpoint()
         np.testing.assert_array_equal(content(MappedMemory(tmp_path / "child")), right)
@@ -247,11 +247,11 @@ class TestFilling:
             if what == 0:
                 store.checkpoint()
             elif what == 1 and name == "child":
-                store.keep(f"v{step}")
+                store.create_version(f"v{step}")
                 versions[f"v{step}"] = model.copy()
             elif what == 2 and versions and name == "child":
                 chosen = str(random.choice(list(versions)))
-                store.go_back(chosen)
+                store.rollback_to(chosen)
                 model[:] = versions[chosen]
             elif what == 3:
                 store.close()
@@ -285,10 +285,10 @@ class TestFilling:
     def test_a_snapshot_replaces_what_is_not_held(self, parent, child, tmp_path, idle):
         with DurableStore.create(tmp_path / "other", 16) as other, DurableStore(child) as fork:
             other.write([PAGE], fill(4))
-            fork.keep("before")
+            fork.create_version("before")
             fork.restore(other.snapshot())
             np.testing.assert_array_equal(content(fork), content(other))
-            fork.go_back("before")
+            fork.rollback_to("before")
             np.testing.assert_array_equal(content(fork), content(parent))
 
 
@@ -329,10 +329,10 @@ class TestForksOfForks:
 PROGRAM = """
 import sys, time
 import numpy as np
-from leworld.store import fill
-from leworld.store.durable import DurableStore, StoreConfig
+from leworld.store.forks import backfill
+from leworld.store.durable_store import DurableStore, StoreConfig
 root, seed = sys.argv[1], int(sys.argv[2])
-fill.PIECE_PAGES, fill.PAUSE_S, fill.SAVE_PAGES, fill.SCAN_PAGES = 1, 0.001, 8, 16
+backfill.PIECE_PAGES, backfill.PAUSE_S, backfill.SAVE_PAGES, backfill.SCAN_PAGES = 1, 0.001, 8, 16
 random = np.random.default_rng(seed)
 with DurableStore(root, StoreConfig(segment_bytes=1 << 13)) as store:
     print("ready", flush=True)
@@ -441,7 +441,7 @@ class TestCrashes:
         with pytest.raises(End):
             parent.fork(tmp_path / "child")
         (version,) = parent.versions
-        parent.drop(version.name)
+        parent.drop_version(version.name)
         assert parent.versions == []
 
     def test_a_full_disk_ends_filling_and_no_words_are_wrong(self, parent, child, idle):
@@ -540,15 +540,15 @@ class TestVersionsThatForksNeed:
     def test_dropping_one_is_refused_until_the_fork_holds_everything(self, parent, child, idle):
         (version,) = parent.versions
         with pytest.raises(StoreError, match=rf"version '{version.name}' is needed by its fork .*child, .* fill"):
-            parent.drop(version.name)
+            parent.drop_version(version.name)
         idle.undo()
         filled(child)
-        parent.drop(version.name)
+        parent.drop_version(version.name)
         assert parent.versions == []
 
     def test_a_fork_that_is_gone_needs_nothing(self, parent, child):
         shutil.rmtree(child)
-        parent.drop(parent.versions[0].name)
+        parent.drop_version(parent.versions[0].name)
         parent.close()
         with DurableStore(parent.root):
             assert not forks_of(parent.layout)
@@ -557,17 +557,17 @@ class TestVersionsThatForksNeed:
         child.rename(tmp_path / "moved")
         DurableStore(tmp_path / "moved").close()
         with pytest.raises(StoreError, match=r"is needed by its fork .*moved"):
-            parent.drop(parent.versions[0].name)
+            parent.drop_version(parent.versions[0].name)
 
     def test_a_note_that_is_lost_is_made_again(self, parent, child, idle):
         (parent.layout.forks / parent.versions[0].name).unlink()
         DurableStore(child).close()
         with pytest.raises(StoreError, match=r"is needed by its fork .*child"):
-            parent.drop(parent.versions[0].name)
+            parent.drop_version(parent.versions[0].name)
 
     def test_other_versions_come_and_go(self, parent, child):
-        parent.keep("a")
-        parent.drop("a")
+        parent.create_version("a")
+        parent.drop_version("a")
         assert len(parent.versions) == 1
 
     def test_a_version_that_was_dropped_even_so_is_told(self, parent, child, idle):
@@ -702,7 +702,7 @@ class TestErasing:
         right = content(parent)
         with DurableStore(child) as fork:
             fork.write([0], fill(8, 200))
-            fork.keep("a")
+            fork.create_version("a")
             erasure = fork.erase(1)
             assert fork.is_erased(erasure)
             right[:200] = 0

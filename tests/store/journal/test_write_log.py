@@ -60,10 +60,10 @@ def test_why_agrees_with_a_plain_dict_whatever_was_forgotten(tmp_path):
         for first, count in zip(start.tolist(), length.tolist(), strict=True):
             last.update(dict.fromkeys(range(first, first + count), sequence))
         if step % 20 == 10:
-            store.keep(f"v{step}")
+            store.create_version(f"v{step}")
         if step % 20 == 19:
             store = reopened(store, CONFIG)
-    store.drop("v10")
+    store.drop_version("v10")
     assert store.stat()["ledger_bytes"] > 0
     for address in range(0, 430, 7):
         assert getattr(store.why(address), "sequence", None) == last.get(address), address
@@ -83,9 +83,9 @@ def test_history_outlives_the_journal(store):
 
 def test_going_back_is_in_the_log(store):
     store.write([0], block(1))
-    store.keep("a")
+    store.create_version("a")
     store.write([0], block(2))
-    store.go_back("a")
+    store.rollback_to("a")
     assert [(record.kind, record.note) for record in store.log()] == [
         ("restored", "a"), ("back", "1"), ("restore", "a"), ("write", ""), ("write", ""),
     ]  # fmt: skip
@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(store, monkeypatch):
 
 def test_who_wrote_what_is_kept_though_something_is_erased_meanwhile(store, monkeypatch):
     store.write_many([one_write(10 * i, i, 3) for i in range(1, 6)])
-    store.keep("a")
+    store.create_version("a")
     store.write([60], block(6))
     erasing = threading.Thread(target=store.erase, args=(2,))
     to_header_only = history.to_header_only
@@ -172,7 +172,7 @@ def test_who_wrote_what_is_kept_though_something_is_erased_meanwhile(store, monk
         whole = store._history.remember(store._journal.segments[0])
     erasing.join()
     assert whole
-    store.drop("a")
+    store.drop_version("a")
     assert sequences(store.log(99)) == list(range(8, 0, -1))
     assert not set_aside_segments(store.layout.journal)
 
@@ -184,12 +184,12 @@ class TestDamagedSegment:
     def root(self, store):
         for value in range(1, 6):
             store.write([value * 10], block(value))
-        store.keep("a")
+        store.create_version("a")
         store.write([60], block(6))
         segment = store._journal.segments[0].path
         begins = [frame.offset for _, frame in scan(segment)]
         flip(segment, begins[2] + 30)
-        store.drop("a")
+        store.drop_version("a")
         store.checkpoint()
         store.close()
         return store.root
@@ -220,11 +220,11 @@ class TestDamagedSegment:
         with DurableStore.create(tmp_path / "g", 16) as store:
             store.write_many([one_write(10, 1, note="a"), one_write(20, 2, note="b")])
             store.write_many([one_write(30, 3), one_write(40, 4), one_write(50, 5)])
-            store.keep("a")
+            store.create_version("a")
             store.write([60], block(6))
             segment = store._journal.segments[0].path
             flip(segment, [frame.offset for _, frame in scan(segment)][1] + 30)
-            store.drop("a")
+            store.drop_version("a")
             store.checkpoint()
             assert [(record.sequence, record.note) for record in store.log(99)] == [(6, ""), (2, "b"), (1, "a")]
         problem = DirectoryReader(store.root, "admin").verify()["journal"]
