@@ -33,12 +33,18 @@ class Goal:
 
 @dataclass(frozen=True)
 class Claim:
-    """A figure of a study and its goal; with ``less`` the same figure of that study and seed is subtracted first."""
+    """A figure of a study and its goal.
+
+    Attributes:
+        less: a study whose same figure, of the same seed, is subtracted first.
+        signed: whether the figure may be negative, as a gain may and an error may not.
+    """
 
     figure: str
     measure: Measure
     goal: Goal
     less: str | None = None
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,9 +70,9 @@ def at_most(figure: str, measure: Measure, high: float) -> Claim:
     return Claim(figure, measure, Goal(high=high))
 
 
-def at_least(figure: str, measure: Measure, low: float) -> Claim:
+def at_least(figure: str, measure: Measure, low: float, signed: bool = False) -> Claim:
     """A claim that a figure is no lower."""
-    return Claim(figure, measure, Goal(low=low))
+    return Claim(figure, measure, Goal(low=low), signed=signed)
 
 
 def within(figure: str, measure: Measure, low: float, high: float) -> Claim:

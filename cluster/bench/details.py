@@ -16,11 +16,12 @@ RECORDS = {0: 0, 1: 1, 3: 4, 5: 16, 6: 33}
 
 @dataclass(frozen=True)
 class Detail:
-    """A row: what it is, how it is found, and by how much it is multiplied to be read with ease."""
+    """A row: what it is, how it is found, what it is multiplied by, and whether it may be negative."""
 
     label: str
     measure: Measure
     times: float = 1.0
+    signed: bool = False
 
 
 WORST_MEMORY = {"zeroed": "nothing", "shuffled": "another's records"}
@@ -40,9 +41,9 @@ OF_LOOKED_UP = (
         for name, what in WORST_MEMORY.items()
     ),
     *OF_ALL,
-    Detail("gain of requests, 1,000 x", gate("info_gain.mean"), 1000),
-    Detail("gain over shuffled requests, 1,000 x", gate("info_controls.shuffled.mean"), 1000),
-    Detail("gain over random requests, 1,000 x", gate("info_controls.random.mean"), 1000),
+    Detail("gain of requests, 1,000 x", gate("info_gain.mean"), 1000, signed=True),
+    Detail("gain over shuffled requests, 1,000 x", gate("info_controls.shuffled.mean"), 1000, signed=True),
+    Detail("gain over random requests, 1,000 x", gate("info_controls.random.mean"), 1000, signed=True),
 )
 OF_BODIES = (
     Detail("error, 1,000 x", gate("leworld"), 1000),
@@ -67,7 +68,7 @@ OF_BODIES = (
 
 
 def details(outcomes: Outcomes) -> str:
-    """The tables as Markdown: means over seeds, with their 95 % intervals by Student's t; empty where none was run."""
+    """The tables as Markdown: means over seeds with the intervals of ``spread``; empty if nothing was run."""
     tables = ((OF_LOOKED_UP, LOOKED_UP), (OF_BODIES, BODIES))
     made = [_table(rows, studies, outcomes) for rows, studies in tables if outcomes.keys() & set(studies)]
     return "\n\n".join([*made, ""]) if made else ""
@@ -85,4 +86,4 @@ def _cell(row: Detail, outcomes: Mapping[int, Outcome]) -> str:
     values = [row.times * value for value in known(row.measure, outcomes).values()]
     if not values:
         return "-"
-    return f"{values[0]:.4g}" if len(values) == 1 else spread_text(*spread(values))
+    return f"{values[0]:.4g}" if len(values) == 1 else spread_text(*spread(values, row.signed))

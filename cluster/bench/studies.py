@@ -47,9 +47,9 @@ def pointers() -> Study:
     """Requests: they are worth something, and what they are worth is in what they say."""
     claims = (
         at_most("MSE / floor", gate("ratios.floor.mean"), 1.15),
-        at_least("gain over no request, low end", gate("info_gain.low"), 0.0),
-        at_least("gain over a shuffled request, low end", gate("info_controls.shuffled.low"), 0.0),
-        at_least("gain over a random request, low end", gate("info_controls.random.low"), 0.0),
+        at_least("gain over no request, low end", gate("info_gain.low"), 0.0, signed=True),
+        at_least("gain over a shuffled request, low end", gate("info_controls.shuffled.low"), 0.0, signed=True),
+        at_least("gain over a random request, low end", gate("info_controls.random.low"), 0.0, signed=True),
         at_least("gain / that of right addresses", gained, 0.9),
         REWRITTEN,
     )

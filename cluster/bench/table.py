@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from cluster.bench.claims import Claim, Goal, Study
 from cluster.bench.measures import Measure, Outcome
+from leworld.evaluation.metrics import positive
 from leworld.evaluation.seeds import mean_interval
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]
@@ -46,7 +47,7 @@ def make_row(study: str, claim: Claim, outcomes: Outcomes) -> ClaimRow:
     values, goal = claim_values(study, claim, outcomes), claim.goal
     if not values:
         return ClaimRow(study, claim.figure, goal, {}, None, None, None, None, UNKNOWN)
-    mean, low, high = spread(list(values.values()))
+    mean, low, high = spread(list(values.values()), claim.signed or claim.less is not None)
     worst = max(values, key=lambda seed: goal.excess(values[seed]))
     return ClaimRow(study, claim.figure, goal, values, mean, low, high, worst, status_of(goal, mean, low, high))
 
@@ -66,11 +67,17 @@ def known(measure: Measure, outcomes: Mapping[int, Outcome]) -> dict[int, float]
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def spread(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean, and the ends of its 95 % interval; None where one value is all."""
+def spread(values: Sequence[float], signed: bool) -> tuple[float, float | None, float | None]:
+    """Mean, and the ends of its 95 % interval; None where there is one value only.
+
+    Args:
+        values: one of each seed.
+        signed: whether the figure may be negative; the interval of any other does not reach below 0.
+    """
     if len(values) == 1:
         return values[0], None, None
-    interval = mean_interval(values)
+    plain = mean_interval(values)
+    interval = plain if signed else positive(plain)
     return interval.mean, interval.low, interval.high
 
 
@@ -106,6 +113,7 @@ def cells(row: ClaimRow) -> list[str]:
     return [row.study, row.figure, str(row.goal), spread_text(row.mean, row.low, row.high), worst, row.status]
 
 
+LOG_SCALE = "on the log scale where an error or a ratio would else reach below 0"
 COLUMNS = ("study", "figure", "goal", "mean [95 %]", "worst", "status")
 
 
@@ -113,5 +121,5 @@ def markdown(rows: Sequence[ClaimRow], seeds: Sequence[int]) -> str:
     """The table with a line on what it is of."""
     head = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---:|---:|---:|---|"]
     body = ["| " + " | ".join(cells(row)) + " |" for row in rows]
-    note = f"Seeds {', '.join(map(str, seeds))}; mean over seeds with its 95 % interval by Student's t."
+    note = f"Seeds {', '.join(map(str, seeds))}; mean over seeds with its 95 % interval by Student's t, {LOG_SCALE}."
     return "\n".join([note, "", *head, *body, ""])

@@ -6,6 +6,7 @@ Shapes:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,18 @@ class Interval:
     def to_dict(self) -> dict[str, float]:
         """The form that reports keep."""
         return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+def positive(found: Interval) -> Interval:
+    """The interval of a figure that cannot be negative, such as an error or a ratio of errors.
+
+    An interval that reaches below 0 is taken on the log scale instead, by the delta method: the logarithm of a mean m
+    with the standard error s has the standard error s / m. The mean stays as it is.
+    """
+    if found.low >= 0 or found.mean <= 0:
+        return found
+    factor = math.exp((found.high - found.mean) / found.mean)
+    return Interval(found.mean, found.mean / factor, found.mean * factor)
 
 
 def errors(prediction: Tensor, target: Tensor, scale: Tensor) -> Tensor:
@@ -74,7 +87,7 @@ def paired_interval(a: Tensor, b: Tensor, groups: Tensor | None = None) -> Inter
 
 
 def ratio_interval(a: Tensor, b: Tensor, groups: Tensor | None = None) -> Interval:
-    """95 % interval of ``mean(a) / mean(b)``, linearised at the ratio (the delta method).
+    """95 % interval of ``mean(a) / mean(b)``, linearised at the ratio (the delta method) and kept ``positive``.
 
     Args and errors are those of ``paired_interval``; ``b`` must not have the mean zero.
     """
@@ -83,7 +96,7 @@ def ratio_interval(a: Tensor, b: Tensor, groups: Tensor | None = None) -> Interv
     below = _divisor(means_b)
     ratio = float(means_a.mean() / below)
     spread = _interval((means_a - ratio * means_b) / below)
-    return Interval(ratio, ratio + spread.low, ratio + spread.high)
+    return positive(Interval(ratio, ratio + spread.low, ratio + spread.high))
 
 
 def hit(start: Tensor, label_start: Tensor, k: int) -> Tensor:

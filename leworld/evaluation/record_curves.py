@@ -31,7 +31,7 @@ from torch import Tensor
 from leworld.errors import ConfigError
 from leworld.evaluation.baselines import evaluate
 from leworld.evaluation.drawing import BASELINE, CURVES, LEWORLD, ORACLE, TEXT, legend_beside, plain, save
-from leworld.evaluation.metrics import paired_interval
+from leworld.evaluation.metrics import paired_interval, positive
 from leworld.evaluation.predictor import Predictor
 from leworld.evaluation.trials import reading, teacher_forced
 from leworld.memory import Memory, Receipt, WordStore
@@ -137,7 +137,9 @@ def _interval(error: Tensor | None, other: Tensor | None, batch: Batch) -> dict[
     """Interval of an error, or of its difference to another."""
     if error is None:
         return None
-    return paired_interval(error, torch.zeros_like(error) if other is None else other, batch.world).to_dict()
+    if other is None:
+        return positive(paired_interval(error, torch.zeros_like(error), batch.world)).to_dict()
+    return paired_interval(error, other, batch.world).to_dict()
 
 
 def draw_curve(curve: Mapping[str, Any], path: str | Path) -> None:

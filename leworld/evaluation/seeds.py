@@ -1,4 +1,4 @@
-"""Intervals over seeds: a few runs that differ in nothing but what was drawn.
+"""Intervals over seeds: a few runs that differ only in what was drawn.
 
 Shapes:
     n: seeds.
@@ -23,6 +23,8 @@ _STUDENT_95 = (
 def mean_interval(values: Sequence[float]) -> Interval:
     """95 % interval of the mean over n seeds, by Student's t.
 
+    Errors and ratios of errors cannot be negative: pass their interval through ``metrics.positive``.
+
     Raises:
         DataError: there are fewer than two.
     """
@@ -30,7 +32,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def next_interval(values: Sequence[float]) -> Interval:
-    """Where one seed more falls in 95 % of all cases, as n seeds foretell it.
+    """Where one more seed falls in 95 % of all cases, as n seeds predict it.
 
     Raises:
         DataError: there are fewer than two.

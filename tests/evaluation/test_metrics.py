@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from leworld.errors import DataError
 from leworld.evaluation import metrics
+from leworld.evaluation.seeds import mean_interval
 from leworld.types import Ranges
 
 
@@ -87,6 +89,33 @@ def test_ratio_interval_covers_the_truth_about_95_times_in_100() -> None:
         found = metrics.ratio_interval(2 * a, b)
         covered += found.low <= 2 <= found.high
     assert 0.91 <= covered / 400 <= 0.98
+
+
+def test_interval_of_a_positive_figure_does_not_reach_below_0() -> None:
+    kept = metrics.Interval(2.0, 0.5, 3.5)
+    assert metrics.positive(kept) is kept
+    found = metrics.positive(metrics.Interval(2.0, -1.0, 5.0))
+    assert (found.mean, found.low, found.high) == pytest.approx((2.0, 2 * math.exp(-1.5), 2 * math.exp(1.5)))
+    nothing = metrics.Interval(0.0, 0.0, 0.0)
+    assert metrics.positive(nothing) is nothing
+
+
+def test_ratio_interval_of_two_unlike_groups_is_positive() -> None:
+    found = metrics.ratio_interval(torch.tensor([0.01, 4.0]), torch.ones(2))
+    assert 0 < found.low < found.mean < found.high
+
+
+@pytest.mark.parametrize("deviation", [0.5, 1.2])
+def test_log_scale_interval_covers_the_mean_of_skewed_errors_as_often_as_the_plain_one(deviation) -> None:
+    random = np.random.default_rng(0)
+    draws = random.lognormal(0, deviation, (2000, 5))
+    plain = [mean_interval(seeds) for seeds in draws.tolist()]
+    mean = math.exp(deviation**2 / 2)
+
+    def covered(found: list[metrics.Interval]) -> float:
+        return sum(interval.low <= mean <= interval.high for interval in found) / len(found)
+
+    assert covered([metrics.positive(interval) for interval in plain]) >= covered(plain) - 0.01
 
 
 def test_intervals_that_cannot_be_are_refused() -> None:

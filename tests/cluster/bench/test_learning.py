@@ -65,7 +65,7 @@ def test_details_are_means_over_seeds_a_column_a_study():
     found = details({"pendulum": {0: outcome(0.001), 1: outcome(0.003)}, "hopper": {0: outcome(0.25)}})
     rows = {line.split(" | ")[0]: line for line in found.splitlines()}
     assert rows["| seeds"] == "| seeds | 0 | 2 | 0 | 1 | 0 | 0 |"
-    assert rows["| error, 1,000 x"] == "| error, 1,000 x | - | 2 [-10.7, 14.7] | - | 250 | - | - |"
+    assert rows["| error, 1,000 x"] == "| error, 1,000 x | - | 2 [0.00348, 1.15e+03] | - | 250 | - | - |"
     assert "| 1250 |" in rows["| error with 1 records, 1,000 x"]
     assert "| error / oracle, an MLP told the true physics" not in rows
 
@@ -115,6 +115,17 @@ def test_a_claim_may_be_less_another_study_seed_by_seed():
     found = table([study(claim)], outcomes)[0]
     assert found.values == pytest.approx({0: -0.005, 1: 0.0})
     assert found.status == "met"
+
+
+def test_only_signed_figures_have_intervals_below_0():
+    error, gain = row(ERROR, 0.1, 0.2, 2.0), row(at_least("gain", ERROR.measure, 0.0, signed=True), 0.1, 0.2, 2.0)
+    assert error.mean == gain.mean == pytest.approx(2.3 / 3)
+    assert gain.low is not None
+    assert error.low is not None
+    assert gain.low < 0 < error.low
+    less = replace(ERROR, less="two")
+    found = table([study(less)], {**results(0.1, 0.2, 2.0), "two": results(0.0, 0.0, 0.0)["one"]})[0]
+    assert found.low == pytest.approx(gain.low)
 
 
 def test_goals_read_as_they_are_meant():
