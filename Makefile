@@ -4,10 +4,10 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test test-all lint check format clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Install into .venv (again only when the dependencies changed)
 
@@ -22,15 +22,19 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 demo: $(STAMP)  ## Train a small world model of a pendulum and report on it
 	$(BIN)/leworld train --config pendulum
 
-test: $(STAMP)  ## Run the tests (without the slow ones)
+test: $(STAMP)  ## Run the quick tests
 	$(BIN)/pytest -q
 
-check: $(STAMP)  ## Check format, lint, types and import contracts, then test
+test-all: $(STAMP)  ## Run all tests, those too that take longer than a minute
+	$(BIN)/pytest -q -m "slow or not slow"
+
+lint: $(STAMP)  ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q
+
+check: lint test  ## Check everything before a commit: lint, then the quick tests
 
 format: $(STAMP)  ## Format and mend what can be mended
 	$(BIN)/ruff format

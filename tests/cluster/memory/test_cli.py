@@ -745,11 +745,6 @@ def test_output_that_nobody_reads(mem, shell):
     process.stderr.close()
 
 
-def test_help_needs_nothing_heavy():
-    code = "import sys, cluster.cli.app; assert not {'numpy', 'zmq', 'msgpack', 'torch'} & sys.modules.keys()"
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
-
-
 def test_a_copied_memory_is_the_same(shell, mem):
     shell("write", mem, 0, 1)
     shutil.copytree(mem, "copy")
