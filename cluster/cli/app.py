@@ -1,4 +1,4 @@
-"""Command line: ``leworld train | eval | resume | serve | describe | worlds | bench | memory | cluster | slm``.
+"""Command line ``leworld``: train, eval, resume, serve, export, describe, worlds, bench, memory, cluster and slm.
 
 What is heavy is imported by the commands that need it, so that help comes at once.
 """
@@ -115,6 +115,20 @@ def serve(
     settings = [*(changes or []), *_options(None, None, address)]
     options = ServeOptions(host, port, gateways, tokens)
     serve_run(run, checkpoint, settings, options, progress_console(), lambda what: print_outcome(what, as_json, served))
+
+
+@app.command()
+def export(
+    run: Run,
+    folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.", show_default=False)],
+    checkpoint: Checkpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's model to a folder that Python reads without Ray: leworld.load(FOLDER). See docs/python.md."""
+    from cluster.cli.output import exported
+    from cluster.run.export import export_run
+
+    print_outcome(export_run(run, folder, checkpoint), as_json, exported)
 
 
 @app.command()

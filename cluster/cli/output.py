@@ -61,6 +61,12 @@ def served(outcome: Outcome) -> None:
     print(f"serving {outcome['checkpoint']} at {' '.join(dict.fromkeys(outcome['urls']))}; Ctrl-C ends it", flush=True)
 
 
+def exported(outcome: Outcome) -> None:
+    """What was exported, and how it is loaded."""
+    print(f"exported {outcome['checkpoint']} to {outcome['folder']} ({outcome['bytes'] / 1e6:.1f} MB)")
+    print(f'in Python: leworld.load("{outcome["folder"]}")')
+
+
 def world_list(outcome: list[Outcome]) -> None:
     """A line a world."""
     for world in outcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,20 @@ def read_episodes(path: str | Path) -> Episodes:
     Raises:
         DataError: the file is missing or no ``.npz``, or an array is missing, misshapen, not finite or empty.
     """
-    arrays = _load(path)
+    return check_episodes(_load(path), path)
+
+
+def check_episodes(arrays: Mapping[str, NDArray[Any]], path: str | Path) -> Episodes:
+    """Episodes from arrays in the layout of the file; errors name them by ``path``.
+
+    Raises:
+        DataError: an array is missing, not known, misshapen, not finite or empty.
+    """
     for name in NEEDED:
         if name not in arrays:
             found = listed(sorted(arrays)) if arrays else "nothing"
             raise DataError(
-                f"{path}: array {name!r} {LAYOUT[name]} is missing, the file holds {found}: save it by that name."
+                f"{path}: array {name!r} {LAYOUT[name]} is missing, it holds {found}: give it by that name."
             )
     for name, array in arrays.items():
         _check_array(path, name, array)
@@ -100,7 +109,7 @@ def _check_array(path: str | Path, name: str, array: NDArray[Any]) -> None:
         raise DataError(f"{path}: array {name!r} has shape {array.shape} and is empty: save at least one of each.")
 
 
-def _assemble(path: str | Path, arrays: dict[str, NDArray[Any]]) -> Episodes:
+def _assemble(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> Episodes:
     states, characteristics = arrays["states"], arrays["characteristics"]
     count, length = states.shape[0], states.shape[1] - 1
     if length < 1:

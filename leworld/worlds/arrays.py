@@ -97,6 +97,7 @@ def _cut(episodes: Episodes, config: ArraysConfig, seed: int) -> TrajectoryData:
         following=following,
         world=torch.from_numpy(world_of[windows[:, 0, 0]]),
         split=split,
+        characteristics_units=unit,
     )
 
 

@@ -20,16 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from leworld.memory import HashPlacement, Memory, Receipt, Schema
+from leworld.memory import Memory, Receipt, Schema
 from leworld.types import Batch, Ranges, Split
 from leworld.worlds import config_checks as checks
 from leworld.worlds.base import Keys, Stored, WorldSpec
 from leworld.worlds.draws import SPLITS, pick, stream
-from leworld.worlds.page_plan import plan_ways, way_words
-from leworld.worlds.slots import table_addresses
+from leworld.worlds.page_plan import plan_ways
 from leworld.worlds.trajectory_data import TrajectoryData, Units
+from leworld.worlds.transition_format import TransitionFormat
 from leworld.worlds.transition_records import TAG_BITS, transition_schema
 
 
@@ -49,6 +48,7 @@ class TrajectoryWorld:
     """Base of ``physics`` and ``arrays``.
 
     Attributes:
+        format: units, record layout and placement.
         schema: the layout of a record.
         placements: one hash a table; their keys are ``placement_keys``.
         collisions: blocks that found their way in use, and lie in another way of the page.
@@ -66,13 +66,21 @@ class TrajectoryWorld:
         self._units = Units.of(data)
         normal = self._units.normalised(data)
         self.schema = _schema(normal)
-        words = self.schema.num_words * (self.num_records // num_tables)
-        checks.fits_a_page(name, words, "store fewer records or use more num_tables")
-        keys = placement_keys(data.characteristics)
-        self._tags = self._tag(keys).numpy()
+        self.format = TransitionFormat(
+            inputs=self._units.inputs,
+            characteristics=data.characteristics_units,
+            schema=self.schema,
+            num_tables=num_tables,
+            num_records=self.num_records,
+            char_dim=data.characteristics.shape[1],
+            address_bits=address_bits,
+            seed=seed,
+        )
+        checks.fits_a_page(name, self.format.block_words, "store fewer records or use more num_tables")
+        self._tags = self.format.tags(data.characteristics).numpy()
         self._adopt(self._packed(normal))
         self._sequences = {split: self._sequences_of(index) for index, split in enumerate(SPLITS)}
-        self.placements = tuple(self._placement(address_bits, table) for table in range(num_tables))
+        self.placements = self.format.placements
         self._place()
         self.spec = self._spec(address_bits)
 
@@ -130,9 +138,9 @@ class TrajectoryWorld:
         characteristics = self.sample_characteristics(batch_size, random)
         chosen = pick(self._sequences["train"], batch_size, random)
         step = torch.randint(self.spec.horizon, (batch_size,), generator=random)
-        start = table_addresses(self.placements, placement_keys(characteristics))
+        start = self.format.home(characteristics)
         labels = Ranges(start, torch.full_like(start, self.spec.read_words))
-        tags = self._tag(placement_keys(characteristics)).unsqueeze(1).expand_as(start)
+        tags = self.format.tags(characteristics).unsqueeze(1).expand_as(start)
         return Keys(self.data.past[chosen, step], self.data.inputs[chosen, step], characteristics, labels, tags)
 
     def stored(self, world: Tensor, records: int | None = None) -> Stored | None:
@@ -151,13 +159,7 @@ class TrajectoryWorld:
     def pack(self, world: Tensor, inputs: Tensor, following: Tensor) -> NDArray[np.uint32]:
         """The records of transitions: bodies ``world`` (...,), ``inputs`` (..., S) and ``following`` (..., Y), in the
         units of ``data``, to (..., words of a record)."""
-        deltas = following - inputs[..., : following.shape[-1]]
-        rows = {
-            "inputs": inputs.reshape(-1, inputs.shape[-1]).numpy(),
-            "deltas": deltas.reshape(-1, deltas.shape[-1]).numpy(),
-            "tag": self._tags[world.numpy().reshape(-1)][:, None],
-        }
-        return self.schema.pack(rows).reshape(*world.shape, -1)
+        return self.format.pack(self._tags[world.numpy()], inputs, following)
 
     def sample_characteristics(self, count: int, random: torch.Generator) -> Tensor:
         """(count, C) fresh characteristics, of the distribution of the bodies'."""
@@ -170,21 +172,6 @@ class TrajectoryWorld:
 
     def _sequences_of(self, split: int) -> Tensor:
         return (self.data.split[self.data.world] == split).nonzero().squeeze(1)
-
-    def _placement(self, address_bits: int, table: int) -> HashPlacement:
-        way = way_words(self._words.shape[-1])
-        return HashPlacement(
-            key_dim=self.data.characteristics.shape[1] + 1,
-            hash_bits=address_bits - (way.bit_length() - 1),
-            align_words=way,
-            address_bits=address_bits,
-            seed=self.seed,
-            table=table,
-        )
-
-    def _tag(self, keys: Tensor) -> Tensor:
-        """(n,) int64 tags of placement keys (n, C + 1)."""
-        return HashPlacement(keys.shape[1], 1, 1, 8, self.seed).tag(keys, TAG_BITS)
 
     def _checked(self, records: int | None) -> int:
         if records is None:
@@ -215,7 +202,7 @@ class TrajectoryWorld:
 
     def _place(self) -> None:
         """Plan every block's place, training bodies first, so that labels do not wait for ``populate``."""
-        home = table_addresses(self.placements, placement_keys(self.data.characteristics)).numpy()
+        home = self.format.home(self.data.characteristics).numpy()
         order = np.argsort(self.data.split.numpy(), kind="stable")
         plan = plan_ways(home[order].reshape(-1), self._words.shape[-1])
         self._start, self._alive = np.empty_like(home), np.empty(home.shape, dtype=bool)
@@ -260,12 +247,3 @@ def _schema(data: TrajectoryData) -> Schema:
     """The record that the training bodies' transitions ask for."""
     train = data.split == 0
     return transition_schema(data.stored_inputs[train].numpy(), _deltas(data)[train].numpy())
-
-
-def placement_keys(characteristics: Tensor) -> Tensor:
-    """(..., C) to (..., C + 1): with a constant added, few characteristics still reach many pages.
-
-    Planes through the origin cut a line into two parts, whatever their number; planes off it make one part more than
-    there are planes.
-    """
-    return functional.pad(characteristics, (0, 1), value=1.0)

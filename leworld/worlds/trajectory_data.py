@@ -27,6 +27,7 @@ class TrajectoryData:
         world: (E,) int64, which body.
         split: (W,) int64, index into ``SPLITS``.
         context: (W, P) the true physics, where known.
+        characteristics_units: what made the source's characteristics into these, where they are others.
     """
 
     characteristics: Tensor
@@ -38,6 +39,7 @@ class TrajectoryData:
     world: Tensor
     split: Tensor
     context: Tensor | None = None
+    characteristics_units: Moments | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Moments:
         """``values`` (..., d <= D), of the leading dimensions."""
         dims = values.shape[-1]
         return (values - self.mean[:dims]) / self.std[:dims]
+
+    def restored(self, values: Tensor) -> Tensor:
+        """Inverse of ``standardised``; float64 where the moments are."""
+        dims = values.shape[-1]
+        return values * self.std[:dims] + self.mean[:dims]
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _broken(name: str, at: tuple[int, ...], value: float) -> dict[str, np.ndarra
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"states": None}, "array 'states' (E, L + 1, S) is missing, the file holds actions or characteristics"),
+        ({"states": None}, "array 'states' (E, L + 1, S) is missing, it holds actions or characteristics"),
         ({"action": np.zeros((12, 10, 1))}, "'action' is not known (did you mean 'actions'?)"),
         ({"states": np.zeros((12, 11))}, "'states' has shape (12, 11), not (E, L + 1, S)"),
         ({"states": np.zeros((0, 11, 3))}, "'states' has shape (0, 11, 3) and is empty"),

@@ -7,7 +7,7 @@ from leworld.errors import ConfigError
 from leworld.memory import WordStore
 from leworld.worlds import PhysicsConfig, PhysicsWorld
 from leworld.worlds.physics import simulate
-from leworld.worlds.trajectories import placement_keys
+from leworld.worlds.transition_format import placement_keys
 from tests.worlds.reading import generator, populated, read_one
 
 SMALL = PhysicsConfig(num_train=12, names=1, num_valid=3, num_test=4, sequences_per_body=2, address_bits=24)

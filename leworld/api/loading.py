@@ -1,0 +1,47 @@
+"""Loading a model: from an exported folder by itself, from a run or a checkpoint with the help of ``cluster``."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+
+from leworld.api.folder import MODEL, load_folder
+from leworld.api.model import Model
+from leworld.api.parts import ModelParts
+from leworld.errors import CheckpointError
+
+
+def load(path: str | os.PathLike[str], device: str = "cpu") -> Model:
+    """Load a model.
+
+    Args:
+        path: a folder that ``leworld export`` or ``Model.save`` wrote; or the directory of a run, such as
+            ``runs/latest``, whose newest checkpoint is taken; or that of a checkpoint.
+        device: of torch, where the networks compute.
+
+    Raises:
+        CheckpointError: there is none of these, or a file in it cannot be used.
+        DataError: the data of a run cannot be read again. An exported folder does not need it.
+    """
+    folder = Path(path)
+    if (folder / MODEL).is_file():
+        return Model(load_folder(folder), device)
+    if (folder / "config.yaml").is_file():
+        return Model(_load_run(folder), device)
+    raise CheckpointError(
+        f"{folder}: neither an exported model ({MODEL}) nor a run or checkpoint (config.yaml) is there; "
+        "give a folder of 'leworld export', a run such as runs/latest, or one of its checkpoints"
+    )
+
+
+def _load_run(path: Path) -> ModelParts:
+    """Settings of runs are YAML, which only ``cluster`` reads; it is not imported for anything else."""
+    try:
+        export = import_module("cluster.run.export")
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} is a run or a checkpoint, and what reads its settings is not installed here ({error}); "
+            f"export it where it is: leworld export {path} FOLDER"
+        ) from None
+    return export.load_run(path)
