@@ -20,8 +20,7 @@ DEFAULT_OUT, QUICK_OUT = Path("bench/learning"), Path("bench/quick")
 @bench.command()
 def learning(
     seeds: Annotated[
-        str | None,
-        typer.Option(help="How many seeds, or which: 3 is 0,1,2. By default 5; quick 1, and 3 to record."),
+        str | None, typer.Option(help="How many seeds, or which: 3 is 0,1,2. By default 5; quick 1, and 3 to record.")
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Run only the study of this name. May come many times.", show_default=False)

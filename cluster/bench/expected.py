@@ -71,11 +71,7 @@ def regressions(rows: Sequence[ClaimRow], record: Record) -> list[str]:
 def _next(values: Sequence[float]) -> dict[str, float]:
     found = next_interval(values)
     least = LEAST_WIDTH * abs(found.mean)
-    return {
-        "mean": found.mean,
-        "low": min(found.low, found.mean - least),
-        "high": max(found.high, found.mean + least),
-    }
+    return {"mean": found.mean, "low": min(found.low, found.mean - least), "high": max(found.high, found.mean + least)}
 
 
 def _expected(study: str, claim: Claim, record: Record) -> Claim:

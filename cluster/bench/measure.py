@@ -17,7 +17,6 @@ from cluster.run.runtimes import make_learner
 from leworld.errors import ConfigError
 from leworld.evaluation.baselines import train_baselines
 from leworld.evaluation.corruption import CorruptionConfig, measure_corruption
-from leworld.evaluation.predictor import Budget
 from leworld.evaluation.record_curves import measure_curve
 from leworld.evaluation.retention import RetentionConfig, measure_retention
 from leworld.models.system import System
@@ -36,13 +35,12 @@ def corruption(world: World, system: System, run: RunDir) -> dict[str, Any]:
 def curve(world: World, system: System, run: RunDir) -> dict[str, Any]:
     """See ``measure_curve``: beside exact kNN, the oracle, and what the gate found best without memory."""
     config = run.config()
-    settings = config.evaluation
-    budget = Budget(settings.baseline_steps, settings.baseline_sequences, settings.baseline_lr, config.seed)
+    budget = config.evaluation.budget(config.seed)
     best = json.loads(run.gate.read_text(encoding="utf-8"))["best_no_memory"]
     return measure_curve(
         with_bodies(world, "curve"),
         system,
-        world.batch("test", settings.sequences, generator(config.seed, "gate")),
+        world.batch("test", config.evaluation.sequences, generator(config.seed, "gate")),
         rivals={"knn": lambda cut: train_baselines(cut, budget, ["knn"])["knn"]},
         lines=train_baselines(world, budget, ["oracle", best] if world.spec.context_dim else [best]),
     )

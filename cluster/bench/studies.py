@@ -114,12 +114,7 @@ STUDIES: tuple[Study, ...] = (
     full_size(),
 )
 
-_SHORT = (
-    "phases.joint.steps=30",
-    "phases.refine.steps=5",
-    "evaluation.sequences=64",
-    "evaluation.baseline_steps=300",
-)
+_SHORT = ("phases.joint.steps=30", "phases.refine.steps=5", "evaluation.sequences=64", "evaluation.baseline_steps=300")
 
 QUICK: tuple[Study, ...] = (
     Study(
@@ -137,12 +132,7 @@ QUICK: tuple[Study, ...] = (
             ),
             REWRITTEN,
         ),
-        (
-            "world.settings.hash_bits=8",
-            "phases.pretrain.steps=400",
-            "phases.pretrain.slm_steps=150",
-            *_SHORT,
-        ),
+        ("world.settings.hash_bits=8", "phases.pretrain.steps=400", "phases.pretrain.slm_steps=150", *_SHORT),
     ),
     Study(
         "quick-pendulum",

@@ -45,7 +45,7 @@ from torch import Tensor
 
 from leworld.errors import ConfigError
 from leworld.evaluation.controls import random_addresses
-from leworld.evaluation.metrics import errors
+from leworld.evaluation.metrics import errors, mean
 from leworld.models.fleet import Fleet
 from leworld.models.slm_health import SLMHealth, SLMHealthConfig
 from leworld.models.system import Redirect, System
@@ -221,7 +221,7 @@ def measure_corruption(world: World, system: System, config: CorruptionConfig, s
         "lead": config.lead,
         "steps": config.steps,
         "within": config.within,
-        "healthy": {"mse": _mean(streams.walk(None).error), **healthy},
+        "healthy": {"mse": mean(streams.walk(None).error), **healthy},
         "cases": cases,
         **{way: {kind: _over_wanted(found, way) for kind, found in cases.items()} for way in streams.ways},
     }
@@ -232,13 +232,13 @@ def _case(streams: CorruptionStreams, corruption: Corruption, without: Tensor) -
     courses = {way: streams.walk(streams.fresh(count), corruption) for way, count in streams.ways.items()}
     alone = courses["alone"]
     mse = {
-        "before": _mean(alone.error[:, :lead]),
-        "after": _mean(alone.error[:, lead:]),
-        "ignored": _mean(streams.walk(None, corruption).error[:, lead:]),
-        "without": _mean(without[:, lead:]),
+        "before": mean(alone.error[:, :lead]),
+        "after": mean(alone.error[:, lead:]),
+        "ignored": mean(streams.walk(None, corruption).error[:, lead:]),
+        "without": mean(without[:, lead:]),
     }
     figures = {way: exclusion_figures(course, slm, lead, within) for way, course in courses.items()}
-    return {"slm": slm, "wanted": _mean(alone.wanted[:, lead:, slm]), "mse": mse, **figures}
+    return {"slm": slm, "wanted": mean(alone.wanted[:, lead:, slm]), "mse": mse, **figures}
 
 
 def healthy_figures(course: Course) -> dict[str, float]:
@@ -247,7 +247,7 @@ def healthy_figures(course: Course) -> dict[str, float]:
     excluded = (after & ~before).expand_as(course.right)
     reads, wanted = int(course.read.sum()), int(course.wanted.sum())
     return {
-        "mse": _mean(course.error),
+        "mse": mean(course.error),
         "exclusions": 1000 * int(excluded.sum()) / max(reads, 1),
         "exclusions_right": 1000 * int((excluded & course.right).sum()) / max(reads, 1),
         "out_right": 1000 * int((before & course.wanted & course.right).sum()) / max(wanted, 1),
@@ -264,8 +264,8 @@ def exclusion_figures(course: Course, slm: int, lead: int, within: int) -> dict[
     in_time = (for_good & (wanted.cumsum(1) <= within)).any(1)
     told = in_time | (wanted.sum(1) >= within)
     return {
-        "out": _mean(~trusted),
-        "excluded": _mean(in_time[told]) if told.any() else None,
+        "out": mean(~trusted),
+        "excluded": mean(in_time[told]) if told.any() else None,
         "median_steps": _median_steps(course, slm, lead),
     }
 
@@ -286,7 +286,3 @@ def _over_wanted(cases: list[dict[str, Any]], way: str) -> dict[str, float | Non
 def _known_mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.double().mean())

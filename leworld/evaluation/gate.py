@@ -37,7 +37,7 @@ from torch import Tensor
 from leworld.errors import ConfigError
 from leworld.evaluation.baselines import applicable, evaluate, train_baselines
 from leworld.evaluation.controls import ZeroedMemory, random_addresses, shuffled
-from leworld.evaluation.metrics import exact_mask, hit_rate, paired_interval
+from leworld.evaluation.metrics import exact_mask, hit_rate, mean, paired_interval
 from leworld.evaluation.predictor import Budget, Predictor
 from leworld.evaluation.ratios import best_no_memory, our_ratios, ratio
 from leworld.evaluation.rewriting import rewritten_trial
@@ -76,7 +76,11 @@ class EvaluationConfig:
         if self.sequences < 2:
             raise ConfigError(f"evaluation.sequences {self.sequences} is below 2: an interval needs two groups")
         # Refused now, not after the training that comes first.
-        Budget(self.baseline_steps, self.baseline_sequences, self.baseline_lr)
+        self.budget(0)
+
+    def budget(self, seed: int) -> Budget:
+        """What each baseline may use."""
+        return Budget(self.baseline_steps, self.baseline_sequences, self.baseline_lr, seed)
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,6 @@ class GateRun:
             yield Stage(name, done, total)
         self._conclude()
 
-    def _budget(self) -> Budget:
-        config = self.config
-        return Budget(config.baseline_steps, config.baseline_sequences, config.baseline_lr, self.seed)
-
     def _draw(self, purpose: str) -> torch.Generator:
         return generator(self.seed, "gate", purpose)
 
@@ -141,7 +141,7 @@ class GateRun:
             "baselines": {},
             "controls": {},
             "samples": trial.error.numel(),
-            "budget": asdict(self._budget()),
+            "budget": asdict(self.config.budget(self.seed)),
             **address_figures(trial, self.batch, self.system.tables),
         }
 
@@ -179,7 +179,7 @@ class GateRun:
             self.result["rewritten_ratio"] = ratio(error, self.trial.error, self.batch.world)
 
     def _measure_baseline(self, name: str) -> None:
-        predictor = train_baselines(self.world, self._budget(), [name])[name]
+        predictor = train_baselines(self.world, self.config.budget(self.seed), [name])[name]
         error = evaluate(predictor, [self.batch], self.world.spec.scale)
         if name == "oracle":
             self.result["oracle"] = mean(error)
@@ -206,11 +206,6 @@ class GateRun:
     def _paired(self, error: Tensor) -> dict[str, float]:
         """Interval of an error less ours, on the same samples; worlds, or else sequences, are the groups."""
         return paired_interval(error, self.trial.error, self.batch.world).to_dict()
-
-
-def mean(error: Tensor) -> float:
-    """Mean over all samples."""
-    return float(error.double().mean())
 
 
 def by_step(teacher_forced: Tensor, free_running: Tensor) -> dict[str, list[float]]:

@@ -63,13 +63,18 @@ def errors(prediction: Tensor, target: Tensor, scale: Tensor) -> Tensor:
     return ((prediction - target) / scale).square().mean(-1)
 
 
+def mean(values: Tensor) -> float:
+    """Mean over all samples."""
+    return float(values.double().mean())
+
+
 def mse(prediction: Tensor, target: Tensor, scale: Tensor) -> float:
     """Mean of ``errors`` over all samples."""
-    return float(errors(prediction, target, scale).double().mean())
+    return mean(errors(prediction, target, scale))
 
 
-def paired_interval(a: Tensor, b: Tensor, groups: Tensor | None = None) -> Interval:
-    """95 % interval of ``mean(a - b)`` where a and b are errors on the same samples.
+def paired_interval(a: Tensor, b: Tensor | None = None, groups: Tensor | None = None) -> Interval:
+    """95 % interval of ``mean(a - b)`` where a and b are errors on the same samples; without b, of ``mean(a)``.
 
     Samples of one sequence are alike, so each group is averaged first and only groups count as independent. Where
     several sequences are of one world, give the world as the group.
@@ -82,6 +87,8 @@ def paired_interval(a: Tensor, b: Tensor, groups: Tensor | None = None) -> Inter
     Raises:
         DataError: the shapes differ, or there are fewer than two groups.
     """
+    if b is None:
+        return _interval(_group_means(a.double(), groups))
     _check_pair(a, b)
     return _interval(_group_means(a.double() - b.double(), groups))
 
@@ -132,17 +139,12 @@ def hit_rate(start: Tensor, labels: Ranges, k: int, counted: Tensor | None = Non
         known = known & counted
     if not known.any():
         return None
-    return float(hit(start, labels.start, k)[known].double().mean())
+    return mean(hit(start, labels.start, k)[known])
 
 
 def exact_mask(mask: Tensor, relevant: Tensor) -> float:
     """Share of samples whose whole mask is right; both (M, N) bool."""
-    return float((mask == relevant).all(-1).double().mean())
-
-
-def mask_bits(mask: Tensor, relevant: Tensor) -> float:
-    """Share of single mask bits that are right; both (M, N) bool."""
-    return float((mask == relevant).double().mean())
+    return mean((mask == relevant).all(-1))
 
 
 def _check_pair(a: Tensor, b: Tensor) -> None:

@@ -17,15 +17,7 @@ from torch import Tensor, nn
 
 from leworld.errors import ConfigError
 from leworld.evaluation.metrics import errors, mse
-from leworld.evaluation.predictor import (
-    INPUTS,
-    STATES,
-    Budget,
-    Features,
-    Output,
-    training_batches,
-    valid_batch,
-)
+from leworld.evaluation.predictor import INPUTS, STATES, Budget, Features, Output, training_batches, valid_batch
 from leworld.rng import generator
 from leworld.types import Batch
 from leworld.worlds.base import World

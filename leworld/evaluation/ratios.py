@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leworld.evaluation.baselines import WITH_MEMORY
-from leworld.evaluation.metrics import ratio_interval
+from leworld.evaluation.metrics import mean, ratio_interval
 
 Spread = dict[str, float]
 
@@ -23,7 +23,7 @@ def best_no_memory(errors: Mapping[str, Tensor]) -> str:
         errors: (B, T) of each baseline, by name.
     """
     rivals = [name for name in errors if name not in (*WITH_MEMORY, "oracle")]
-    return min(rivals, key=lambda name: float(errors[name].double().mean()))
+    return min(rivals, key=lambda name: mean(errors[name]))
 
 
 def our_ratios(

@@ -22,13 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from leworld.errors import ConfigError
 from leworld.evaluation.drawing import BASELINE, CURVES, TEXT, legend_beside, plain, save
-from leworld.evaluation.metrics import paired_interval
+from leworld.evaluation.metrics import mean, paired_interval
 from leworld.evaluation.record_curves import log_records
 from leworld.evaluation.record_sets import SetReader, body_streams
 from leworld.evaluation.retention_policies import KeepingConfig, policies, typical_moments
@@ -72,7 +70,7 @@ def measure_retention(world: TrajectoryWorld, system: System, config: RetentionC
     reader = SetReader(system, streams)
     keeps = policies(reader, typical, config.keeping, seed)
     found = {name: [reader.test_errors(keep(room)) for room in config.rooms] for name, keep in keeps.items()}
-    means = {name: [float(error.double().mean()) for error in errors] for name, errors in found.items()}
+    means = {name: [mean(error) for error in errors] for name, errors in found.items()}
     target = means["first"][-1]
     record_words = world.spec.record_words
     needed = {name: records_needed(config.rooms, errors, target) for name, errors in means.items()}
@@ -85,7 +83,7 @@ def measure_retention(world: TrajectoryWorld, system: System, config: RetentionC
         "stream": length,
         "rooms": list(config.rooms),
         "record_words": record_words,
-        "policies": {name: [_interval(error) for error in errors] for name, errors in found.items()},
+        "policies": {name: [paired_interval(error).to_dict() for error in errors] for name, errors in found.items()},
         "versus_random": {
             name: [paired_interval(r, e).to_dict() for r, e in zip(found["random"], errors, strict=True)]
             for name, errors in found.items()
@@ -107,10 +105,6 @@ def records_needed(rooms: tuple[int, ...], errors: list[float], target: float) -
             part = math.log(error / target) / math.log(error / lower)
             return math.exp(math.log(room + 1) + part * math.log((following + 1) / (room + 1))) - 1
     return None
-
-
-def _interval(error: Tensor) -> dict[str, float]:
-    return paired_interval(error, torch.zeros_like(error)).to_dict()
 
 
 def draw_retention(result: Mapping[str, Any], path: str | Path) -> None:

@@ -6,6 +6,7 @@ Shapes: see ``leworld.types``; F: features.  U: worlds.  M: stored transitions. 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -30,35 +31,27 @@ _DECIMALS = 4
 
 
 @dataclass(frozen=True)
-class PredictZero:
-    """Every next state is zero."""
-
-    target_dim: int
-
-    @staticmethod
-    def fit(world: World, budget: Budget) -> PredictZero:
-        """Nothing to learn."""
-        return PredictZero(world.spec.target_dim)
-
-    def predict(self, batch: Batch) -> Tensor:
-        """(B, T, Y) zeros."""
-        return batch.current.new_zeros(*batch.shape, self.target_dim)
-
-
-@dataclass(frozen=True)
 class CopyLast:
     """Nothing changes."""
 
     target_dim: int
 
-    @staticmethod
-    def fit(world: World, budget: Budget) -> CopyLast:
+    @classmethod
+    def fit(cls, world: World, budget: Budget) -> Self:
         """Nothing to learn."""
-        return CopyLast(world.spec.target_dim)
+        return cls(world.spec.target_dim)
 
     def predict(self, batch: Batch) -> Tensor:
         """(B, T, Y), the current state."""
         return batch.current[..., : self.target_dim].clone()
+
+
+class PredictZero(CopyLast):
+    """Every next state is zero."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        """(B, T, Y) zeros."""
+        return batch.current.new_zeros(*batch.shape, self.target_dim)
 
 
 @dataclass(frozen=True)
@@ -165,15 +158,11 @@ class PlainDict:
 
     def predict(self, batch: Batch) -> Tensor:
         """(B, T, Y)."""
-        places = self._places(batch)
+        places = self.places(batch)
         found = self.output.prediction(batch.current, self.means[places.clamp(min=0)])
         return torch.where(places.unsqueeze(-1) >= 0, found, batch.current[..., : found.shape[-1]])
 
-    def hit_share(self, batch: Batch) -> float:
-        """Share of samples whose key was seen in training."""
-        return float((self._places(batch) >= 0).double().mean())
-
-    def _places(self, batch: Batch) -> Tensor:
+    def places(self, batch: Batch) -> Tensor:
         """(B, T) row of each sample, -1 where its key was never seen."""
         return torch.tensor([self.rows.get(key, -1) for key in _keys(batch)]).view(batch.shape)
 

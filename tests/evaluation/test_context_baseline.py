@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from leworld.evaluation import Budget, evaluate, train_baselines
+from leworld.evaluation.baselines import evaluate, train_baselines
 from leworld.evaluation.context_baseline import ContextFeatures, fit_gru_context
-from leworld.evaluation.predictor import Output
+from leworld.evaluation.predictor import Budget, Output
 from leworld.types import Batch
 from leworld.worlds.base import Stored
 from tests.evaluation.fakes import STATE, STORED, TARGET, FakeWorld

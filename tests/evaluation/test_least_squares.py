@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from leworld.evaluation import Budget
 from leworld.evaluation.least_squares import LeastSquares, Terms
 from leworld.evaluation.metrics import mse
+from leworld.evaluation.predictor import Budget
 from leworld.types import Batch
 from tests.evaluation.fakes import STATE, STORED, FakeWorld
 

@@ -159,4 +159,3 @@ def test_a_mask_is_exact_only_as_a_whole() -> None:
     relevant = torch.tensor([[True, False], [True, True]])
     mask = torch.tensor([[True, False], [True, False]])
     assert metrics.exact_mask(mask, relevant) == 0.5
-    assert metrics.mask_bits(mask, relevant) == 0.75

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leworld.evaluation import Budget, evaluate, train_baselines
+from leworld.evaluation.baselines import evaluate, train_baselines
+from leworld.evaluation.predictor import Budget
 from leworld.evaluation.rollouts import roll_predictor, shown_steps
 from leworld.types import Batch
 from tests.evaluation.fakes import TARGET, FakeWorld
