@@ -137,9 +137,8 @@ def _interval(error: Tensor | None, other: Tensor | None, batch: Batch) -> dict[
     """Interval of an error, or of its difference to another."""
     if error is None:
         return None
-    if other is None:
-        return positive(paired_interval(error, torch.zeros_like(error), batch.world)).to_dict()
-    return paired_interval(error, other, batch.world).to_dict()
+    found = paired_interval(error, other, batch.world)
+    return (positive(found) if other is None else found).to_dict()
 
 
 def draw_curve(curve: Mapping[str, Any], path: str | Path) -> None:
