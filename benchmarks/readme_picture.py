@@ -31,13 +31,14 @@ from leworld.types import Batch
 from leworld.worlds.registry import build_world
 from leworld.worlds.trajectories import TrajectoryWorld
 
-FIGURES = Path("docs/records.json")
+FIGURES = Path(__file__).parents[1] / "docs" / "records.json"
 RECORDS = (0, 4, 16, 33)
 LABELS = {
-    "gru_context": ("GRU, given the same records", "#c8553d"),
-    "oracle": ("MLP, told mass, length and gravity", FLOOR),
-    "leworld": ("LeWorld", LEWORLD),
+    "gru_context": ("GRU, given the same records", "#c8553d", (33, 72)),
+    "oracle": ("MLP, told mass, length and gravity", FLOOR, (0, -14)),
+    "leworld": ("LeWorld", LEWORLD, (4, 26)),
 }
+"""Curve to its name, its colour, and where the name stands: at so many records, so many points above the curve."""
 
 Values = dict[str, list[float]]
 """Curve to one error for each of ``RECORDS``."""
@@ -104,18 +105,24 @@ def add_values(figures: dict[str, Any], seed: int, found: Values) -> None:
 
 def draw(figures: dict[str, Any], path: Path) -> None:
     """Draw the curves with their intervals and names, both axes log."""
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    for name, (label, colour) in LABELS.items():
-        if name in figures["curves"]:
-            draw_intervals(axes, figures["records"], figures["curves"][name]["intervals"], label, colour)
+    curves = {name: figures["curves"][name] for name in LABELS if name in figures["curves"]}
+    for name, curve in curves.items():
+        label, colour, (records, above) = LABELS[name]
+        draw_intervals(axes, figures["records"], curve["intervals"], label, colour)
+        place = records, curve["intervals"][figures["records"].index(records)]["mean"]
+        side = "right" if records == RECORDS[-1] else "left"
+        text = axes.annotate(label, place, (0, above), textcoords="offset points", ha=side, color=colour, fontsize=13)
+        text.set(fontweight="bold", in_layout=False)
     log_records(axes, figures["records"])
     axes.set_xlabel("records of the new body written to memory", fontsize=12)
-    axes.set_ylabel("squared error / variance of a step", fontsize=12)
+    axes.set_ylabel("mean squared error / variance of a step", fontsize=12)
     axes.set_title("Pendulums never trained on", loc="left", color=TEXT, fontweight="bold", fontsize=14)
     plain(axes)
     axes.tick_params(labelsize=12)
-    axes.legend(frameon=False, labelcolor=TEXT, fontsize=12, loc="lower left")
+    seeds = "; ".join(f"{LABELS[name][0].split(',')[0]} {len(curve['seeds'])}" for name, curve in curves.items())
+    figure.supxlabel(f"Seeds: {seeds}. Bands: 95 % over seeds.", fontsize=10, color=TEXT)
     save(figure, path)
 
 

@@ -1,9 +1,12 @@
 """The documentation names what exists: links, files, modules, presets."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from benchmarks.readme_picture import FIGURES, LABELS, add_values, draw
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted(
@@ -51,3 +54,22 @@ def test_pages_are_listed_in_the_readme():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     for page in REPOSITORY.glob("docs/*.md"):
         assert f"docs/{page.name}" in text, page.name
+
+
+def test_the_picture_of_the_readme_is_drawn_from_its_figures(tmp_path):
+    figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+    assert set(figures["curves"]) == set(LABELS)
+    assert all(len(curve["intervals"]) == len(figures["records"]) for curve in figures["curves"].values())
+    draw(figures, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_errors_of_more_seeds_make_wider_curves_of_means():
+    figures: dict = {"records": [0, 33], "curves": {}}
+    add_values(figures, 0, {"oracle": [1.0, 0.5]})
+    assert figures["curves"]["oracle"]["intervals"][0] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    add_values(figures, 3, {"oracle": [2.0, 0.5]})
+    first, last = figures["curves"]["oracle"]["intervals"]
+    assert figures["curves"]["oracle"]["seeds"] == [0, 3]
+    assert (first["mean"], last["low"]) == (1.5, 0.5)
+    assert 0 < first["low"] < 1.5 < first["high"]

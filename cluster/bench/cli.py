@@ -12,7 +12,7 @@ from cluster.cli.options import Changes, Config, Json, Run, Seed, print_outcome
 if TYPE_CHECKING:
     from cluster.bench.claims import Study
 
-bench = typer.Typer(name="bench", help="Measure every claim anew.", no_args_is_help=True)
+bench = typer.Typer(name="bench", help="Measure every claim again.", no_args_is_help=True)
 
 DEFAULT_OUT, QUICK_OUT = Path("bench/learning"), Path("bench/quick")
 
@@ -39,7 +39,7 @@ def learning(
     """Train and measure all that is claimed of learning, over seeds, and make its table and pictures.
 
     What is finished is kept and not run again unless its config changed, so after Ctrl-C the same command goes on; the
-    quick studies always run anew.
+    quick studies always run again.
     A study that fails is named, and the exit code is 1; a goal that is missed is a result, and stands in the table.
     """
     from cluster.bench.output import claim_list

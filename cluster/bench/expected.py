@@ -79,7 +79,7 @@ def _expected(study: str, claim: Claim, record: Record) -> Claim:
         entry = record[study][claim.figure]
     except KeyError:
         raise ConfigError(
-            f"{study}, {claim.figure}: not recorded; record anew with 'leworld bench learning --quick --record'"
+            f"{study}, {claim.figure}: not recorded; record it with 'leworld bench learning --quick --record'"
         ) from None
     low = entry["low"] if math.isfinite(claim.goal.low) else -math.inf
     high = entry["high"] if math.isfinite(claim.goal.high) else math.inf
