@@ -23,7 +23,6 @@ from cluster.config.run_config import RunConfig
 from leworld.evaluation.baselines import evaluate, train_baselines
 from leworld.evaluation.drawing import FLOOR, LEWORLD, TEXT, plain, save
 from leworld.evaluation.metrics import positive
-from leworld.evaluation.predictor import Budget
 from leworld.evaluation.record_curves import FewerRecords, draw_intervals, log_records
 from leworld.evaluation.seeds import mean_interval
 from leworld.rng import generator
@@ -55,8 +54,7 @@ def rivals_of(seed: int) -> Values:
     """Errors of the GRU with each number of records, and of the MLP that is told the physics."""
     config = load_config("pendulum", [f"seed={seed}"])
     world, batch = body_world(config)
-    settings = config.evaluation
-    budget = Budget(settings.baseline_steps, settings.baseline_sequences, settings.baseline_lr, seed)
+    budget = config.evaluation.budget(seed)
 
     def error(records: int, name: str) -> float:
         predictor = train_baselines(FewerRecords(world, records), budget, [name])[name]
