@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.bench.measures import Measure, Outcome, at, gate, or_zero, over
 from cluster.bench.table import Outcomes, known, spread, spread_text
+from cluster.cli.tables import markdown_table
 
 LOOKED_UP = ("rules-medium", "rules-hard", "rules-no-labels", "pointers")
 BODIES = ("cartpole", "pendulum", "acrobot", "hopper", "swimmer", "halfcheetah")
@@ -75,11 +76,11 @@ def details(outcomes: Outcomes) -> str:
 
 
 def _table(rows: Sequence[Detail], studies: Sequence[str], outcomes: Outcomes) -> str:
-    head = ["| | " + " | ".join(f"`{name}`" for name in studies) + " |", "|---|" + "---:|" * len(studies)]
-    seeds = [str(len(outcomes.get(study, {}))) for study in studies]
-    body = [[row.label, *(_cell(row, outcomes.get(study, {})) for study in studies)] for row in rows]
-    lines = [cells for cells in body if any(cell != "-" for cell in cells[1:])]
-    return "\n".join([*head, *("| " + " | ".join(cells) + " |" for cells in (["seeds", *seeds], *lines))])
+    seeds = ["seeds", *(str(len(outcomes.get(study, {}))) for study in studies)]
+    found = [[row.label, *(_cell(row, outcomes.get(study, {})) for study in studies)] for row in rows]
+    measured = [cells for cells in found if any(cell != "-" for cell in cells[1:])]
+    head = ["", *(f"`{name}`" for name in studies)]
+    return markdown_table([seeds, *measured], head, right=range(1, len(head)))
 
 
 def _cell(row: Detail, outcomes: Mapping[int, Outcome]) -> str:

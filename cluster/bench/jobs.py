@@ -25,6 +25,7 @@ from typing import Any
 
 from cluster.bench.claims import Study
 from cluster.config.presets import load_config
+from cluster.config.renamed_keys import with_old_keys
 from cluster.config.run_config import RunConfig
 from cluster.json_files import to_json, write_json
 from cluster.run.run_dir import RunDir
@@ -51,7 +52,7 @@ class Job:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        content = asdict(self.config)
+        content = with_old_keys(asdict(self.config))
         # Where a run's files and processes are is of no matter to its numbers.
         del content["output"]
         content["cluster"] = {name: content["cluster"][name] for name in ("device", "threads")}

@@ -17,7 +17,7 @@ from cluster.bench.jobs import Job, Runner, StepFailed
 from cluster.bench.pictures import draw_pictures
 from cluster.bench.table import ClaimRow, Outcomes, markdown, table, to_dict
 from cluster.json_files import write_json, write_text
-from cluster.run.commands import Interrupted
+from cluster.messages import interrupted
 from cluster.run.progress import make_bars
 
 Outcome = dict[str, Any]
@@ -93,7 +93,8 @@ def run_jobs(
     if not jobs:
         return
     runner = Runner()
-    with make_bars(console) as bars, ThreadPoolExecutor(num_jobs) as pool:
+    go_on = interrupted("to go on, give the same command again")
+    with go_on, make_bars(console) as bars, ThreadPoolExecutor(num_jobs) as pool:
         task = bars.add_task("bench", total=len(jobs), figures="")
         running = Running(lambda names: bars.update(task, figures=names))
         waiting = {pool.submit(running.follow, runner, job): job for job in jobs}
@@ -104,11 +105,9 @@ def run_jobs(
                 bars.advance(task)
                 what = str(error) if error else f"{waiting[ended].name}: {ended.result():.0f} s"
                 bars.console.print(what, style="red" if error else "", highlight=False)
-        except BaseException as error:
+        except BaseException:
             runner.stop()
             pool.shutdown(cancel_futures=True)
-            if isinstance(error, KeyboardInterrupt):
-                raise Interrupted("interrupted; to go on, give the same command again") from None
             raise
 
 

@@ -2,53 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.table import Table
+
+from cluster.cli.tables import print_table
 
 Outcome = dict[str, Any]
 STYLES = {"met": "green", "within interval": "yellow", "missed": "red"}
 
 
 def findings_table(outcome: Outcome) -> None:
-    """Every claim, and where everything lies."""
-    table = Table("study", "figure", box=None, pad_edge=False)
-    for name in ("goal", "mean", "95 %", "worst"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    before = None
-    for claim in outcome["claims"]:
-        name = "" if claim["study"] == before else claim["study"]
-        before = claim["study"]
-        table.add_row(name, claim["figure"], claim["goal"], *_figures(claim), claim["status"], style=_style(claim))
-    Console().print(table)
+    """Print every claim, and where the files are."""
+    claims = outcome["claims"]
+    rows = [
+        (name, claim["figure"], claim["goal"], *_figures(claim), claim["status"])
+        for name, claim in zip(_once(claim["study"] for claim in claims), claims, strict=True)
+    ]
+    head = ("study", "figure", "goal", "mean", "95 %", "worst", "")
+    print_table(rows, head, right=range(2, 6), styles=[STYLES.get(claim["status"], "dim") for claim in claims])
     print(f"table and pictures: {outcome['out']}/table.md")
 
 
 def claim_list(studies: list[Outcome]) -> None:
-    """The studies with their goals."""
-    table = Table("study", "config", "figure", box=None, pad_edge=False)
-    table.add_column("goal", justify="right", no_wrap=True)
-    for study in studies:
-        config = " ".join((study["preset"], *study["changes"]))
-        for place, claim in enumerate(study["claims"]):
-            table.add_row(*((study["study"], config) if place == 0 else ("", "")), claim["figure"], claim["goal"])
-    Console().print(table, highlight=False)
+    """Print the studies with their goals."""
+    rows = [
+        (study["study"], " ".join((study["preset"], *study["changes"])), claim["figure"], claim["goal"])
+        for study in studies
+        for claim in study["claims"]
+    ]
+    names = _once(row[0] for row in rows)
+    shown = [row if name else ("", "", *row[2:]) for name, row in zip(names, rows, strict=True)]
+    print_table(shown, ("study", "config", "figure", "goal"), right=(3,))
 
 
 def capacity_table(outcome: Outcome) -> None:
-    """A line a width."""
-    table = Table("words", box=None, pad_edge=False)
-    for name in ("pages", "hit, top 1", "top 4", "propose, ms", "read, ms", "lookup / 2^16"):
-        table.add_column(name, justify="right", no_wrap=True)
+    """Print a line for each width of an address."""
+    rows = []
     for width in outcome["widths"]:
         shares = [f"{width[name]:.4f}" for name in ("hit_top1", "hit_top4")]
         seconds = [f"{1000 * width[name]:.2f}" for name in ("propose_s", "read_s")]
-        row = (f"2^{width['address_bits']}", f"{width['pages']:,}", *shares, *seconds, f"{width['cost_ratio']:.3f}")
-        table.add_row(*row)
-    Console().print(table)
+        cost = f"{width['cost_ratio']:.3f}"
+        rows.append((f"2^{width['address_bits']}", f"{width['pages']:,}", *shares, *seconds, cost))
+    head = ("words", "pages", "hit, top 1", "top 4", "propose, ms", "read, ms", "lookup / 2^16")
+    print_table(rows, head, right=range(1, 7))
     print(f"a lookup: all SLMs asked and their best ranges read, for {outcome['batch']} samples")
 
 
@@ -64,5 +62,7 @@ def _figures(claim: Outcome) -> tuple[str, str, str]:
     return "-" if mean is None else f"{mean:.3g}", spread, found
 
 
-def _style(claim: Outcome) -> str:
-    return STYLES.get(claim["status"], "dim")
+def _once(names: Iterable[str]) -> list[str]:
+    """Names, but empty where one is the same as the name before."""
+    found = list(names)
+    return ["" if name == before else name for name, before in zip(found, ["", *found], strict=False)]

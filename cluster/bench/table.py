@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from cluster.bench.claims import Claim, Goal, Study
 from cluster.bench.measures import Measure, Outcome
+from cluster.cli.tables import markdown_table
 from leworld.evaluation.metrics import positive
 from leworld.evaluation.seeds import mean_interval
 
@@ -119,7 +120,5 @@ COLUMNS = ("study", "figure", "goal", "mean [95 %]", "worst", "status")
 
 def markdown(rows: Sequence[ClaimRow], seeds: Sequence[int]) -> str:
     """The table with a line on what it is of."""
-    head = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---:|---:|---:|---|"]
-    body = ["| " + " | ".join(cells(row)) + " |" for row in rows]
     note = f"Seeds {', '.join(map(str, seeds))}; mean over seeds with its 95 % interval by Student's t, {LOG_SCALE}."
-    return "\n".join([note, "", *head, *body, ""])
+    return f"{note}\n\n{markdown_table(map(cells, rows), COLUMNS, right=(2, 3, 4))}\n"

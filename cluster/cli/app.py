@@ -19,6 +19,7 @@ from cluster.cli.options import Address, Changes, Checkpoint, Config, Json, Run,
 from cluster.cli.slm import slm
 from cluster.machines.cli import cluster
 from cluster.memory.cluster_cli import memory
+from cluster.messages import Interrupted, say
 
 INTERRUPTED = 130
 
@@ -165,9 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("interrupted before the run began", code) if code == INTERRUPTED else code
     except LeWorldError as error:
         return _complain(str(error), 2)
+    except Interrupted as error:
+        return _complain(str(error), INTERRUPTED)
     except Exception as error:
-        if type(error).__name__ == "Interrupted":
-            return _complain(str(error), INTERRUPTED)
         if hasattr(error, "format_message"):
             return _complain(f"{error.format_message().rstrip('.')}; see 'leworld --help'", 2)  # pyright: ignore
         raise
@@ -186,5 +187,5 @@ def _options(seed: int | None, out: Path | None, address: str | None) -> list[st
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"leworld: {' '.join(message.split())}", file=sys.stderr)
+    say(message)
     return code

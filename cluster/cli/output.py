@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from cluster.cli.tables import print_table
 from leworld.evaluation.gate import rows, verdict
 
 Outcome = dict[str, Any]
@@ -18,42 +18,38 @@ def progress_console() -> Console:
 
 
 def summary(outcome: Outcome) -> None:
-    """The verdict, the table, and where everything lies."""
-    console, gate = Console(), outcome["gate"]
-    console.print(verdict(gate), style="bold red" if gate["beaten_by"] else "bold green", highlight=False)
-    table = Table("kind", "name", box=None, pad_edge=False)
-    table.add_column("MSE", justify="right")
-    for kind, name, mse in rows(gate):
-        table.add_row(kind, name.replace("_", " "), f"{mse:.4g}", style="bold" if kind == "ours" else "")
-    console.print(table)
+    """Print the verdict, the table, and where the report is."""
+    gate = outcome["gate"]
+    color = "bold red" if gate["beaten_by"] else "bold green"
+    Console().print(verdict(gate), style=color, highlight=False, soft_wrap=True)
+    found = rows(gate)
+    cells = [(kind, name.replace("_", " "), f"{mse:.4g}") for kind, name, mse in found]
+    styles = ["bold" if kind == "ours" else "" for kind, _, _ in found]
+    print_table(cells, ("kind", "name", "MSE"), right=(2,), styles=styles)
     phases = outcome["timing"].get("phases", {})
-    console.print("  ".join(f"{name} {entry['seconds']:.1f} s" for name, entry in phases.items()), highlight=False)
-    # Paths are printed as they are: a terminal's width must not break them.
+    print("  ".join(f"{name} {entry['seconds']:.1f} s" for name, entry in phases.items()))
     print(f"report: {outcome['run']}/report.html")
 
 
 def description(outcome: Outcome) -> None:
-    """Parameters, world and processes."""
-    console, parameters = Console(), outcome["parameters"]
-    table = Table(title=f"{outcome['name']}: parameters", box=None, title_justify="left")
-    table.add_column("part")
-    table.add_column("number", justify="right")
-    for label, number in (
-        ("codec", parameters["codec"]),
-        (f"each of {parameters['num_slms']} SLMs", parameters["each_slm"]),
-        ("BLM, without the codec", parameters["blm"]),
-        ("total", parameters["total"]),
-    ):
-        table.add_row(label, f"{number:,}")
-    console.print(table)
+    """Print parameters, world and processes."""
+    parameters = outcome["parameters"]
+    numbers = {
+        "codec": parameters["codec"],
+        f"each of {parameters['num_slms']} SLMs": parameters["each_slm"],
+        "BLM, without the codec": parameters["blm"],
+        "total": parameters["total"],
+    }
+    cells = [(label, f"{number:,}") for label, number in numbers.items()]
+    print_table(cells, ("part", "number"), right=(1,), title=f"{outcome['name']}: parameters")
     world = {name: value for name, value in outcome["world"].items() if name != "scale"}
-    console.print(f"world {world.pop('name')}: " + ", ".join(f"{k} {v}" for k, v in world.items()), highlight=False)
+    print(f"world {world.pop('name')}: " + ", ".join(f"{k} {v}" for k, v in world.items()))
     topology = outcome["topology"]
     hosts = " | ".join(",".join(map(str, ids)) for ids in topology["slm_ids"])
     where = (
         f"{len(topology['shard_ids'])} memory shards, SLMs by actor {hosts}, learner on {topology['learner_cpus']} CPU"
     )
-    console.print("in one process" if topology["mode"] == "inline" else where, highlight=False)
+    print("in one process" if topology["mode"] == "inline" else where)
 
 
 def served(outcome: Outcome) -> None:
@@ -68,6 +64,12 @@ def exported(outcome: Outcome) -> None:
 
 
 def world_list(outcome: list[Outcome]) -> None:
-    """A line a world."""
-    for world in outcome:
-        print(f"{world['name']:<10}{world['about']}")
+    """Print a line for each world."""
+    print_table([(world["name"], world["about"]) for world in outcome])
+
+
+def slm_list(outcome: Outcome) -> None:
+    """Print a line for each SLM of a run."""
+    print(f"run {outcome['run']}")
+    states = [(f"SLM {row['slm']}", "there" if row["is_there"] else "-", row["state"]) for row in outcome["slms"]]
+    print_table(states)

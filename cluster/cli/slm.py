@@ -14,9 +14,10 @@ slm = typer.Typer(name="slm", help="See, add and remove SLMs of a run while it g
 @slm.command("list")
 def list_slms(run: Run, as_json: Json = False) -> None:
     """Show the SLMs of a run: which there are, which joined or left after which step, and which are going to."""
-    from cluster.run.membership_commands import list_of, show_slms
+    from cluster.cli.output import slm_list
+    from cluster.run.membership_commands import list_of
 
-    print_outcome(list_of(run), as_json, show_slms)
+    print_outcome(list_of(run), as_json, slm_list)
 
 
 @slm.command()
@@ -29,9 +30,10 @@ def add(
 
     An SLM is pre-trained as far as the others before it joins. SLM n has the memory's table n modulo their number.
     """
-    from cluster.run.membership_commands import ask_to_add, show_slms
+    from cluster.cli.output import slm_list
+    from cluster.run.membership_commands import ask_to_add
 
-    print_outcome(ask_to_add(run, count), as_json, show_slms)
+    print_outcome(ask_to_add(run, count), as_json, slm_list)
 
 
 @slm.command()
@@ -41,6 +43,7 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Have an SLM leave a run after the step that is under way; nothing restarts."""
-    from cluster.run.membership_commands import ask_to_remove, show_slms
+    from cluster.cli.output import slm_list
+    from cluster.run.membership_commands import ask_to_remove
 
-    print_outcome(ask_to_remove(run, number), as_json, show_slms)
+    print_outcome(ask_to_remove(run, number), as_json, slm_list)

@@ -29,3 +29,14 @@ def with_new_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             raise ConfigError(f"config: {new} is set twice, once by its old name {old}: remove {old}")
         found[key] = with_new_keys(value, f"{old}.") if isinstance(value, Mapping) else value
     return found
+
+
+def with_old_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Inverse of ``with_new_keys``: for digests that were made before a key got its new name."""
+    old_of = {new: old for old, new in RENAMED.items()}
+    return {
+        old_of.get(key, key).removeprefix(prefix): with_old_keys(value, f"{key}.")
+        if isinstance(value, Mapping)
+        else value
+        for key, value in ((f"{prefix}{name}", value) for name, value in tree.items())
+    }

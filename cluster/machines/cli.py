@@ -39,11 +39,10 @@ def up(
 
     All machines are looked at first: what does not fit is said before anything starts.
     """
-    from cluster.machines import lifecycle as commands
-    from cluster.machines import output
+    from cluster.machines import lifecycle, output
     from cluster.machines.cluster_file import load_cluster
 
-    outcome = commands.up(load_cluster(file), limit, restart, output.teller())
+    outcome = lifecycle.up(load_cluster(file), limit, restart, output.teller())
     print_outcome(outcome, as_json, output.show_status)
 
 
@@ -54,11 +53,11 @@ def status(file: File, as_json: Json = False) -> None:
     Steps, reads, waiting questions and writes are those that Ray's exporters showed last. Exit code 1 if something is
     wrong.
     """
-    from cluster.machines import lifecycle as commands
     from cluster.machines import output
     from cluster.machines.cluster_file import load_cluster
+    from cluster.machines.status import status as status_of
 
-    outcome = commands.status(load_cluster(file))
+    outcome = status_of(load_cluster(file))
     print_outcome(outcome, as_json, output.show_figures)
     raise typer.Exit(1 if outcome["problems"] else 0)
 
@@ -111,11 +110,10 @@ def submit(
 
     Ctrl-C stops the showing, not the job.
     """
-    from cluster.machines import lifecycle as commands
-    from cluster.machines import output
+    from cluster.machines import jobs, output
     from cluster.machines.cluster_file import load_cluster
 
-    raise typer.Exit(commands.submit(load_cluster(file), working_dir, command, not no_wait, output.teller()))
+    raise typer.Exit(jobs.submit(load_cluster(file), working_dir, command, not no_wait, output.teller()))
 
 
 @cluster.command()
@@ -125,29 +123,28 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Show what a job printed."""
-    from cluster.machines import lifecycle as commands
+    from cluster.machines import jobs
     from cluster.machines.cluster_file import load_cluster
 
-    raise typer.Exit(commands.logs(load_cluster(file), job, follow))
+    raise typer.Exit(jobs.logs(load_cluster(file), job, follow))
 
 
 @cluster.command()
 def stop(file: File, job: Job = None) -> None:
     """End a job; a run that it cuts goes on with 'leworld resume'."""
-    from cluster.machines import lifecycle as commands
+    from cluster.machines import jobs
     from cluster.machines.cluster_file import load_cluster
 
-    name, state = commands.stop(load_cluster(file), job)
+    name, state = jobs.stop(load_cluster(file), job)
     print(f"job {name}: {state}")
 
 
 @cluster.command()
 def down(file: File, as_json: Json = False) -> None:
     """Stop a cluster, its workers too; exit code 1 if a machine could not be stopped."""
-    from cluster.machines import lifecycle as commands
-    from cluster.machines import output
+    from cluster.machines import lifecycle, output
     from cluster.machines.cluster_file import load_cluster
 
-    outcome = commands.down(load_cluster(file), output.teller())
+    outcome = lifecycle.down(load_cluster(file), output.teller())
     print_outcome(outcome, as_json, output.show_down)
     raise typer.Exit(1 if outcome["left"] else 0)

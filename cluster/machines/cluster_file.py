@@ -6,7 +6,6 @@ environment is that of a run on one machine; and a local cluster gets the autosc
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 import shlex
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from cluster.json_files import write_text
+from cluster.raylink.autoscaler import config_complaint
 from cluster.raylink.environment import ENVIRONMENT
 from leworld.errors import ConfigError
 
@@ -148,17 +148,9 @@ def check_with_ray(file: ClusterFile) -> None:
     Raises:
         ConfigError: Ray would not take it.
     """
-    # These are what 'ray up' itself calls first; there is no public way to them.
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        validate_config(prepare_config(file.given))
-    except Exception as error:
-        where = ".".join(map(str, getattr(error, "absolute_path", ())))
-        reason = getattr(error, "message", "") or str(error) or type(error).__name__
-        line = " ".join(reason.split())
-        raise ConfigError(f"cluster file {file.path}: {f'{where}: ' if where else ''}{line}; mend it there") from None
+    complaint = config_complaint(file.given)
+    if complaint is not None:
+        raise ConfigError(f"cluster file {file.path}: {complaint}; mend it there")
 
 
 def prepare(file: ClusterFile) -> None:

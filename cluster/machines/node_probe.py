@@ -126,6 +126,18 @@ def problems(found: Mapping[str, Probe | ActorError], head: str, *, shipped: boo
     return [line for host, state in found.items() for line in _wrong(host, state, like, shipped)]
 
 
+def raise_problems(found: Sequence[ActorError]) -> None:
+    """Raise the first of what is wrong, if anything is, and name who else is concerned.
+
+    Raises:
+        ActorError: something is.
+    """
+    if found:
+        first, others = found[0], dict.fromkeys(error.actor for error in found[1:])
+        more = f" ({len(found) - 1} more such lines, of {', '.join(others)})" if others else ""
+        raise ActorError(first.actor, first.problem, first.way_out + more)
+
+
 def _wrong(
     host: str, state: Probe | ActorError, like: Probe | ActorError | None, shipped: bool
 ) -> Iterable[ActorError]:

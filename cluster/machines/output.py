@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from cluster.cli.tables import print_table
 from cluster.machines.dashboard import Node
 from cluster.machines.wait_for_nodes import resources
 
@@ -24,14 +25,14 @@ def teller() -> Callable[[str], None]:
 def show_status(outcome: dict[str, Any]) -> None:
     """A line a node, then a line for all that is wrong."""
     print(f"cluster {outcome['name']}: {len(outcome['nodes'])} of {outcome['expected']} nodes")
-    rows = [("node", "", "resources", "ray", "python", "leworld", "labels")]
+    rows = []
     for row in outcome["nodes"]:
         node = Node(row["address"], row["is_head"], row["resources"], row["labels"])
         labels = ", ".join(f"{name}={value}" for name, value in node.labels.items())
         ray, python, leworld = (row[name] or "-" for name in ("ray", "python", "leworld"))
         role = "head" if node.is_head else "worker"
         rows.append((node.address, role, resources(node), ray, python, leworld, labels))
-    _table(rows)
+    print_table(rows, ("node", "", "resources", "ray", "python", "leworld", "labels"))
     for line in outcome["problems"]:
         print(line)
 
@@ -68,18 +69,16 @@ def _run_line(run: dict[str, Any]) -> str:
 
 def show_plan(outcome: dict[str, Any]) -> None:
     """A line a node; of nodes alike only the first few; then what is missing, and what may be wanted."""
-    rows: list[tuple[str, ...]] = [("node", "role", "CPUs", "memory", "parts")]
-    shown, like_before, before = 0, 0, None
+    rows, like_before, before = [], 0, None
     for node in outcome["nodes"]:
         kind = (node["cpus"], node["memory_bytes"], node["role"], bool(node["parts"]))
         like_before = like_before + 1 if kind == before else 0
         before = kind
         if like_before < ALIKE:
             rows.append(_plan_row(node))
-            shown += 1
-    _table(rows)
-    if len(outcome["nodes"]) > shown:
-        print(f"and {len(outcome['nodes']) - shown} more nodes like these; all of them: --json")
+    print_table(rows, ("node", "role", "CPUs", "memory", "parts"))
+    if len(outcome["nodes"]) > len(rows):
+        print(f"and {len(outcome['nodes']) - len(rows)} more nodes like these; all of them: --json")
     for line in outcome["problems"]:
         print(f"cannot run: {line}")
     for line in outcome["notes"]:
@@ -95,12 +94,6 @@ def _plan_row(node: dict[str, Any]) -> tuple[str, ...]:
     more = f", and {len(names) - PARTS} more" if len(names) > PARTS else ""
     parts = (", ".join(names[:PARTS]) + more) or "-"
     return node["name"], node["role"] or "-", f"{granted:g} of {node['cpus']:g}", f"{memory} GiB", parts
-
-
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def show_down(outcome: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass
 
 from actors.ray.node_placement import ROLE
 from cluster.config.run_config import RunConfig, check_world
+from cluster.machines.addresses import head_of
 from cluster.machines.cluster_file import ClusterFile
 from cluster.machines.dashboard import tunnel
-from cluster.machines.lifecycle import head_of
 from cluster.placement.planner import Nodes, Placement, place_run
 from cluster.placement.topology import plan
 from leworld.errors import ConfigError

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cluster.cli.options import Json, print_outcome
+from cluster.messages import say_renamed
 
 memory = typer.Typer(
     name="memory",
@@ -181,14 +183,18 @@ def why(target: Target, address: Where, who: As = None, token: Token = "", as_js
 
 
 @memory.command()
-def snapshot(target: Target, name: Name, token: Token = "", as_json: Json = False) -> None:
+def version(target: Target, name: Name, token: Token = "", as_json: Json = False) -> None:
     """Keep the content of now as a version.
 
-    It is done at once, however large the memory is, and takes space only for what changes later.
+    This takes no time, however large the memory is, and space only for what changes later.
     """
     from cluster.memory import commands, output
 
-    give(lambda: commands.operate(target, "keep", token, name=name), as_json, output.kept)
+    give(
+        lambda: commands.change(target, token, lambda memory: memory.create_version(name)),
+        as_json,
+        output.created_version,
+    )
 
 
 @memory.command()
@@ -233,15 +239,15 @@ def versions(target: Target, token: Token = "", as_json: Json = False) -> None:
 
 
 @memory.command()
-def restore(target: Target, name: Name, token: Token = "", as_json: Json = False) -> None:
+def rollback(target: Target, name: Name, token: Token = "", as_json: Json = False) -> None:
     """Make the content that of a version again.
 
-    This is a write like others: keep a version of now before, and it can be undone.
+    This is a write like any other. Keep a version of now first, and you can undo it.
     """
     from cluster.memory import commands
 
     give(
-        lambda: commands.operate(target, "go_back", token, name=name),
+        lambda: commands.change(target, token, lambda memory: memory.rollback_to(name)),
         as_json,
         lambda outcome: print(f"the content is that of version {name} again, since write {outcome['sequence']}"),
     )
@@ -249,14 +255,11 @@ def restore(target: Target, name: Name, token: Token = "", as_json: Json = False
 
 @memory.command()
 def drop(target: Target, name: Name, token: Token = "", as_json: Json = False) -> None:
-    """Keep a version no longer.
-
-    The space that only this version needs is freed.
-    """
+    """Delete a version, and free the space that only it needs."""
     from cluster.memory import commands
 
     give(
-        lambda: {"dropped": name, **commands.operate(target, "drop", token, name=name)},
+        lambda: {"dropped": name, **commands.change(target, token, lambda memory: memory.drop_version(name))},
         as_json,
         lambda _: print(f"version {name} is kept no longer"),
     )
@@ -374,23 +377,23 @@ def export(
     """
     from cluster.memory import commands, output
 
-    give(lambda: commands.export(target, file, version), as_json, output.exported)
+    give(lambda: commands.export_snapshot(target, file, version), as_json, output.exported)
 
 
 @memory.command("import")
-def take_in(
+def import_file(
     target: Directory,
     file: Annotated[Path, typer.Argument(help="That export made, or a checkpoint's memory.lw.", show_default=False)],
     as_json: Json = False,
 ) -> None:
     """Make all words those of a file that export wrote.
 
-    A directory that does not exist is made. Else the content is replaced, as writes of their own: keep a version with
-    snapshot before, and this can be undone.
+    A directory that does not exist is made. Otherwise the content is replaced, as writes of their own. Keep a version
+    first, and you can undo it.
     """
     from cluster.memory import commands, output
 
-    give(lambda: commands.take_in(target, file), as_json, output.imported)
+    give(lambda: commands.import_snapshot(target, file), as_json, output.imported)
 
 
 @memory.command()
@@ -444,6 +447,20 @@ def give(action: Callable[[], Any], as_json: bool, show: Callable[[Any], None]) 
 
 
 def _plain_errors() -> Any:
-    from cluster.memory.target import plain_errors
+    from cluster.memory.opening import plain_errors
 
     return plain_errors()
+
+
+def _keep_old_name(old: str, command: Callable[..., None]) -> None:
+    """Let a command be called by the name that it had."""
+
+    @memory.command(old, hidden=True)
+    @wraps(command)
+    def renamed(*arguments: Any, **options: Any) -> None:
+        say_renamed(f"leworld memory {old}", f"leworld memory {command.__name__}")
+        command(*arguments, **options)
+
+
+_keep_old_name("snapshot", version)
+_keep_old_name("restore", rollback)

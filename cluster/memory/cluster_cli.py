@@ -39,11 +39,12 @@ def launch(
     before it is acknowledged; where a node is lost, another copy leads, and a new one is made on another node.
     """
     from cluster.memory import cluster_commands as commands
+    from cluster.memory import output
 
     give(
         lambda: commands.launch(name, bits, shards, copies, str(folder), policy.value, together, accept_loss, address),
         as_json,
-        commands.show,
+        output.cluster_status,
     )
 
 
@@ -59,8 +60,9 @@ def reshard(
     Only words whose shard changes move; where this is cut off, the same command ends it.
     """
     from cluster.memory import cluster_commands as commands
+    from cluster.memory import output
 
-    give(lambda: commands.reshard(name, shards, address), as_json, commands.show_moved)
+    give(lambda: commands.reshard(name, shards, address), as_json, output.moved)
 
 
 @memory.command()

@@ -1,17 +1,18 @@
-"""A memory of a Ray cluster: what ``Directory`` and ``Writer`` do, over its shards."""
+"""A memory of a Ray cluster."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.memory.target import Operations, Outcome, page_cuts
 from leworld.errors import ConfigError, StoreError
-from leworld.memory import PAGE_WORDS, Snapshot, Words
+from leworld.memory import Snapshot, Words
 from leworld.memory.ranges import Ints
 from leworld.store.versions.versions import Difference
 
@@ -22,31 +23,40 @@ SCHEME = "ray:"
 EVERYWHERE = ("keep", "drop", "go_back")
 
 
-class ClusterTarget:
-    """A memory of the cluster, by its name, as long as the connection is there."""
+class ClusterTarget(Operations):
+    """A memory of a Ray cluster, by its name."""
 
     def __init__(self, name: str) -> None:
-        from actors.memory_cluster.cluster_memory import ClusterMemory
+        """Connect to the cluster that RAY_ADDRESS names, or the one here, unless a connection is there already.
 
-        self.memory: ClusterMemory = ClusterMemory(name)
-        self._store = self.memory.client()
+        Raises:
+            ActorError: there is no such cluster, or it has no such memory.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(connected(None))
+            from actors.memory_cluster.cluster_memory import ClusterMemory  # It imports Ray.
+
+            self.memory: ClusterMemory = ClusterMemory(name)
+            self._store = self.memory.client()
+            self._connection = stack.pop_all()
         self.address_bits, self.num_words = self._store.address_bits, 1 << self._store.address_bits
 
     def close(self) -> None:
-        """Hang up."""
-        self._store.close()
+        """See ``MemoryTarget``."""
+        with self._connection:
+            self._store.close()
 
     def read(self, first: int, length: int) -> NDArray[np.uint32]:
-        """(W,) words from an address on."""
-        edges = np.unique(np.append(np.arange(first, first + length, PAGE_WORDS), first + length))
+        """See ``MemoryTarget``."""
+        edges = page_cuts(first, first + length)
         return self._store.read(edges[:-1], np.diff(edges)).words
 
     def written(self) -> Ints:
-        """Pages that hold anything, ascending."""
+        """See ``MemoryTarget``."""
         return self._store.written_pages()
 
-    def write(self, start: Ints, blocks: Words, writer: str | None) -> dict[str, Any]:
-        """Write blocks; a receipt.
+    def write(self, start: Ints, blocks: Words, writer: str | None) -> Outcome:
+        """See ``MemoryTarget``.
 
         Raises:
             ConfigError: a writer is named.
@@ -57,23 +67,23 @@ class ClusterTarget:
         return {"sequence": receipt.sequence, "crc32": receipt.crc32}
 
     def snapshot(self) -> Snapshot:
-        """Every page that holds anything; see ``ShardedStore.snapshot``."""
+        """See ``MemoryTarget``."""
         return self._store.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Replace the whole content."""
+        """See ``MemoryTarget``."""
         self._store.restore(snapshot)
 
     def difference(self, before: str, after: str) -> Difference:
-        """The words that differ between two versions."""
+        """See ``MemoryTarget``."""
         found = [self._store.shard(shard).diff(before, after) for shard in self._shards()]
         address = np.concatenate([part.address for part in found])
         order = np.argsort(address)
         old, new = (np.concatenate([getattr(part, name) for part in found])[order] for name in ("before", "after"))
         return Difference(address[order], old, new)
 
-    def log(self, limit: int, address: int | None) -> list[dict[str, Any]]:
-        """The newest records, without their words; writes are counted by each shard for itself."""
+    def log(self, limit: int, address: int | None) -> list[Outcome]:
+        """See ``MemoryTarget``. Each shard counts its own writes."""
         if address is not None:
             stripe = np.array([address // self._store.map.stripe_words])
             shards, given = self._store.map.owners(stripe).tolist(), {"address": address}
@@ -86,33 +96,33 @@ class ClusterTarget:
         ]
         return sorted(found, key=lambda record: -record["time_ns"])[:limit]
 
-    def versions(self) -> list[dict[str, Any]]:
-        """Those that every shard keeps, oldest first."""
+    def versions(self) -> list[Outcome]:
+        """See ``MemoryTarget``. A version counts only where every shard has it."""
         found = [self._store.shard(shard).ask("versions")["versions"] for shard in self._shards()]
         names = set.intersection(*({version["name"] for version in kept} for kept in found))
         return [version for version in found[0] if version["name"] in names]
 
     def link(self) -> None:
-        """Of what it is a fork: of nothing, as copies cannot be."""
+        """See ``MemoryTarget``. A memory of a cluster is never a fork."""
 
-    def stat(self) -> dict[str, Any]:
-        """The map, and what each shard is and takes, and where its copies run."""
+    def stat(self) -> Outcome:
+        """Describe the map, each shard, and where its replicas run."""
         return {**self._store.stat(), "name": self.memory.config.name, "nodes": self.memory.nodes()}
 
-    def verify(self) -> dict[str, Any]:
-        """The pages that are not what was written, in the copies that lead."""
+    def verify(self) -> Outcome:
+        """See ``MemoryTarget``."""
         damaged = [page for shard in self._shards() for page in self._store.shard(shard).ask("verify")["damaged"]]
         return {"damaged": sorted(damaged), "journal": None, "checked": None}
 
     def is_erased(self, content: Any) -> bool:
-        """Not for several shards."""
+        """Raise StoreError: shards cannot tell."""
         raise self._no_erasing()
 
-    def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """What the shards answer to an operation, each at a moment of its own.
+    def ask(self, operation: str, **arguments: Any) -> Outcome:
+        """Have every shard do an operation, each at its own moment.
 
         Raises:
-            StoreError: it is none for several shards, or one of them refuses.
+            StoreError: shards cannot do it, or one of them refuses.
         """
         if operation == "grant":
             raise StoreError(
@@ -141,22 +151,11 @@ def _largest(answers: Sequence[Mapping[str, Any]], name: str) -> dict[str, int]:
 
 
 @contextmanager
-def clustered(target: str) -> Iterator[ClusterTarget]:
-    """A cluster's memory, through a connection of its own to the cluster that RAY_ADDRESS names, or the one here."""
-    with connected(None):
-        memory = ClusterTarget(target.removeprefix(SCHEME))
-        try:
-            yield memory
-        finally:
-            memory.close()
-
-
-@contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """A connection to a cluster that runs; one that is there already is used, and stays.
+    """Hold a connection to a running cluster. One that is there already is used, and stays.
 
     Raises:
-        ActorError: none can be reached.
+        ActorError: no cluster can be reached.
     """
     import ray
 

@@ -7,25 +7,24 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.json_files import to_json, write_text
 from cluster.memory import numbers
-from cluster.memory.cluster_target import SCHEME, ClusterTarget, clustered
-from cluster.memory.target import check_own, local, login, make_empty, make_whole, reading, writing
+from cluster.memory.directory_target import local, make_empty, make_whole
+from cluster.memory.forks import tell_of_forks
+from cluster.memory.opening import is_directory, reading, writing
+from cluster.memory.target import MemoryTarget, Outcome, page_cuts
 from leworld.errors import ConfigError, RangeError, StoreError
-from leworld.memory import PAGE_WORDS, Snapshot, Words, load_snapshot, save_snapshot
-from leworld.store.directory_reader import DirectoryReader
-from leworld.store.durable_store import DurableStore
+from leworld.memory import Words, load_snapshot, save_snapshot
 from leworld.store.layout import Layout, read_identity
 from leworld.store.operations import erasure_from_map
 from leworld.store.search import CHUNK_WORDS, find
 
 T = TypeVar("T")
-Outcome = dict[str, Any]
 JSON_WORDS = 1 << 20
 
 
@@ -48,7 +47,7 @@ def write(target: str, address: str, texts: Sequence[str], file: str | None, wri
     with writing(target, token) as memory:
         first = numbers.address(address, memory.num_words)
         numbers.span(first, len(words), memory.num_words)
-        edges = np.unique(np.append(np.arange(0, len(words), PAGE_WORDS), len(words)))
+        edges = page_cuts(0, len(words))
         receipt = memory.write(first + edges[:-1], Words(words, edges), writer)
         start, length = (first + edges[:-1]).tolist(), np.diff(edges).tolist()
         where = {"address": first, "num_words": len(words), "start": start, "length": length}
@@ -166,22 +165,21 @@ def is_sound(outcome: Outcome) -> bool:
     return outcome["erased"] if "erased" in outcome else not outcome["damaged"] and outcome["journal"] is None
 
 
-def operate(target: str, operation: str, token: str, **arguments: Any) -> Outcome:
-    """An operation that changes the memory, see ``leworld.store.operations``."""
+def change(target: str, token: str, action: Callable[[MemoryTarget], Outcome]) -> Outcome:
+    """Open a memory for writing and change it."""
     with writing(target, token) as memory:
-        return memory.ask(operation, **arguments)
+        return action(memory)
 
 
 def erase(target: str, sequence: str, receipt: Path | None, token: str) -> Outcome:
     """Take out what a write wrote; the receipt, in a file where one is named."""
-    from cluster.memory.forks import tell_of_forks
 
     number = numbers.number(sequence, "write")
     if number < 1:
         raise RangeError(f"write {sequence}: writes are counted from 1; leworld memory log lists them")
     if receipt is not None:
         check_writable(receipt)
-    outcome = operate(target, "erase", token, sequence=number)
+    outcome = change(target, token, lambda memory: memory.erase(number))
     if receipt is not None:
         _keep_receipt(receipt, outcome)
     tell_of_forks(target)
@@ -202,15 +200,15 @@ def grant(target: str, first: str, stop: str, owner: str | None, readers: str, t
                 f"addresses {first} to {stop}: the stop address is above the first, and up to {memory.num_words}"
             )
         given = {"take_back": True} if take_back else {"owner": owner, "readers": readers}
-        return {**memory.ask("grant", first=begin, stop=end, **given), "address_bits": memory.address_bits}
+        return {**memory.grant(first=begin, stop=end, **given), "address_bits": memory.address_bits}
 
 
-def export(target: str, file: Path, version: str | None) -> Outcome:
-    """Write all of a memory into one file, what is granted to someone too."""
+def export_snapshot(target: str, file: Path, version: str | None) -> Outcome:
+    """Write the whole content of a memory into one file, also words that are granted to someone."""
     check_writable(file)
-    place = target if target.startswith(SCHEME) else str(local(target))
-    with reading(place, "", None, version) as memory:
-        assert isinstance(memory, DirectoryReader | ClusterTarget)
+    if "://" in target:
+        raise StoreError(f"{target}: is an address; this command needs a directory")
+    with reading(target, "", None, version) as memory:
         snapshot = memory.snapshot()
     save_snapshot(snapshot, file)
     return {
@@ -219,21 +217,19 @@ def export(target: str, file: Path, version: str | None) -> Outcome:
     }  # fmt: skip
 
 
-def take_in(target: str, file: Path) -> Outcome:
-    """Make the content of a memory that of a file; the memory is made where there is no directory."""
+def import_snapshot(target: str, file: Path) -> Outcome:
+    """Replace the content of a memory by that of a file. A directory that does not exist is made."""
     snapshot, root = load_snapshot(file), Path(target)
-    if target.startswith(SCHEME):
-        with clustered(target) as memory:
-            memory.restore(snapshot)
-        return {"path": target, "file": str(file), "pages": len(snapshot.pages), "made": False}
-    is_new = "://" not in target and not root.exists()
+    is_new = is_directory(target) and not root.exists()
     if is_new:
         root.absolute().parent.mkdir(parents=True, exist_ok=True)
         make_whole(root, snapshot)
     else:
-        root = local(target)
-        _replace_content(root, snapshot, file)
-    return {"path": str(root), "file": str(file), "pages": len(snapshot.pages), "made": is_new}
+        target = str(local(target)) if is_directory(target) else target
+        with writing(target, "") as memory:
+            _check_fits(memory, snapshot.address_bits, target, file)
+            memory.restore(snapshot)
+    return {"path": target, "file": str(file), "pages": len(snapshot.pages), "made": is_new}
 
 
 def check_writable(file: Path) -> None:
@@ -243,16 +239,12 @@ def check_writable(file: Path) -> None:
         raise StoreError(f"{file}: cannot be written; name a file in a directory that exists and is yours")
 
 
-def _replace_content(root: Path, snapshot: Snapshot, file: Path) -> None:
-    bits = read_identity(root).address_bits
-    if bits != snapshot.address_bits:
+def _check_fits(memory: MemoryTarget, address_bits: int, target: str, file: Path) -> None:
+    if memory.address_bits != address_bits:
         raise StoreError(
-            f"{file}: is of a memory of {snapshot.address_bits} address bits, and {root} has {bits};"
+            f"{file}: is of a memory of {address_bits} address bits, and {target} has {memory.address_bits};"
             " name a directory that does not exist, and one that fits is made"
         )
-    check_own(root)
-    with DurableStore(root, writer=login()) as store:
-        store.restore(snapshot)
 
 
 def _receipt(file: Path) -> Outcome:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from cluster.memory.cluster_target import ClusterTarget
-from cluster.memory.remote_target import RemoteTarget
-from cluster.memory.target import Writer, check_own, local, login, say, writing
+from cluster.memory.directory_target import check_own, local, login
+from cluster.memory.opening import writing
+from cluster.memory.target import Outcome
+from cluster.messages import say
 from leworld.errors import LeWorldError, StoreError
 from leworld.store.durable_store import DurableStore
 from leworld.store.forks.fork import check_free
@@ -19,21 +19,6 @@ from leworld.store.forks.fork_registry import forks_of
 from leworld.store.layout import Layout, read_identity
 from leworld.store.writer_lock import writer_of
 
-Outcome = dict[str, Any]
-
-
-class _Keeper:
-    """Whoever has the parent open: this process, or its server."""
-
-    def __init__(self, memory: Writer | RemoteTarget | ClusterTarget) -> None:
-        self._memory = memory
-
-    def create_version(self, name: str, of: str = "now") -> object:
-        return self._memory.ask("keep", name=name, of=of)
-
-    def drop_version(self, name: str) -> None:
-        self._memory.ask("drop", name=name)
-
 
 def fork(target: str, copy: Path, version: str, token: str) -> Outcome:
     """Make another memory with the content of now or of a version."""
@@ -42,7 +27,7 @@ def fork(target: str, copy: Path, version: str, token: str) -> Outcome:
     check_free(copy)
     with writing(str(root), token) as memory:
         copy.absolute().parent.mkdir(parents=True, exist_ok=True)
-        identity = make_fork(root, copy, _Keeper(memory), version)
+        identity = make_fork(root, copy, memory, version)
     when = "is now" if version == "now" else f"was at version {version}"
     return {"target": str(root), "path": str(copy), "version": version, "when": when, **vars(identity)}
 
@@ -105,6 +90,5 @@ def _ask_to_let_go(root: Path, link: ForkLink, token: str) -> ForkLink:
 
 def _drop(link: ForkLink, token: str) -> None:
     with writing(link.parent, token) as memory:
-        known = [version["name"] for version in memory.ask("versions")["versions"]]
-        if link.version in known:
-            memory.ask("drop", name=link.version)
+        if link.version in [version["name"] for version in memory.versions()]:
+            memory.drop_version(link.version)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.cli.tables import print_table
 from cluster.json_files import to_json
 from cluster.memory.commands import Stretch
 from cluster.memory.numbers import plural, size
@@ -95,12 +96,11 @@ def differences(outcome: Outcome) -> None:
 
 def records(outcome: Outcome) -> None:
     """A line a record, newest first."""
-    rows: list[tuple[str, ...]] = [("write", "when", "who", "what", "words", "where")]
-    rows.extend(_record_row(record, outcome["address_bits"]) for record in outcome["records"])
-    if len(rows) == 1:
+    rows = [_record_row(record, outcome["address_bits"]) for record in outcome["records"]]
+    if not rows:
         print("nothing was written yet" if outcome["address"] is None else "never written")
         return
-    columns(rows, right=(0, 4))
+    print_table(rows, ("write", "when", "who", "what", "words", "where"), right=(0, 4))
     if outcome["more"]:
         print(f"and older ones: raise --limit above {len(outcome['records'])}")
 
@@ -115,7 +115,7 @@ def reason(outcome: Outcome) -> None:
             "never written" if parent is None else f"not written here; this is a fork of {parent}, which may know more"
         )
         return
-    columns(
+    print_table(
         [
             ("set by", f"write {record['sequence']}" + ("" if _what(record) == "write" else f", {_what(record)}")),
             ("when", moment(record["time_ns"])),
@@ -129,9 +129,7 @@ def reason(outcome: Outcome) -> None:
 def status(outcome: Outcome) -> None:
     """What a memory is and what it takes."""
     if "shards" in outcome:
-        from cluster.memory.cluster_commands import show
-
-        show(outcome)
+        cluster_status(outcome)
         return
     count, bits = outcome["pages_written"], outcome["address_bits"]
     rows = [
@@ -155,7 +153,28 @@ def status(outcome: Outcome) -> None:
             (plural(outcome["reads"], "range") + " read", plural(outcome["writes"], "range") + " written")
         )
         rows.append(("since then", f"{asked}, {plural(outcome['refused'], 'request')} refused"))
-    columns(rows)
+    print_table(rows)
+
+
+def cluster_status(outcome: Outcome) -> None:
+    """Print a line for each shard: its leader and its replicas."""
+    bits, shards = outcome["address_bits"], outcome["shards"]
+    print(f"memory {outcome['name']}: {1 << bits:,} words (2^{bits}) in {plural(len(shards), 'shard')}")
+    if outcome["map"]["target"] != outcome["map"]["shards"]:
+        count = len(outcome["map"]["target"])
+        print(
+            f"words are moving to {plural(count, 'shard')}; the end: leworld memory reshard {outcome['name']} {count}"
+        )
+    rows = [_shard_row(outcome, shard, found) for shard, found in shards.items()]
+    print_table(rows, ("shard", "leads", "epoch", "in sync", "writes", "holds", "on disk", "address"), right=(0, 2, 4))
+
+
+def moved(outcome: Outcome) -> None:
+    """Print what a resharding did."""
+    print(
+        f"memory {outcome['name']}: {plural(outcome['shards'], 'shard')} now;"
+        f" {outcome['pages']:,} of {outcome['written_pages']:,} pages moved"
+    )
 
 
 def forked(outcome: Outcome) -> None:
@@ -175,11 +194,11 @@ def version_list(outcome: Outcome) -> None:
         print("no version is kept")
         return
     rows = [(version["name"], str(version["sequence"]), moment(version["time_ns"])) for version in outcome["versions"]]
-    columns([("version", "after write", "kept"), *rows], right=(1,))
+    print_table(rows, ("version", "after write", "kept"), right=(1,))
 
 
-def kept(outcome: Outcome) -> None:
-    """A version that is kept from now on."""
+def created_version(outcome: Outcome) -> None:
+    """Print a new version."""
     print(
         f"version {outcome['name']}: the content after write {outcome['sequence']}, kept {moment(outcome['time_ns'])}"
     )
@@ -212,7 +231,7 @@ def grants(outcome: Outcome) -> None:
         (span(grant["first"], grant["stop"] - grant["first"], bits), grant["owner"], ", ".join(grant["readers"]) or "-")
         for grant in outcome["grants"]
     ]
-    columns([("addresses", "owner", "readers"), *rows])
+    print_table(rows, ("addresses", "owner", "readers"))
 
 
 def exported(outcome: Outcome) -> None:
@@ -225,17 +244,6 @@ def imported(outcome: Outcome) -> None:
     """What was taken from a file."""
     made = "a memory made from" if outcome["made"] else "now holds"
     print(f"{outcome['path']}: {made} {outcome['file']}, {plural(outcome['pages'], 'page')}")
-
-
-def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Rows with their columns aligned."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (
-            text.rjust(width) if i in right else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        print("  ".join(cells).rstrip())
 
 
 def place(address: int, address_bits: int) -> str:
@@ -362,3 +370,12 @@ def serving(outcome: Outcome, as_json: bool) -> None:
         return
     words = f"{1 << outcome['address_bits']:,} words, last write {outcome['sequence']:,}"
     print(f"serving {outcome['path']} ({words}) at {outcome['served_at']}; Ctrl-C ends it", flush=True)
+
+
+def _shard_row(outcome: Outcome, shard: int, found: Outcome) -> tuple[str, ...]:
+    node = outcome["nodes"].get(f"{outcome['name']}/shard-{shard}/copy-{found['leader'].split('-')[0]}", "")
+    return (
+        str(shard), f"copy {found['leader'].split('-')[0]} on node {node[:8]}", str(found["epoch"]),
+        plural(len(found["in_sync"]), "copy").replace("copys", "copies"), f"{found['sequence']:,}",
+        size(found["pages_written"] * 1024), size(found["words_bytes"] + found["journal_bytes"]), found["address"],
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A memory behind a server: what ``Directory`` and ``Writer`` do, over the wire."""
+"""A memory behind a server."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from actors.errors import ActorError
 from actors.memory.client import MemoryClient
-from leworld.errors import ConfigError, RightsError
-from leworld.memory import PAGE_WORDS, Words
+from cluster.memory.target import Operations, Outcome, page_cuts
+from leworld.errors import ConfigError, RightsError, StoreError
+from leworld.memory import Snapshot, Words
 from leworld.memory.ranges import Ints
 from leworld.store.forks.fork_link import ForkLink
 from leworld.store.versions.versions import Difference
@@ -22,12 +23,12 @@ ANSWER_S = 600.0
 """How long it may take for others: an erasure goes through the whole journal."""
 
 
-class RemoteTarget:
-    """A memory behind a server, for whoever the token is of.
+class RemoteTarget(Operations):
+    """A memory behind a server, as the owner of the token sees it.
 
     Attributes:
         address: of the server.
-        client: that asks it.
+        client: that calls it.
     """
 
     def __init__(self, address: str, token: str) -> None:
@@ -49,50 +50,57 @@ class RemoteTarget:
         self.client.close()
 
     def read(self, first: int, length: int) -> NDArray[np.uint32]:
-        """(W,) words from an address on."""
-        edges = np.unique(np.append(np.arange(first, first + length, PAGE_WORDS), first + length))
+        """See ``MemoryTarget``."""
+        edges = page_cuts(first, first + length)
         return self.client.read(edges[:-1], np.diff(edges)).words
 
     def written(self) -> Ints:
-        """Pages that hold anything, ascending."""
+        """See ``MemoryTarget``."""
         return self.client.ask("pages").words.astype(np.int64)
 
     def difference(self, before: str, after: str) -> Difference:
-        """The words that differ between two versions."""
+        """See ``MemoryTarget``."""
         return self.client.diff(before, after)
 
-    def log(self, limit: int, address: int | None) -> list[dict[str, Any]]:
-        """The newest records, without their words."""
+    def log(self, limit: int, address: int | None) -> list[Outcome]:
+        """See ``MemoryTarget``."""
         if limit > LARGEST_LOG:
             raise ConfigError(f"limit {limit - 1}: a server lists at most {LARGEST_LOG - 1}; lower it")
-        given: dict[str, Any] = {} if address is None else {"address": address}
+        given: Outcome = {} if address is None else {"address": address}
         return self.client.ask("log", limit=limit, **given).content["records"]
 
-    def versions(self) -> list[dict[str, Any]]:
-        """Those that are kept, oldest first."""
+    def versions(self) -> list[Outcome]:
+        """See ``MemoryTarget``."""
         return self.ask("versions")["versions"]
 
-    def stat(self) -> dict[str, Any]:
-        """What the memory is, and what the server has done."""
+    def stat(self) -> Outcome:
+        """See ``MemoryTarget``; also says what the server has done."""
         return {**self.ask("stat"), "address": self.address}
 
     def link(self) -> ForkLink | None:
-        """Where the memory is a fork, to what it was made from."""
+        """See ``MemoryTarget``."""
         found = self.ask("stat").get("fork")
-        return (
-            None if found is None else ForkLink(*(found[name] for name in ("parent", "parent_id", "version", "stage")))
-        )
+        names = ("parent", "parent_id", "version", "stage")
+        return None if found is None else ForkLink(*(found[name] for name in names))
 
-    def verify(self) -> dict[str, Any]:
-        """The pages that are not what was written."""
+    def verify(self) -> Outcome:
+        """See ``MemoryTarget``."""
         return {"damaged": self.ask("verify")["damaged"], "journal": None, "checked": None}
 
     def is_erased(self, content: Any) -> bool:
-        """Whether nothing of what an erasure took out is left."""
+        """See ``MemoryTarget``."""
         return self.ask("verify", erasure=content)["erased"]
 
-    def write(self, start: Ints, blocks: Words, writer: str | None) -> dict[str, Any]:
-        """Write blocks as one write; a receipt.
+    def snapshot(self) -> Snapshot:
+        """Raise StoreError: words that are read one after another may be of different moments."""
+        raise self._no_whole("export")
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Raise StoreError: a server takes writes, not whole contents."""
+        raise self._no_whole("import")
+
+    def write(self, start: Ints, blocks: Words, writer: str | None) -> Outcome:
+        """See ``MemoryTarget``.
 
         Raises:
             ConfigError: a writer is named.
@@ -102,9 +110,12 @@ class RemoteTarget:
         receipt = self.client.write_ragged(start, blocks)
         return {"sequence": receipt.sequence, "crc32": receipt.crc32}
 
-    def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """What the server answers to an operation."""
+    def ask(self, operation: str, **arguments: Any) -> Outcome:
+        """See ``MemoryTarget``."""
         return self.client.ask(operation, **arguments).content
+
+    def _no_whole(self, command: str) -> StoreError:
+        return StoreError(f"{self.address}: serves the memory; end the server, then {command} with the directory")
 
 
 def _connected(address: str, token: str, timeout_s: float) -> MemoryClient:

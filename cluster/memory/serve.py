@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.memory.server import MemoryServer, ServerConfig
-from cluster.memory.target import SCHEMES, check_own, local, login, no_address
+from cluster.memory.directory_target import check_own, local, login
+from cluster.memory.opening import check_address
 from leworld.errors import ConfigError, StoreError
 from leworld.store.durable_store import DurableStore, StoreConfig
 from leworld.store.writer_lock import publish_address, withdraw_address
@@ -32,8 +33,7 @@ def serve(target: str, address: str, tokens: Path | None, policy: str, show: Cal
         StoreError: another process has the memory open.
         ConfigError: the address cannot be bound, the tokens cannot be read, or there is no such policy.
     """
-    if not address.startswith(SCHEMES):
-        raise ConfigError(no_address(address))
+    check_address(address)
     known = None if tokens is None else read_tokens(tokens)
     root = local(target)
     check_own(root)

@@ -15,6 +15,7 @@ from actors.processes import own_stat
 from cluster.config.presets import change_config
 from cluster.config.run_config import RunConfig, check_world
 from cluster.json_files import write_json
+from cluster.messages import interrupted
 from cluster.placement.topology import plan
 from cluster.run.checkpoint import load_checkpoint
 from cluster.run.evaluate import evaluate
@@ -29,10 +30,6 @@ from leworld.worlds.base import WorldSpec
 from leworld.worlds.registry import WORLDS, build_world
 
 Outcome = dict[str, Any]
-
-
-class Interrupted(Exception):
-    """Ctrl-C in the middle of a run; its text is one line that says how to go on."""
 
 
 def train_run(config: RunConfig, console: Console) -> Outcome:
@@ -123,7 +120,7 @@ def started(config: RunConfig, console: Console) -> Iterator[Runtime]:
 
 def train_and_evaluate(runtime: Runtime, run: RunDir, console: Console) -> Outcome:
     """Do what is left of a run."""
-    with resumable(run):
+    with interrupted(f"go on with: leworld resume {run.path}"):
         with training_bars(run.metrics, run.events, phase_steps(runtime.config), console):
             runtime.train(run)
         newest = run.newest_checkpoint()
@@ -132,15 +129,6 @@ def train_and_evaluate(runtime: Runtime, run: RunDir, console: Console) -> Outco
         timing = {**run.read_timing(), "driver": asdict(own_stat("driver"))}
         write_json(run.timing, timing)
     return {"run": str(run.path), "checkpoint": str(newest), "gate": gate, "timing": timing}
-
-
-@contextmanager
-def resumable(run: RunDir) -> Iterator[None]:
-    """Say how to go on after Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; go on with: leworld resume {run.path}") from None
 
 
 def phase_steps(config: RunConfig) -> dict[str, int]:

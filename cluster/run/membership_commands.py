@@ -67,13 +67,6 @@ def ask_to_remove(path: Path, slm: int) -> Outcome:
     return list_of(path)
 
 
-def show_slms(outcome: Outcome) -> None:
-    """A line an SLM."""
-    print(f"run {outcome['run']}")
-    for row in outcome["slms"]:
-        print(f"  SLM {row['slm']:<4} {'there' if row['is_there'] else '-':<6} {row['state']}")
-
-
 def _of_run_that_goes_on(path: Path) -> tuple[MembershipChanges, list[int]]:
     """Its changes, and the SLMs there will be when all that was asked for is done."""
     run = RunDir.open(path)

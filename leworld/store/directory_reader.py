@@ -167,7 +167,7 @@ class DirectoryReader:
             if self.sequence == sequence:
                 return Snapshot(self.address_bits, sequence, pages, found.words.reshape(-1, PAGE_WORDS))
         raise StoreError(
-            f"{self.root}: is written to all the time; keep a version with leworld memory snapshot, and export that one"
+            f"{self.root}: is written to all the time; keep a version with leworld memory version, and export that one"
         )
 
     def _cuts(self, first: int, stop: int) -> Ints:

@@ -214,7 +214,7 @@ def way_out(root: Path) -> str:
         return "another copy mends it soon; if none can, end this one, delete its directory, and start it again"
     return (
         "put a snapshot in place of all with leworld memory import DIRECTORY FILE, or go back to a version of before"
-        " the page changed with leworld memory restore DIRECTORY NAME"
+        " the page changed with leworld memory rollback DIRECTORY NAME"
     )
 
 

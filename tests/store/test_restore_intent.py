@@ -205,7 +205,7 @@ class TestDamage:
         store.write([256], block(2))
         store.checkpoint()
         damage_page(store.root, 1)
-        with pytest.raises(DamageError, match="leworld memory restore DIRECTORY NAME"):
+        with pytest.raises(DamageError, match="leworld memory rollback DIRECTORY NAME"):
             MappedMemory(store.root).read([256], [1])
         store.rollback_to("a")
         np.testing.assert_array_equal(content(store), before)

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from cluster.memory import numbers
+from cluster.memory.directory_target import local
+from cluster.memory.opening import is_address, reading
 from cluster.memory.remote_target import RemoteTarget
 from cluster.memory.speed.child_process import Child, turn_of_children
 from cluster.memory.speed.turns import Sample, Turn, interleave, timed_turn, turn_of
 from cluster.memory.speed.workloads import BLOCKS, Blocks, Plan, fill, floor, gathers, keeps, reads, writes
-from cluster.memory.target import locate, reading, say
+from cluster.messages import say
 from leworld.errors import ConfigError, RightsError, StoreError
 from leworld.memory import PAGE_WORDS, Words
 from leworld.memory.ranges import check_address_bits
@@ -144,10 +146,10 @@ def bench(options: Options) -> Outcome:
         bench = Bench(options, directory, stack)
         if options.target is None:
             _add_made(bench)
-        elif isinstance(place := locate(options.target), Path):
-            _add_directory(bench, place)
+        elif is_address(options.target):
+            _add_served(bench, options.target)
         else:
-            _add_served(bench, place)
+            _add_directory(bench, local(options.target))
         found = interleave({row.name: row.turn for row in bench.rows}, options.seconds, say)
         return {**_facts(bench), "rows": [_as_map(row, found) for row in bench.rows]}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.cli.tables import print_table
 from cluster.memory.numbers import size
-from cluster.memory.output import columns
 
 Outcome = dict[str, Any]
 _IN_RAM = ("tmpfs", "ramfs")
@@ -15,8 +15,8 @@ def table(outcome: Outcome) -> None:
     """A line a row, and what they mean."""
     print(_head(outcome))
     print()
-    rows = [("", "a second", "", "median", "99 %", "beside"), *(_cells(row) for row in outcome["rows"])]
-    columns(rows, right=(1, 2, 3, 4))
+    head = ("", "a second", "", "median", "99 %", "beside")
+    print_table(map(_cells, outcome["rows"]), head, right=(1, 2, 3, 4))
     print()
     for line in _notes(outcome):
         print(line)

@@ -27,7 +27,7 @@ class Keeper(Protocol):
         """Keep a version, with ``of`` another one under a second name."""
         ...
 
-    def drop_version(self, name: str) -> None:
+    def drop_version(self, name: str) -> object:
         """Keep a version no longer."""
         ...
 

@@ -23,7 +23,7 @@ from cluster.bench.pictures import draw_pictures, to_dot
 from cluster.bench.studies import QUICK, STUDIES, chosen
 from cluster.bench.table import cells, markdown, table
 from cluster.cli.app import main
-from cluster.run.commands import Interrupted
+from cluster.messages import Interrupted
 from leworld.errors import ConfigError
 from tests.actors.training.systems import CHANGES
 

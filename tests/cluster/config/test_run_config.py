@@ -1,5 +1,6 @@
 """Config: what is wrong is named, with its nearest neighbour; what is right is kept."""
 
+import json
 from dataclasses import fields, is_dataclass
 
 import pytest
@@ -15,7 +16,7 @@ from cluster.config.presets import (
     parse_yaml,
     preset_names,
 )
-from cluster.config.renamed_keys import RENAMED
+from cluster.config.renamed_keys import RENAMED, with_new_keys, with_old_keys
 from cluster.config.run_config import RunConfig, check_world, known_keys, parse_config
 from cluster.messages import say_renamed
 from leworld.errors import ConfigError
@@ -192,6 +193,11 @@ def test_the_old_and_the_new_name_of_a_key_do_not_go_together():
     for text in ("model: {asked: 2, shortlist_size: 2}", "model: {shortlist_size: 2, asked: 2}"):
         with pytest.raises(ConfigError, match=r"model.shortlist_size is set twice.*remove model.asked"):
             parse_yaml(text, "file")
+
+
+def test_digests_see_the_old_names():
+    old = {"name": "x", "model": {"num_slms": 3, "asked": 2, "slm": {"d": 1}}, "phases": {}}
+    assert json.dumps(with_old_keys(with_new_keys(old))) == json.dumps(old)
 
 
 def test_every_renamed_key_has_a_new_name_that_is_known():

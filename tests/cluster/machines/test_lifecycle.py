@@ -13,7 +13,7 @@ import yaml
 from actors.errors import ActorError
 from cluster.cli.app import main
 from cluster.machines import dashboard as dashboards
-from cluster.machines import lifecycle as commands
+from cluster.machines import jobs
 from cluster.machines import ssh as shell
 from cluster.machines import wait_for_nodes as joining
 from cluster.machines.cluster_file import ClusterFile, load_cluster, prepare
@@ -343,7 +343,7 @@ def test_submit_asks_ray_with_the_source_and_the_token(bench: Bench, through, ca
 
 
 def test_submit_ends_when_the_job_does(bench: Bench, through, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "POLL_S", 0.01)
+    monkeypatch.setattr(jobs, "POLL_S", 0.01)
     arguments = ["cluster", "submit", str(bench.path), "--", "ls"]
     for states, code in (["SUCCEEDED"], 0), (["RUNNING", "RUNNING", "SUCCEEDED"], 0), (["PENDING", "FAILED"], 1):
         STATES[:] = states
@@ -370,8 +370,8 @@ def test_submit_says_that_the_head_died(bench: Bench, through, capsys, monkeypat
 
 @pytest.mark.parametrize("dies", [True, False])
 def test_submit_does_not_wait_for_a_ray_that_lost_its_head(bench: Bench, through, capsys, monkeypatch, dies: bool):
-    monkeypatch.setattr(commands, "POLL_S", 0.05)
-    monkeypatch.setattr(commands, "LOST_S", 0.2)
+    monkeypatch.setattr(jobs, "POLL_S", 0.05)
+    monkeypatch.setattr(jobs, "LOST_S", 0.2)
     times = iter(range(100))
     monkeypatch.setattr(Dashboard, "has_lost_its_head", lambda dashboard: dies or next(times) % 3 > 0)
     bench.program("ray", f"#!/bin/sh\nexec sleep {60 if dies else 1}")
@@ -403,13 +403,13 @@ def test_logs_are_of_the_newest_job_or_of_one_that_there_is(bench: Bench, throug
 
 
 def test_stop_waits_for_the_end_of_the_newest_job_or_of_one_that_there_is(bench: Bench, through, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "POLL_S", 0.01)
+    monkeypatch.setattr(jobs, "POLL_S", 0.01)
     STATES[:] = ["RUNNING", "STOPPED"]
     assert main(["cluster", "stop", str(bench.path)]) == 0
     assert "job b: STOPPED" in capsys.readouterr().out
     assert STOPPED.pop() == "/api/jobs/b/stop"
     assert "has no job c; the newest is b" in bench.complaint(capsys, "stop", str(bench.path), "--job", "c")
-    monkeypatch.setattr(commands, "ASK_S", 0.0)
+    monkeypatch.setattr(jobs, "STOP_S", 0.0)
     STATES[:] = ["RUNNING"]
     assert "job a still runs after 0 s" in bench.complaint(capsys, "stop", str(bench.path), "--job", "a")
 

@@ -16,6 +16,7 @@ import pytest
 from actors.memory.server import MemoryServer, ServerConfig
 from cluster.cli.app import main
 from cluster.memory.output import duration
+from cluster.messages import say_renamed
 from leworld.errors import StoreError
 from leworld.memory import load_snapshot
 from leworld.store.durable_store import DurableStore
@@ -176,7 +177,7 @@ class TestFinding:
 
     def test_what_was_there(self, shell, mem):
         shell("write", mem, 5, 1)
-        shell("snapshot", mem, "a")
+        shell("version", mem, "a")
         shell("write", mem, 5, 2)
         assert shell("find", mem, 1) == "nowhere\n"
         assert shell.json("find", mem, 1, "--version", "a")["addresses"] == [5]
@@ -203,21 +204,33 @@ class TestFinding:
 class TestVersions:
     def test_keep_differ_go_back_drop(self, shell, mem):
         shell("write", mem, 0, 1, 2)
-        assert shell("snapshot", mem, "a").startswith("version a: the content after write 1, kept 20")
+        assert shell("version", mem, "a").startswith("version a: the content after write 1, kept 20")
         shell("write", mem, 1, 9)
         assert shell("diff", mem, "a") == "0x0001  00000002  00000009\n1 word differs between a and now\n"
         assert shell("diff", mem, "now", "a").splitlines()[0] == "0x0001  00000009  00000002"
         assert shell("read", mem, 0, 2, "--version", "a") == "0x0000  00000001 00000002\n"
-        shell("snapshot", mem, "b")
-        assert "that of version a again" in shell("restore", mem, "a")
+        shell("version", mem, "b")
+        assert "that of version a again" in shell("rollback", mem, "a")
         assert shell.json("read", mem, 0, 2)["words"] == [1, 2]
         assert [version["name"] for version in shell.json("versions", mem)["versions"]] == ["a", "b"]
         assert shell("drop", mem, "a") == "version a is kept no longer\n"
-        shell("restore", mem, "b")
+        shell("rollback", mem, "b")
         assert shell.json("read", mem, 0, 2)["words"] == [1, 9]
 
+    def test_commands_still_go_by_their_old_names(self, shell, mem):
+        say_renamed.cache_clear()
+        assert shell("snapshot", mem, "a").startswith("version a: the content after write 0")
+        assert shell.stderr == "leworld: leworld memory snapshot is now called leworld memory version\n"
+        shell("snapshot", mem, "b")
+        assert shell.stderr == ""
+        assert "that of version a again" in shell("restore", mem, "a")
+        assert shell.stderr == "leworld: leworld memory restore is now called leworld memory rollback\n"
+        names = {line.strip("│ ").split(" ")[0] for line in shell("--help").splitlines()}
+        assert {"version", "rollback"} <= names
+        assert not {"snapshot", "restore"} & names
+
     def test_a_long_difference_is_cut(self, shell, mem):
-        shell("snapshot", mem, "a")
+        shell("version", mem, "a")
         shell("write", mem, 0, *range(1, 31))
         assert shell("diff", mem, "a").splitlines()[-1] == (
             "30 words differ between a and now; 20 are shown, raise --limit"
@@ -228,7 +241,7 @@ class TestVersions:
         words = np.arange(3000, dtype="<u4")
         words.tofile("words.bin")
         shell("write", mem, 100, "--file", "words.bin")
-        shell("snapshot", mem, "a")
+        shell("version", mem, "a")
         shell("write", mem, 100, *[0] * 50)
         assert shell.json("read", mem, 100, 3000, "--version", "a")["words"] == words.tolist()
 
@@ -262,7 +275,7 @@ class TestHistory:
 class TestErasing:
     def test_receipt_and_check(self, shell, mem):
         shell("write", mem, 0, 1, 2)
-        shell("snapshot", mem, "a")
+        shell("version", mem, "a")
         shell("write", mem, 1, 9)
         receipt = json.loads(shell("erase", mem, 1))
         assert shell.stderr == "leworld: write 1 (2 words) is erased, by write 3\n"
@@ -307,7 +320,7 @@ class TestDamage:
     def test_a_snapshot_is_put_in_place_of_it(self, shell, mem):
         shell("write", mem, 1000, 1)
         shell("export", mem, "all.lw")
-        shell("snapshot", mem, "a")
+        shell("version", mem, "a")
         shell("write", mem, 0, 1)
         with Path("mem/words").open("r+b") as file:
             file.seek(4000)
@@ -320,7 +333,7 @@ class TestDamage:
 
     def test_of_the_journal_leaves_what_export_needs(self, shell, mem):
         shell("write", mem, 5, 1)
-        shell("snapshot", mem, "a")
+        shell("version", mem, "a")
         with DurableStore(mem) as store:
             for value in (2, 3):
                 store.write([6], np.array([[value]], np.uint32))
@@ -335,7 +348,7 @@ class TestDamage:
         assert shell.json("read", "new", 5, 2)["words"] == [1, 3]
 
     def test_of_the_journal_is_found(self, shell, mem):
-        shell("snapshot", mem, "a")
+        shell("version", mem, "a")
         shell("write", mem, 0, 1)
         shell("write", mem, 0, 2)
         segment = Path("mem/journal/00000000000000000001.log")
@@ -363,7 +376,7 @@ class TestRights:
 
     def test_differences_and_versions_are_hidden_too(self, shell, mem):
         shell("write", mem, 0, 1, 2)
-        shell("snapshot", mem, "a")
+        shell("version", mem, "a")
         shell("write", mem, 0, 3, 4)
         shell("grant", mem, 1, 2, "bob")
         assert [row["address"] for row in shell.json("diff", mem, "a")["words"]] == [0]
@@ -381,7 +394,7 @@ class TestRights:
 class TestFiles:
     def test_there_and_back(self, shell, mem):
         shell("write", mem, 300, 1, 2)
-        shell("snapshot", mem, "a")
+        shell("version", mem, "a")
         shell("write", mem, 300, 3)
         assert shell("export", mem, "now.lw").startswith("now.lw: the content after write 2, 1 page, 1.")
         shell("export", mem, "a.lw", "--version", "a")
@@ -458,9 +471,9 @@ class TestRuns:
         (["write", "mem", "0", "--file", "empty"], "empty: is empty"),
         (["find", "mem", "1", "--mask", "-1"], "mask -1"),
         (["diff", "mem", "no"], "version 'no' is not kept"),
-        (["restore", "mem", "no"], "version 'no' is not kept"),
+        (["rollback", "mem", "no"], "version 'no' is not kept"),
         (["drop", "mem", "no"], "version 'no' is not kept"),
-        (["snapshot", "mem", "now"], "cannot be called 'now'"),
+        (["version", "mem", "now"], "cannot be called 'now'"),
         (["erase", "mem", "7"], "write 7 is not known"),
         (["erase", "mem", "0"], "write 0: writes are counted from 1"),
         (["verify", "mem", "--erasure", "odd"], "odd: is no receipt"),
@@ -508,7 +521,7 @@ def test_interrupt_is_one_line(shell, mem, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("leworld.store.directory_reader.Directory.read", interrupt)
+    monkeypatch.setattr("leworld.store.directory_reader.DirectoryReader.read", interrupt)
     shell("read", mem, 0, code=130)
     assert shell.stderr == "leworld: interrupted; a write that was begun is wholly there or not at all\n"
 
@@ -582,7 +595,7 @@ class TestBesideAWriter:
 
     def test_writing_says_who_holds_it(self, shell, mem):
         with DurableStore(mem):
-            for command in (["write", mem, 0, 1], ["snapshot", mem, "a"], ["erase", mem, 1], ["grant", mem, 0, 1, "x"]):
+            for command in (["write", mem, 0, 1], ["version", mem, "a"], ["erase", mem, 1], ["grant", mem, 0, 1, "x"]):
                 line = shell.complaint(*command)
                 assert f"in process {os.getpid()}, which does not serve it" in line
             shell("create", "other", "--bits", "8")
@@ -626,7 +639,7 @@ class TestServing:
                 assert shell.json("read", target, 0, 2)["words"] == [1, 9]
                 assert shell.json("why", target, 1)["record"]["writer"] == "admin"
             assert "token says who writes" in shell.complaint("write", mem, 1, 9, "--writer", "bob")
-            shell("snapshot", mem, "a")
+            shell("version", mem, "a")
             shell("write", serving.address, 300, 5, 6)
             assert shell("diff", serving.address, "a") == shell("diff", mem, "a")
             assert shell("log", serving.address) == shell("log", mem)
@@ -640,7 +653,7 @@ class TestServing:
             shell("erase", mem, 2, "--receipt", "r.json")
             assert shell("verify", serving.address, "--erasure", "r.json") == "write 2: nothing of it is left\n"
             assert shell("verify", serving.address) == "all is as it was written\n"
-            shell("restore", serving.address, "a")
+            shell("rollback", serving.address, "a")
             shell("grant", mem, 0, 1, "bob")
             assert shell.json("read", serving.address, 0, 2)["words"] == [0, 0]
             assert "a server reads what is there now" in shell.complaint("read", serving.address, 0, "--version", "a")
@@ -662,7 +675,7 @@ class TestServing:
             monkeypatch.setenv("LEWORLD_TOKEN", "t2")
             shell("write", mem, 5, 1)
             assert shell.json("read", serving.address, 5)["words"] == [1]
-            assert "only admin may" in shell.complaint("snapshot", mem, "a")
+            assert "only admin may" in shell.complaint("version", mem, "a")
             assert shell.json("log", mem)["records"][0]["writer"] == "bob"
             assert "is not admin's to write" in shell.complaint("write", mem, 5, 2, "--token", "t1")
         finally:

@@ -86,15 +86,15 @@ def test_words_are_written_read_found_and_explained(launched, shell):
 
 def test_versions_are_kept_compared_and_put_back_and_hold_up_a_move(launched, shell):
     shell("write", TARGET, "0x200", 1, 2)
-    shell("snapshot", TARGET, "monday")
-    assert "is kept already" in shell("snapshot", TARGET, "monday", code=2)
+    shell("version", TARGET, "monday")
+    assert "is kept already" in shell("version", TARGET, "monday", code=2)
     shell("write", TARGET, "0x201", 7)
     assert shell("diff", TARGET, "monday").startswith("0x000201  00000002  00000007\n1 word differs")
     assert "monday" in shell("versions", TARGET)
     assert "keeps version monday, which would lack the words that move: drop it first" in shell(
         "reshard", NAME, 3, code=2
     )
-    shell("restore", TARGET, "monday")
+    shell("rollback", TARGET, "monday")
     assert shell("read", TARGET, "0x200", 2) == "0x000200  00000001 00000002\n"
     assert shell("drop", TARGET, "monday") == "version monday is kept no longer\n"
     assert "tuesday" in shell("drop", TARGET, "tuesday", code=2)

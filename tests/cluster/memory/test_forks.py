@@ -32,7 +32,7 @@ def mem(shell):
     """A memory of 2^16 words, of which three are written, and a version with one."""
     shell("create", "mem", "--bits", "16")
     shell("write", "mem", 16, 1)
-    shell("snapshot", "mem", "a")
+    shell("version", "mem", "a")
     shell("write", "mem", 5000, 2, 3)
     return "mem"
 
@@ -79,7 +79,7 @@ def test_of_a_version(shell, mem):
 def test_every_reading_command_reads_what_the_fork_does_not_hold(shell, mem, idle):
     shell("fork", mem, "copy")
     shell("write", "copy", 16, 7)
-    shell("snapshot", "copy", "b")
+    shell("version", "copy", "b")
     shell("write", "copy", 17, 6)
     assert shell.json("find", "copy", 2)["addresses"] == [5000]
     assert shell.json("diff", "copy", "b")["words"] == [{"address": 17, "before": 0, "after": 6}]
