@@ -1,4 +1,4 @@
-"""Gateways: HTTP doors in processes of their own, on whichever nodes they are put."""
+"""Gateways: HTTP servers in processes of their own, on the nodes of their role."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ class ServedSystem:
 
 
 class Gateway:
-    """PredictionService over HTTP what a system predicts, of which it holds the BLM. Made remote in ``Gateways``."""
+    """Serves a ``PredictionService`` over HTTP. It holds the BLM. Made remote in ``Gateways``."""
 
     def __init__(self) -> None:
-        self._answers: PredictionService | None = None
+        self._service: PredictionService | None = None
         self._server: HTTPServer | None = None
 
     def open(self, served: ServedSystem, shared: bool) -> str:
-        """Answer from now on.
+        """Start the server.
 
         Args:
-            served: from what.
+            served: what to serve.
             shared: whether other gateways of this node have the same port.
 
         Returns:
-            where; of all addresses of its node, that by which Ray knows it.
+            its URL, with the address by which Ray knows the node.
         """
         world = cast(World, ray.get(served.handles.world))
 
         def make() -> LearnerProcess:
-            # A memory that is lost is not made anew: what was written to it is in no checkpoint.
+            # A lost memory is not made again: what was written to it is not in a checkpoint.
             memory = served.handles.memory(served.handles.memory_name)
             fleet, threads = served.handles.fleet(), served.threads
             learner = LearnerProcess(
@@ -76,15 +76,15 @@ class Gateway:
             return learner
 
         if self._server is None:
-            self._answers = PredictionService(make, served.max_failures)
+            self._service = PredictionService(make, served.max_failures)
             self._server = HTTPServer(
-                PredictionAPI(self._answers, served.tokens), served.host, served.port, shared=shared
+                PredictionAPI(self._service, served.tokens), served.host, served.port, shared=shared
             )
         return self._server.url.replace("//0.0.0.0:", f"//{ray.util.get_node_ip_address()}:")
 
     def events(self, since: int) -> list[str] | None:
-        """What died and what was done, but for the first ones; None where this is not open, as it was started anew."""
-        return None if self._answers is None else self._answers.events[since:]
+        """What died and what was done, without the first ``since`` events; None where the process was started again."""
+        return None if self._service is None else self._service.events[since:]
 
 
 class Gateways:

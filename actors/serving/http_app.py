@@ -1,187 +1,152 @@
-"""The HTTP door: JSON in, JSON out. Questions that come while others are answered are answered together next.
-
-``GET /health``, ``GET /about``, ``POST /predict``, ``POST /read``, ``POST /write``; errors are ``{"error": line}``.
-"""
+"""The HTTP interface: JSON in, JSON out; errors are ``{"error": line}``. ``GET /openapi.json`` describes it."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from aiohttp import web
+from pydantic import BaseModel
 
 from actors.errors import ActorError
-from actors.serving.predictor import MOST_SAMPLES, Plain, PredictionQuestion, PredictionService
+from actors.serving import http_messages as messages
+from actors.serving.http_messages import parse
+from actors.serving.openapi import Route, document
+from actors.serving.pending_calls import Overloaded, PendingCalls
+from actors.serving.predictor import PredictionCall, PredictionService
 from leworld.errors import DataError, LeWorldError, RangeError, RightsError, StoreError
 
 MOST_BYTES = 64 << 20
-"""Of a request."""
+"""Largest request."""
 MOST_WORDS = 1 << 20
-"""Of a read."""
+"""Largest read."""
 MOST_WAITING = 256
-"""Questions that are not answered yet; further ones are refused."""
+"""Predictions that may wait; further ones are refused."""
+ROUTES = (
+    Route("GET", "/health", "State of the server; needs no token", messages.HealthResponse, is_open=True),
+    Route("GET", "/about", "Sizes of the system that is served", messages.AboutResponse),
+    Route("POST", "/predict", "Predict samples", messages.PredictResponse, messages.PredictRequest),
+    Route("POST", "/read", "Read words of the memory", messages.ReadResponse, messages.ReadRequest),
+    Route(
+        "POST", "/write", "Write words, which the next prediction reads", messages.WriteResponse, messages.WriteRequest
+    ),
+)
+OPEN_PATHS = {route.path for route in ROUTES if route.is_open}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True)
-class PendingCall:
-    """A question, and who waits for the answer."""
-
-    question: PredictionQuestion
-    answer: asyncio.Future[Plain]
-
-
 class PredictionAPI:
-    """PredictionService over HTTP, in one event loop; the work is done in one thread beside it."""
+    """A ``PredictionService`` over HTTP, in one event loop. One thread beside it does the work."""
 
-    def __init__(self, answers: PredictionService, tokens: Mapping[str, str] | None) -> None:
-        """Make the door.
+    def __init__(self, service: PredictionService, tokens: Mapping[str, str] | None) -> None:
+        """Make the interface.
 
         Args:
-            answers: to what is asked.
-            tokens: token to who brings it, as ``Authorization: Bearer TOKEN``; None lets everyone in.
+            service: answers.
+            tokens: token to its owner, sent as ``Authorization: Bearer TOKEN``; None lets everyone in.
         """
-        self._answers, self._tokens = answers, tokens
-        self._worker = ThreadPoolExecutor(1, "door")
-        self._queue: asyncio.Queue[PendingCall] = asyncio.Queue(MOST_WAITING)
+        self._service, self._tokens = service, tokens
+        self._worker = ThreadPoolExecutor(1, "predictions")
+        self._pending = PendingCalls(lambda calls: self._in_worker(service.predict, calls), MOST_WAITING)
 
     def app(self) -> web.Application:
-        """The application of aiohttp."""
+        """Return the application of aiohttp."""
         app = web.Application(client_max_size=MOST_BYTES, middlewares=[self._guard])
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/about", self._about)
-        app.router.add_post("/predict", self._predict)
-        app.router.add_post("/read", self._read)
-        app.router.add_post("/write", self._write)
+        for route in ROUTES:
+            app.router.add_route(route.method, route.path, getattr(self, f"_{route.path[1:]}"))
+        app.router.add_get("/openapi.json", self._openapi)
         app.cleanup_ctx.append(self._answering)
         return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let in who may come, and tell errors in one line."""
+        """Check the token, and turn errors into one line."""
         try:
-            if request.path != "/health":
+            if request.path not in OPEN_PATHS:
                 self._check(request.headers.get("Authorization", ""))
             return await handler(request)
         except web.HTTPException as error:
             return refused(error.status, error.text or error.reason)
+        except Overloaded as error:
+            return refused(503, str(error))
         except LeWorldError as error:
             return refused(status_of(error), str(error))
 
     def _check(self, header: str) -> None:
         if self._tokens is None:
             return
-        # What is no UTF-8 comes as surrogates.
+        # Bytes that are not UTF-8 come as surrogates.
         kind, _, given = header.partition(" ")
         token_given = given.encode("utf-8", "surrogateescape")
         if kind != "Bearer" or not any(hmac.compare_digest(token_given, token.encode()) for token in self._tokens):
-            raise web.HTTPUnauthorized(text="the token is not known here: send 'Authorization: Bearer TOKEN'")
+            raise web.HTTPUnauthorized(text="unknown token: send 'Authorization: Bearer TOKEN'")
 
     async def _answering(self, app: web.Application) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._answer_all())
+        task = asyncio.create_task(self._pending.answer_all())
         yield
         task.cancel()
         self._worker.shutdown(wait=False, cancel_futures=True)
-
-    async def _answer_all(self) -> None:
-        while True:
-            waiting = await self._together()
-            questions = [each.question for each in waiting]
-            try:
-                answers = await self._in_worker(self._answers.answer, questions)
-            except Exception as error:
-                for each in waiting:
-                    _end(each.answer, error=error)
-            else:
-                for each, answer in zip(waiting, answers, strict=True):
-                    _end(each.answer, answer)
-
-    async def _together(self) -> Sequence[PendingCall]:
-        """The next question, and with it those that wait, up to so many samples."""
-        found = [await self._queue.get()]
-        samples = len(found[0].question)
-        while not self._queue.empty() and samples < MOST_SAMPLES:
-            found.append(self._queue.get_nowait())
-            samples += len(found[-1].question)
-        return found
 
     async def _in_worker(self, work: Callable[..., Any], *given: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work, *given)
 
     async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok", "waiting": self._queue.qsize(), "events": self._answers.events})
+        return send(messages.HealthResponse(waiting=len(self._pending), events=self._service.events))
 
     async def _about(self, request: web.Request) -> web.Response:
-        return web.json_response(self._answers.about())
+        return send(self._service.about())
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return web.json_response(document(ROUTES))
 
     async def _predict(self, request: web.Request) -> web.Response:
-        question = await asyncio.to_thread(self._answers.question, await content(request))
-        answer: asyncio.Future[Plain] = asyncio.get_running_loop().create_future()
-        try:
-            self._queue.put_nowait(PendingCall(question, answer))
-        except asyncio.QueueFull:
-            raise web.HTTPServiceUnavailable(text=f"{MOST_WAITING} questions wait already: ask again later") from None
-        return web.json_response(await answer)
+        call = await asyncio.to_thread(self._prepared, await request.read())
+        return send(messages.PredictResponse(**await self._pending.answered(call)))
+
+    def _prepared(self, content: bytes) -> PredictionCall:
+        return self._service.prepare(parse(messages.PredictRequest, content))
 
     async def _read(self, request: web.Request) -> web.Response:
-        start, length = integers(await content(request), "start", "length")
-        if length.size and (int(length.max()) > MOST_WORDS or int(length.sum()) > MOST_WORDS):
-            raise DataError(f"length is {int(length.sum())} words in all: read up to {MOST_WORDS} at once")
-        found = await self._in_worker(self._answers.read, start, length)
-        return web.json_response({"words": [part.tolist() for part in np.split(found.words, found.offsets[1:-1])]})
+        body = parse(messages.ReadRequest, await request.read())
+        if max(body.length) > MOST_WORDS or sum(body.length) > MOST_WORDS:
+            raise DataError(f"length is {sum(body.length)} words in all: read up to {MOST_WORDS} at once")
+        found = await self._in_worker(
+            self._service.read, integers("start", body.start), integers("length", body.length)
+        )
+        words = [part.tolist() for part in np.split(found.words, found.offsets[1:-1])]
+        return send(messages.ReadResponse(words=words))
 
     async def _write(self, request: web.Request) -> web.Response:
-        start, words = integers(await content(request), "start", "words")
-        if words.ndim != 2 or start.shape != words.shape[:1]:
-            raise DataError(f"words has shape {words.shape}: give {start.size} blocks of one length, one a start")
-        if words.size and not (int(words.min()) >= 0 and int(words.max()) < 1 << 32):
-            raise DataError("words has a number outside [0, 2^32): a word has 32 bits")
-        receipt = await self._in_worker(self._answers.write, start, words.astype(np.uint32))
-        return web.json_response({"sequence": int(receipt.sequence), "crc32": int(receipt.crc32)})
+        body = parse(messages.WriteRequest, await request.read())
+        widths = {len(block) for block in body.words}
+        if len(body.words) != len(body.start) or len(widths) != 1 or 0 in widths:
+            raise DataError(
+                f"words has {len(body.words)} blocks of {sorted(widths)} words:"
+                f" give {len(body.start)} blocks of one length, one for each start"
+            )
+        words = np.array(body.words, np.uint32)
+        receipt = await self._in_worker(self._service.write, integers("start", body.start), words)
+        return send(messages.WriteResponse(sequence=int(receipt.sequence), crc32=int(receipt.crc32)))
 
 
-async def content(request: web.Request) -> Mapping[str, Any]:
-    """The JSON object that a request brings.
+def integers(name: str, values: list[int]) -> np.ndarray:
+    """Convert addresses or lengths.
 
     Raises:
-        DataError: it brings something else.
+        DataError: one does not fit into 64 bits.
     """
     try:
-        found = await request.json()
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"the request is no JSON ({error}): send an object") from None
-    if not isinstance(found, dict):
-        raise DataError(f"the request is a {type(found).__name__}: send a JSON object")
-    return found
-
-
-def integers(given: Mapping[str, Any], *names: str) -> list[np.ndarray]:
-    """Fields that are (lists of) whole numbers, and no others.
-
-    Raises:
-        DataError: one is missing, not known, or something else.
-    """
-    if sorted(given) != sorted(names):
-        raise DataError(f"the request has {', '.join(map(str, given)) or 'nothing'}: give {' and '.join(names)}")
-    found = []
-    for name in names:
-        try:
-            array = np.asarray(given[name])
-        except ValueError:
-            array = np.asarray(None)
-        if array.size == 0 or array.ndim == 0 or array.dtype.kind not in "iu":
-            raise DataError(f"{name} is no list of whole numbers: give addresses, lengths or words")
-        found.append(array)
-    return found
+        return np.array(values, np.int64)
+    except OverflowError:
+        raise DataError(f"{name} has a number outside [-2^63, 2^63): give addresses or lengths") from None
 
 
 def status_of(error: LeWorldError) -> int:
-    """What HTTP calls an error of ours."""
+    """Return the HTTP status for one of our errors."""
     if isinstance(error, RightsError):
         return 403
     if isinstance(error, ActorError | StoreError):
@@ -189,17 +154,11 @@ def status_of(error: LeWorldError) -> int:
     return 400 if isinstance(error, DataError | RangeError) else 500
 
 
+def send(message: BaseModel) -> web.Response:
+    """Respond with a message as JSON."""
+    return web.Response(text=message.model_dump_json(), content_type="application/json")
+
+
 def refused(status: int, line: str) -> web.Response:
-    """An error, in one line."""
+    """Respond with an error of one line."""
     return web.json_response({"error": line}, status=status)
-
-
-def _end(waiting: asyncio.Future[Plain], answer: Plain | None = None, error: BaseException | None = None) -> None:
-    # Who asked may have gone.
-    if waiting.done():
-        return
-    if error is not None:
-        waiting.set_exception(error)
-    else:
-        assert answer is not None
-        waiting.set_result(answer)

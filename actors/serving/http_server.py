@@ -1,4 +1,4 @@
-"""An HTTP door that is open, in a thread."""
+"""An HTTP server in a thread."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from leworld.errors import ConfigError
 
 
 class HTTPServer:
-    """Serves a door.
+    """Serves a ``PredictionAPI``.
 
     Attributes:
-        url: where.
+        url: of the server.
     """
 
-    def __init__(self, door: PredictionAPI, host: str, port: int, *, shared: bool = False) -> None:
-        """Open.
+    def __init__(self, api: PredictionAPI, host: str, port: int, *, shared: bool = False) -> None:
+        """Bind and serve.
 
         Args:
-            door: to open.
+            api: to serve.
             host: address to bind.
             port: to bind; 0 takes a free one.
-            shared: whether other servers of this machine have the same port, and the system deals out who comes.
+            shared: whether other servers of this machine have the same port, and the system deals out connections.
 
         Raises:
             ConfigError: it cannot be bound.
@@ -36,7 +36,7 @@ class HTTPServer:
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
         self._loop, self._ended = asyncio.new_event_loop(), threading.Event()
         self._stopping = asyncio.Event()
-        self._thread = threading.Thread(target=self._serve, args=(door.app(),), name="http", daemon=True)
+        self._thread = threading.Thread(target=self._serve, args=(api.app(),), name="http", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

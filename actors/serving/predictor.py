@@ -1,12 +1,12 @@
-"""PredictionService: predictions of a system as plain values; a part that dies is replaced, and the call made again.
+"""Predictions of a system as plain values. A part that dies is replaced, and the call is made again.
 
-Shapes: see ``leworld.types``; every field of a question or an answer has the samples as its first axis.
+Shapes: see ``leworld.types``. Every field of a call or a response has the samples as its first axis.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.errors import ActorError
+from actors.serving.http_messages import MOST_SAMPLES, AboutResponse, PredictRequest, TrainedTo, Widths
 from actors.training.learner_process import LearnerProcess
 from leworld.errors import DataError
 from leworld.memory import Receipt, Words
@@ -24,15 +25,12 @@ from leworld.memory.ranges import Ints
 from leworld.models.system import System, check_query
 from leworld.types import Query, Step
 
-MOST_SAMPLES = 4096
-"""Of one question."""
-REQUIRED, OPTIONAL = ("current", "characteristics"), ("past", "info_query", "seen")
 Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class PredictionQuestion:
-    """Samples to predict; ``seen`` (B, ...) is what an earlier answer said of their episodes, None at their start."""
+class PredictionCall:
+    """Samples to predict; ``seen`` (B, ...) comes from an earlier response of the same episodes, None at a start."""
 
     query: Query
     seen: Tensor | None
@@ -42,7 +40,7 @@ class PredictionQuestion:
 
 
 class PredictionService:
-    """A system in a learner that does not learn.
+    """The system of a learner that does not learn.
 
     Attributes:
         events: what died and what was done, a line each, in order.
@@ -52,7 +50,7 @@ class PredictionService:
         """Make the system.
 
         Args:
-            make: a learner with clients of living parts, in the state that is to be asked.
+            make: a learner with clients of living parts, that is served.
             max_failures: how often in a row a part may die.
         """
         self.events: list[str] = []
@@ -65,27 +63,29 @@ class PredictionService:
     def _system(self) -> System:
         return self._learner.system
 
-    def about(self) -> Plain:
-        """What is asked: the world's sizes, how many SLMs there are, and where training stood."""
+    def about(self) -> AboutResponse:
+        """Describe the world's sizes, the SLMs, and where training stood."""
         spec, position = self._system.spec, self._learner.trainer.position
-        widths = {"state": spec.state_dim, "next_state": spec.target_dim, "characteristics": spec.char_dim}
-        widths["info_query"] = self._system.blm.config.query_dim
-        place = {"phase": position.phase, "step": position.step}
-        return {"world": spec.name, "widths": widths, "slms": list(self._system.fleet.members), "trained_to": place,
-                "address_bits": spec.address_bits}  # fmt: skip
+        return AboutResponse(
+            world=spec.name,
+            widths=Widths(
+                state=spec.state_dim,
+                next_state=spec.target_dim,
+                characteristics=spec.char_dim,
+                info_query=self._system.blm.config.query_dim,
+            ),
+            slms=list(self._system.fleet.members),
+            trained_to=TrainedTo(phase=position.phase, step=position.step),
+            address_bits=spec.address_bits,
+        )
 
-    def question(self, given: Mapping[str, Any]) -> PredictionQuestion:
-        """Read a question.
-
-        Args:
-            given: current (B, S) and characteristics (B, C); past (B, S), by default current; info_query (B, Q), by
-                default zeros; seen, of the answer to the step before.
+    def prepare(self, request: PredictRequest) -> PredictionCall:
+        """Turn a request into tensors.
 
         Raises:
-            DataError: a field is missing, not known, no array of numbers, or does not fit the world.
+            DataError: a field has rows of different lengths, or does not fit the world.
         """
-        check_names(given)
-        fields = {name: to_tensor(name, given[name]) for name in given if given[name] is not None}
+        fields = {name: to_tensor(name, value) for name, value in request if value is not None}
         current = fields["current"]
         if current.dim() != 2 or not 1 <= len(current) <= MOST_SAMPLES:
             shape = tuple(current.shape)
@@ -94,7 +94,7 @@ class PredictionService:
         info = fields.get("info_query", torch.zeros(len(current), query_dim))
         query = Query(fields.get("past", current), current, fields["characteristics"], info)
         check_query(query, self._system.spec, query_dim)
-        return PredictionQuestion(query, self._seen(query, fields.get("seen")))
+        return PredictionCall(query, self._seen(query, fields.get("seen")))
 
     def _seen(self, query: Query, seen: Tensor | None) -> Tensor | None:
         wanted = self._system.observe(query)
@@ -102,25 +102,26 @@ class PredictionService:
             return None
         if wanted is None or seen.shape != wanted.shape or not bool(seen.isfinite().all()):
             shape = "none" if wanted is None else tuple(wanted.shape)
-            raise DataError(f"seen has shape {tuple(seen.shape)}: give what an answer said of these episodes ({shape})")
+            raise DataError(
+                f"seen has shape {tuple(seen.shape)}: give what a response said of these episodes ({shape})"
+            )
         return seen
 
-    def answer(self, questions: Sequence[PredictionQuestion]) -> list[Plain]:
-        """Answer questions, together where that can be; each answer as its question alone would get it, to rounding.
+    def predict(self, calls: Sequence[PredictionCall]) -> list[Plain]:
+        """Predict for several calls together. Each gets the numbers that it would get alone, to rounding.
 
         Returns:
-            of each: next_state (B, Y); mask (B, N); slms, (B, N) who that is; reads, of each sample those made, each
-            with slm, start, length and read_confidence; info_query (B, Q) and seen (B, ...), for the next question.
+            the fields of a ``PredictResponse`` for each call.
 
         Raises:
             ActorError: a part died more often than it may.
         """
-        found: list[Plain] = [{} for _ in questions]
+        found: list[Plain] = [{} for _ in calls]
         for has_seen in (False, True):
-            chosen = [n for n, question in enumerate(questions) if (question.seen is not None) == has_seen]
+            chosen = [n for n, call in enumerate(calls) if (call.seen is not None) == has_seen]
             if chosen:
-                for n, answer in zip(chosen, self._together([questions[n] for n in chosen]), strict=True):
-                    found[n] = answer
+                for n, response in zip(chosen, self._together([calls[n] for n in chosen]), strict=True):
+                    found[n] = response
         return found
 
     def read(self, start: Ints, length: Ints) -> Words:
@@ -129,18 +130,18 @@ class PredictionService:
             return self._learner.trainer.learner.memory.read(start, length)
 
     def write(self, start: Ints, words: NDArray[np.uint32]) -> Receipt:
-        """Write R blocks of one length, which the next answer knows; see ``Memory.write``."""
+        """Write R blocks of one length, which the next prediction reads; see ``Memory.write``."""
         with self._lock:
             return self._learner.trainer.learner.memory.write(start, words)
 
-    def _together(self, questions: Sequence[PredictionQuestion]) -> list[Plain]:
-        first, *others = [question.query for question in questions]
+    def _together(self, calls: Sequence[PredictionCall]) -> list[Plain]:
+        first, *others = [call.query for call in calls]
         query = first.map(lambda *parts: torch.cat(parts), *others)
-        seen = None if questions[0].seen is None else torch.cat([q.seen for q in questions if q.seen is not None])
+        seen = None if calls[0].seen is None else torch.cat([q.seen for q in calls if q.seen is not None])
         with self._lock:
             step, now = self._predicted(query, seen)
         whole = plain(step, now, self._system.fleet.members)
-        borders = np.cumsum([0, *map(len, questions)])
+        borders = np.cumsum([0, *map(len, calls)])
         return [{name: rows and rows[begin:end] for name, rows in whole.items()} for begin, end in pairwise(borders)]
 
     def _predicted(self, query: Query, seen: Tensor | None) -> tuple[Step, Tensor | None]:
@@ -181,26 +182,16 @@ def plain(step: Step, seen: Tensor | None, members: Sequence[int]) -> Plain:
     }
 
 
-def check_names(given: Mapping[str, Any]) -> None:
-    """Raise DataError unless all fields are there that must be, and none that is not known."""
-    known = (*REQUIRED, *OPTIONAL)
-    missing = [name for name in REQUIRED if given.get(name) is None]
-    strange = [str(name) for name in given if name not in known]
-    if missing or strange:
-        what = f"{missing[0]} is missing" if missing else f"{strange[0]!r} is not known"
-        raise DataError(f"{what}: give {', '.join(REQUIRED)}, and if you like {', '.join(OPTIONAL)}")
-
-
 def to_tensor(name: str, value: Any) -> Tensor:
-    """Lists of numbers as float32.
+    """Convert lists of numbers to float32.
 
     Raises:
-        DataError: they are something else, or lists of different lengths.
+        DataError: they hold something else, or rows of different lengths.
     """
     try:
         array = np.asarray(value)
     except ValueError:
         array = np.asarray(None)
     if array.dtype.kind not in "iuf":
-        raise DataError(f"{name} is no array of numbers: give a list of samples, each a list of as many numbers")
+        raise DataError(f"{name} is not an array of numbers: give a list of samples, each a list of as many numbers")
     return torch.from_numpy(array.astype(np.float32))

@@ -64,7 +64,7 @@ def plain_errors() -> Iterator[None]:
     try:
         with interrupted("a write that was begun is wholly there or not at all"):
             yield
-    except BrokenPipeError:
+    except (LeWorldError, BrokenPipeError):
         raise
     except OSError as error:
         where = error.filename or "the disk"

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from actors.errors import ActorError
-from actors.serving import http_app as http_door
-from actors.serving.http_app import PredictionAPI
+from actors.serving import http_app
+from actors.serving.http_app import ROUTES, PredictionAPI
+from actors.serving.http_messages import MOST_SAMPLES, PredictRequest, PredictResponse, parse
 from actors.serving.http_server import HTTPServer
-from actors.serving.predictor import MOST_SAMPLES, PredictionService
+from actors.serving.predictor import PredictionCall, PredictionService
 from leworld.errors import ConfigError, DataError
 from leworld.types import Query
 from tests.actors.training.systems import run, small
@@ -42,9 +43,14 @@ def asked(samples: int = 2, seed: int = 0, spec=RULES.world.spec) -> dict[str, A
     return {name: random.normal(size=(samples, width)).tolist() for name, width in widths.items()}
 
 
+def call(service: PredictionService, given: dict[str, Any]) -> PredictionCall:
+    """A call as HTTP makes it."""
+    return service.prepare(parse(PredictRequest, json.dumps(given).encode()))
+
+
 def test_an_answer_is_what_the_system_predicts(answers):
     given = asked()
-    (found,) = answers.answer([answers.question(given)])
+    (found,) = answers.predict([call(answers, given)])
     current, characteristics = (torch.tensor(given[name]) for name in ("current", "characteristics"))
     system = answers._learner.system
     query = Query(current, current, characteristics, torch.zeros(2, system.blm.config.query_dim))
@@ -60,10 +66,10 @@ def test_an_answer_is_what_the_system_predicts(answers):
 
 
 def test_questions_that_are_answered_together_get_their_own_answers(answers):
-    questions = [answers.question(asked(samples, seed)) for seed, samples in enumerate((1, 3, 2))]
-    together = answers.answer(questions)
+    questions = [call(answers, asked(samples, seed)) for seed, samples in enumerate((1, 3, 2))]
+    together = answers.predict(questions)
     for question, found in zip(questions, together, strict=True):
-        (alone,) = answers.answer([question])
+        (alone,) = answers.predict([question])
         np.testing.assert_allclose(found["next_state"], alone["next_state"], rtol=1e-4, atol=1e-5)
         assert found["reads"] == alone["reads"]
 
@@ -73,13 +79,13 @@ def test_what_was_seen_goes_from_answer_to_question():
     spec = PENDULUM.world.spec
     first, second = asked(1, 0, spec), asked(1, 1, spec)
     first["past"] = asked(1, 2, spec)["current"]
-    (one,) = answers.answer([answers.question(first)])
+    (one,) = answers.predict([call(answers, first)])
     given = {**second, "past": first["current"], "characteristics": first["characteristics"], "seen": one["seen"]}
-    (two,) = answers.answer([answers.question(given)])
+    (two,) = answers.predict([call(answers, given)])
     assert np.abs(np.subtract(two["seen"], one["seen"])).max() > 0
-    (fresh,) = answers.answer([answers.question({**given, "seen": None})])
+    (fresh,) = answers.predict([call(answers, {**given, "seen": None})])
     assert fresh["seen"] != two["seen"]
-    both = answers.answer([answers.question(given), answers.question({**given, "seen": None})])
+    both = answers.predict([call(answers, given), call(answers, {**given, "seen": None})])
     np.testing.assert_allclose(both[0]["seen"], two["seen"], rtol=1e-5)
     np.testing.assert_allclose(both[1]["seen"], fresh["seen"], rtol=1e-5)
 
@@ -89,18 +95,21 @@ def test_what_was_seen_goes_from_answer_to_question():
     [
         ({"current": None}, "current is missing: give current, characteristics, and if you like"),
         ({"color": 1}, "'color' is not known"),
-        ({"current": [["a"]]}, "current is no array of numbers"),
-        ({"current": [[1.0], [1.0, 2.0]]}, "current is no array of numbers"),
+        ({"current": [["a"]]}, "current[0][0] is 'a', not a valid number: give (B, S) states"),
+        ({"current": [[True]]}, "current[0][0] is True, not a valid number"),
+        ({"current": 1}, "current is 1, not a list"),
+        ({"past": "x"}, "past is 'x', not a list: give (B, S) states one step before"),
+        ({"current": [[1.0], [1.0, 2.0]]}, "current is not an array of numbers"),
         ({"current": []}, f"current has shape (0,): give 1 to {MOST_SAMPLES} samples"),
         ({"current": [[0.0] * 3]}, "query.current has shape (1, 3)"),
         ({"past": [[0.0] * 3]}, "query.past has shape (1, 3)"),
         ({"characteristics": [[1e30] * RULES.world.spec.char_dim] * 2}, "give numbers within"),
-        ({"seen": [[1.0]]}, "seen has shape (1, 1): give what an answer said of these episodes (none)"),
+        ({"seen": [[1.0]]}, "seen has shape (1, 1): give what a response said of these episodes (none)"),
     ],
 )
 def test_what_is_wrong_with_a_question_is_told(answers, change, line):
     with pytest.raises(DataError) as error:
-        answers.question({**asked(), **change})
+        call(answers, {**asked(), **change})
     assert line in str(error.value)
 
 
@@ -120,13 +129,13 @@ def test_a_part_that_dies_is_replaced_and_asked_again_so_often():
         return learner
 
     answers = PredictionService(make, 2)
-    (found,) = answers.answer([answers.question(asked())])
+    (found,) = answers.predict([call(answers, asked())])
     assert len(found["next_state"]) == 2
     assert answers.events == [f"SLM actor {n} died; goes on from the checkpoint when all are there" for n in (0, 1)]
     made.clear()
     fragile = PredictionService(make, 1)
     with pytest.raises(ActorError, match="SLM actor 1 died: look"):
-        fragile.answer([fragile.question(asked())])
+        fragile.predict([call(fragile, asked())])
 
 
 @pytest.fixture
@@ -147,7 +156,7 @@ def send(url: str, path: str, body: Any = None, **headers: str) -> tuple[int, An
 
 def test_over_http_it_is_the_same(answers, server):
     status, found = send(server.url, "predict", asked())
-    assert (status, found) == (200, answers.answer([answers.question(asked())])[0])
+    assert (status, found) == (200, answers.predict([call(answers, asked())])[0])
     status, about = send(server.url, "about")
     assert about["widths"]["state"] == RULES.world.spec.state_dim
     assert send(server.url, "health") == (200, {"status": "ok", "waiting": 0, "events": []})
@@ -158,7 +167,7 @@ def test_many_who_ask_at_once_get_their_own_answers(answers, server):
         found = list(pool.map(lambda seed: send(server.url, "predict", asked(1, seed)), range(40)))
     for seed, (status, answer) in enumerate(found):
         assert status == 200
-        (right,) = answers.answer([answers.question(asked(1, seed))])
+        (right,) = answers.predict([call(answers, asked(1, seed))])
         np.testing.assert_allclose(answer["next_state"], right["next_state"], rtol=1e-4, atol=1e-5)
 
 
@@ -179,15 +188,30 @@ def test_what_is_written_is_read_and_known_to_the_next_prediction(answers, serve
 @pytest.mark.parametrize(
     ("path", "body", "status", "line"),
     [
-        ("predict", b"{", 400, "the request is no JSON"),
+        (
+            "predict",
+            b"{",
+            400,
+            "the request is not JSON (EOF while parsing an object at line 1",
+        ),
         ("predict", [1], 400, "the request is a list: send a JSON object"),
         ("predict", {}, 400, "current is missing"),
-        ("read", {"start": [0]}, 400, "the request has start: give start and length"),
-        ("read", {"start": [0.5], "length": [1]}, 400, "start is no list of whole numbers"),
+        ("read", {"start": [0]}, 400, "length is missing: give start, length"),
+        ("read", {"start": [0.5], "length": [1]}, 400, "start[0] is 0.5, not a valid integer: give (R,) addresses"),
         ("read", {"start": [0], "length": [1 << 40]}, 400, "read up to 1048576 at once"),
         ("read", {"start": [0], "length": [-1]}, 400, "range 0"),
-        ("write", {"start": [0], "words": [[-1]]}, 400, "outside [0, 2^32)"),
+        (
+            "write",
+            {"start": [0], "words": [[-1]]},
+            400,
+            "words[0][0] is -1, not greater than or equal to 0: give (R, W) words in",
+        ),
+        ("write", {"start": [0], "words": [[1 << 32]]}, 400, "words[0][0] is 4294967296, not less than 4294967296"),
         ("write", {"start": [0, 1], "words": [[1]]}, 400, "give 2 blocks of one length"),
+        ("write", {"start": [0, 1], "words": [[1], [1, 2]]}, 400, "give 2 blocks of one length"),
+        ("write", {"start": [0], "words": [[]]}, 400, "give 1 blocks of one length"),
+        ("write", {"start": [], "words": []}, 400, "start is [], but should have at least 1 item"),
+        ("write", {"start": [1 << 70], "words": [[1]]}, 400, "start has a number outside [-2^63, 2^63)"),
         ("write", {"start": [1 << 40], "words": [[1]]}, 400, "outside the memory"),
         ("nothing", {}, 404, "404: Not Found"),
         ("predict", None, 405, "405: Method Not Allowed"),
@@ -204,10 +228,10 @@ def test_who_brings_no_token_learns_nothing(answers):
     try:
         for text in (None, "Bearer guess", "s3cret", "Bearer \xff", "Basic s3cret"):
             headers = {} if text is None else {"Authorization": text}
-            for path, body in (("predict", asked()), ("about", None), ("nothing", None)):
+            for path, body in (("predict", asked()), ("about", None), ("openapi.json", None), ("nothing", None)):
                 status, content = send(server.url, path, body, **headers)
                 assert status == 401
-                assert content["error"] == "the token is not known here: send 'Authorization: Bearer TOKEN'"
+                assert content["error"] == "unknown token: send 'Authorization: Bearer TOKEN'"
         assert send(server.url, "predict", asked(), Authorization="Bearer s3cret")[0] == 200
         assert send(server.url, "health")[0] == 200
     finally:
@@ -215,10 +239,10 @@ def test_who_brings_no_token_learns_nothing(answers):
 
 
 def test_too_many_questions_are_refused_and_the_others_answered(monkeypatch):
-    monkeypatch.setattr(http_door, "MOST_WAITING", 2)
+    monkeypatch.setattr(http_app, "MOST_WAITING", 2)
     slow = PredictionService(learner_of, 0)
-    answer = slow.answer
-    slow.answer = lambda questions: (time.sleep(0.5), answer(questions))[1]  # type: ignore[method-assign]
+    predict = slow.predict
+    slow.predict = lambda calls: (time.sleep(0.5), predict(calls))[1]  # type: ignore[method-assign]
     server = HTTPServer(PredictionAPI(slow, None), "127.0.0.1", 0)
     try:
         with ThreadPoolExecutor(12) as pool:
@@ -227,7 +251,7 @@ def test_too_many_questions_are_refused_and_the_others_answered(monkeypatch):
         server.stop()
     refused = [content["error"] for status, content in found if status == 503]
     assert refused
-    assert set(refused) == {"2 questions wait already: ask again later"}
+    assert set(refused) == {"2 predictions wait already: try again later"}
     assert {status for status, _ in found} == {200, 503}
 
 
@@ -235,3 +259,36 @@ def test_an_address_that_is_taken_is_told(server):
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port} cannot be bound \(Address already in use\)"):
         HTTPServer(PredictionAPI(PredictionService(learner_of, 0), None), "127.0.0.1", port)
+
+
+def references(part: Any) -> Iterator[str]:
+    """Every $ref of a document."""
+    if isinstance(part, dict):
+        yield from ([part["$ref"]] if "$ref" in part else [])
+    for value in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from references(value)
+
+
+def test_the_interface_is_described(server):
+    status, found = send(server.url, "openapi.json")
+    assert status == 200
+    assert found["openapi"].startswith("3.1")
+    assert {path: set(methods) for path, methods in found["paths"].items()} == {
+        route.path: {route.method.lower()} for route in ROUTES
+    }
+    schemas = found["components"]["schemas"]
+    assert {name.rpartition("/")[2] for name in references(found)} <= set(schemas)
+    assert schemas["PredictRequest"]["required"] == ["current", "characteristics"]
+    assert schemas["PredictRequest"]["additionalProperties"] is False
+    assert set(schemas["PredictResponse"]["properties"]) == set(PredictResponse.model_fields)
+    assert found["paths"]["/write"]["post"]["requestBody"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/WriteRequest"
+    }
+
+
+def test_every_response_has_the_fields_that_are_described(server):
+    for route in ROUTES:
+        body = {"/predict": asked(), "/read": {"start": [0], "length": [2]}, "/write": {"start": [0], "words": [[0]]}}
+        status, found = send(server.url, route.path[1:], body.get(route.path))
+        assert status == 200
+        assert set(found) == set(route.response.model_fields)
