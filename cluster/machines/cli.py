@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.cli.lazy import LazyModule
 from cluster.cli.options import Changes, Config, Json, print_outcome
 from leworld.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cluster.config import presets
+    from cluster.machines import cluster_file, examples, jobs, lifecycle, output, planning
+    from cluster.machines import status as states
+else:
+    presets = LazyModule("cluster.config.presets")
+    cluster_file, examples, jobs, lifecycle, output, planning, states = (
+        LazyModule(f"cluster.machines.{name}")
+        for name in ("cluster_file", "examples", "jobs", "lifecycle", "output", "planning", "status")
+    )
 
 cluster = typer.Typer(name="cluster", help="Start, look at, use and stop a cluster of machines.", no_args_is_help=True)
 
@@ -23,9 +35,7 @@ def example(
     name: Annotated[str, typer.Argument(help="local, aws, gcp, raycluster or rayjob.", show_default=False)],
 ) -> None:
     """Print a file to begin with: of machines that are there, of a cloud, or of Kubernetes."""
-    from cluster.machines.examples import example_text
-
-    print(example_text(name), end="")
+    print(examples.example_text(name), end="")
 
 
 @cluster.command()
@@ -39,10 +49,7 @@ def up(
 
     All machines are looked at first: what does not fit is said before anything starts.
     """
-    from cluster.machines import lifecycle, output
-    from cluster.machines.cluster_file import load_cluster
-
-    outcome = lifecycle.up(load_cluster(file), limit, restart, output.teller())
+    outcome = lifecycle.up(cluster_file.load_cluster(file), limit, restart, output.teller())
     print_outcome(outcome, as_json, output.show_status)
 
 
@@ -53,11 +60,7 @@ def status(file: File, as_json: Json = False) -> None:
     Steps, reads, waiting questions and writes are those that Ray's exporters showed last. Exit code 1 if something is
     wrong.
     """
-    from cluster.machines import output
-    from cluster.machines.cluster_file import load_cluster
-    from cluster.machines.status import status as status_of
-
-    outcome = status_of(load_cluster(file))
+    outcome = states.status(cluster_file.load_cluster(file))
     print_outcome(outcome, as_json, output.show_figures)
     raise typer.Exit(1 if outcome["problems"] else 0)
 
@@ -81,15 +84,11 @@ def plan(
 
     Nothing is started. The nodes are those of a cluster that is up, or as described with --node, or this machine.
     """
-    from cluster.config.presets import load_config
-    from cluster.machines import output, planning
-    from cluster.machines.cluster_file import load_cluster
-
-    loaded = load_config(config, changes or [])
+    loaded = presets.load_config(config, changes or [])
     if file is not None:
         if node:
             raise ConfigError("a cluster's file and --node were both given: plan for one of them")
-        nodes = planning.nodes_that_run(load_cluster(file))
+        nodes = planning.nodes_that_run(cluster_file.load_cluster(file))
     else:
         nodes = planning.described(node) if node else planning.this_machine()
     placement = planning.plan_run(loaded, nodes, gateways)
@@ -110,10 +109,7 @@ def submit(
 
     Ctrl-C stops the showing, not the job.
     """
-    from cluster.machines import jobs, output
-    from cluster.machines.cluster_file import load_cluster
-
-    raise typer.Exit(jobs.submit(load_cluster(file), working_dir, command, not no_wait, output.teller()))
+    raise typer.Exit(jobs.submit(cluster_file.load_cluster(file), working_dir, command, not no_wait, output.teller()))
 
 
 @cluster.command()
@@ -123,28 +119,19 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Show what a job printed."""
-    from cluster.machines import jobs
-    from cluster.machines.cluster_file import load_cluster
-
-    raise typer.Exit(jobs.logs(load_cluster(file), job, follow))
+    raise typer.Exit(jobs.logs(cluster_file.load_cluster(file), job, follow))
 
 
 @cluster.command()
 def stop(file: File, job: Job = None) -> None:
     """End a job; a run that it cuts goes on with 'leworld resume'."""
-    from cluster.machines import jobs
-    from cluster.machines.cluster_file import load_cluster
-
-    name, state = jobs.stop(load_cluster(file), job)
+    name, state = jobs.stop(cluster_file.load_cluster(file), job)
     print(f"job {name}: {state}")
 
 
 @cluster.command()
 def down(file: File, as_json: Json = False) -> None:
     """Stop a cluster, its workers too; exit code 1 if a machine could not be stopped."""
-    from cluster.machines import lifecycle, output
-    from cluster.machines.cluster_file import load_cluster
-
-    outcome = lifecycle.down(load_cluster(file), output.teller())
+    outcome = lifecycle.down(cluster_file.load_cluster(file), output.teller())
     print_outcome(outcome, as_json, output.show_down)
     raise typer.Exit(1 if outcome["left"] else 0)

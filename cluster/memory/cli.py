@@ -6,12 +6,24 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.cli.lazy import LazyModule
 from cluster.cli.options import Json, print_outcome
 from cluster.messages import say_renamed
+
+if TYPE_CHECKING:
+    from cluster.memory import commands, forks, opening, output
+    from cluster.memory import serve as serving
+    from cluster.memory.speed import bench as speed
+    from cluster.memory.speed import output as speed_output
+else:
+    commands, forks, opening, output, serving, speed, speed_output = (
+        LazyModule(f"cluster.memory.{name}")
+        for name in ("commands", "forks", "opening", "output", "serve", "speed.bench", "speed.output")
+    )
 
 memory = typer.Typer(
     name="memory",
@@ -65,8 +77,6 @@ def create(
 
     It takes disk space only for what is written, and 4.5 bytes a page of 256 words: 72 MiB for 2^32 words.
     """
-    from cluster.memory import commands, output
-
     give(lambda: commands.create(directory, bits), as_json, output.created)
 
 
@@ -90,8 +100,6 @@ def write(
 
     However many they are, they are one write, and on the disk when this ends.
     """
-    from cluster.memory import commands, output
-
     give(lambda: commands.write(target, address, words or [], file, writer, token), as_json, output.receipt)
 
 
@@ -110,7 +118,6 @@ def read(
 
     Lines like the one before are left out, and a * stands for them.
     """
-    from cluster.memory import commands, output
 
     def show(stretch: commands.Stretch) -> None:
         if as_json:
@@ -120,7 +127,7 @@ def read(
         else:
             output.dump(stretch, format.value)
 
-    with _plain_errors():
+    with opening.plain_errors():
         commands.read(target, address, length, version, who, token, show)
 
 
@@ -139,8 +146,6 @@ def find(
 
     Only pages that hold anything are searched: what was never written is not found.
     """
-    from cluster.memory import commands, output
-
     give(lambda: commands.find_words(target, words, mask, limit, who, version, token), as_json, output.found)
 
 
@@ -155,8 +160,6 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """List the words that differ between two versions."""
-    from cluster.memory import commands, output
-
     give(lambda: commands.diff(target, before, after, limit, who, token), as_json, output.differences)
 
 
@@ -169,16 +172,12 @@ def log(
     as_json: Json = False,
 ) -> None:
     """List the last writes, the newest first."""
-    from cluster.memory import commands, output
-
     give(lambda: commands.log(target, limit, address, token), as_json, output.records)
 
 
 @memory.command()
 def why(target: Target, address: Where, who: As = None, token: Token = "", as_json: Json = False) -> None:
     """Show which write set a word: when, who, and what else."""
-    from cluster.memory import commands, output
-
     give(lambda: commands.why(target, address, who, token), as_json, output.reason)
 
 
@@ -188,8 +187,6 @@ def version(target: Target, name: Name, token: Token = "", as_json: Json = False
 
     This takes no time, however large the memory is, and space only for what changes later.
     """
-    from cluster.memory import commands, output
-
     give(
         lambda: commands.change(target, token, lambda memory: memory.create_version(name)),
         as_json,
@@ -210,8 +207,6 @@ def fork(
     It is done at once, however large the memory is. From then on each is written by itself. The fork takes over the
     words while it is open for writing; until it holds all of them (fill) it needs this memory where it is.
     """
-    from cluster.memory import forks, output
-
     give(lambda: forks.fork(target, copy, version, token), as_json, output.forked)
 
 
@@ -225,16 +220,12 @@ def fill(
     as_json: Json = False,
 ) -> None:
     """Have a fork hold everything, so that it needs the memory no more that it was made from."""
-    from cluster.memory import forks, output
-
     give(lambda: forks.fill(target, parent, token), as_json, output.whole)
 
 
 @memory.command()
 def versions(target: Target, token: Token = "", as_json: Json = False) -> None:
     """List the versions that are kept."""
-    from cluster.memory import commands, output
-
     give(lambda: commands.versions(target, token), as_json, output.version_list)
 
 
@@ -244,8 +235,6 @@ def rollback(target: Target, name: Name, token: Token = "", as_json: Json = Fals
 
     This is a write like any other. Keep a version of now first, and you can undo it.
     """
-    from cluster.memory import commands
-
     give(
         lambda: commands.change(target, token, lambda memory: memory.rollback_to(name)),
         as_json,
@@ -256,8 +245,6 @@ def rollback(target: Target, name: Name, token: Token = "", as_json: Json = Fals
 @memory.command()
 def drop(target: Target, name: Name, token: Token = "", as_json: Json = False) -> None:
     """Delete a version, and free the space that only it needs."""
-    from cluster.memory import commands
-
     give(
         lambda: {"dropped": name, **commands.change(target, token, lambda memory: memory.drop_version(name))},
         as_json,
@@ -279,8 +266,6 @@ def erase(
     the log keeps who wrote where and when. The receipt, as JSON, is printed or put into a file; verify --erasure takes
     it.
     """
-    from cluster.memory import commands, output
-
     give(
         lambda: commands.erase(target, sequence, receipt, token),
         as_json,
@@ -301,8 +286,6 @@ def verify(
 
     The exit code is 1 where one is damaged, or with --erasure, where something is not erased.
     """
-    from cluster.memory import commands, output
-
     if not commands.is_sound(give(lambda: commands.verify(target, erasure, token), as_json, output.checked)):
         raise typer.Exit(1)
 
@@ -310,8 +293,6 @@ def verify(
 @memory.command()
 def stat(target: Target, token: Token = "", as_json: Json = False) -> None:
     """Show what a memory is and takes, and who has it open."""
-    from cluster.memory import commands, output
-
     give(lambda: commands.stat(target, token), as_json, output.status)
 
 
@@ -333,8 +314,6 @@ def grant(
     To everyone else but the readers the words there read as zero, and only the owner can write them. What is given to
     nobody is everyone's. All that is granted is listed.
     """
-    from cluster.memory import commands, output
-
     give(lambda: commands.grant(target, first, stop, owner, readers, take_back, token), as_json, output.grants)
 
 
@@ -357,11 +336,8 @@ def serve(
 
     Ctrl-C or SIGTERM ends it. Meanwhile commands that write into this directory go through the server by themselves.
     """
-    from cluster.memory import output
-    from cluster.memory.serve import serve as serve_memory
-
-    with _plain_errors():
-        serve_memory(target, address, tokens, policy.value, lambda outcome: output.serving(outcome, as_json))
+    with opening.plain_errors():
+        serving.serve(target, address, tokens, policy.value, lambda outcome: output.serving(outcome, as_json))
 
 
 @memory.command()
@@ -375,8 +351,6 @@ def export(
 
     Words of everyone are in it; the log, the versions and the rights are not.
     """
-    from cluster.memory import commands, output
-
     give(lambda: commands.export_snapshot(target, file, version), as_json, output.exported)
 
 
@@ -391,8 +365,6 @@ def import_file(
     A directory that does not exist is made. Otherwise the content is replaced, as writes of their own. Keep a version
     first, and you can undo it.
     """
-    from cluster.memory import commands, output
-
     give(lambda: commands.import_snapshot(target, file), as_json, output.imported)
 
 
@@ -403,7 +375,7 @@ def bench(
         typer.Argument(help="Read this memory, which is not changed. By default one is made.", show_default=False),
     ] = None,
     bits: Annotated[int, typer.Option(help="Of an address of the memory that is made: 8, 16, 24 or 32.")] = 16,
-    seconds: Annotated[float, typer.Option(help="How long each row is measured.")] = 3.0,
+    seconds: Annotated[float, typer.Option(help="How long each row is speed.")] = 3.0,
     range_words: Annotated[int, typer.Option(help="Words of a range, 1 to 256.")] = 256,
     batch: Annotated[int, typer.Option(help="Ranges read at a time.")] = 8192,
     policy: Annotated[
@@ -412,7 +384,7 @@ def bench(
     ] = None,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", help="Make the memory here: on the disk that is to be measured.", show_default=False),
+        typer.Option("--dir", help="Make the memory here: on the disk that is to be speed.", show_default=False),
     ] = None,
     overwrite: Annotated[
         str | None,
@@ -430,26 +402,17 @@ def bench(
     memory is made in a temporary directory and deleted; a directory is only read, and so is a server unless --write
     gives words away.
     """
-    from cluster.memory.speed import bench as measured
-    from cluster.memory.speed.output import table
-
     chosen = tuple(each.value for each in dict.fromkeys(policy or Policy))
-    given = measured.Options(target, bits, seconds, range_words, batch, chosen, directory, overwrite, token)
-    give(lambda: measured.bench(given), as_json, table)
+    given = speed.Options(target, bits, seconds, range_words, batch, chosen, directory, overwrite, token)
+    give(lambda: speed.bench(given), as_json, speed_output.table)
 
 
 def give(action: Callable[[], Any], as_json: bool, show: Callable[[Any], None]) -> Any:
     """Do something, and print what comes of it."""
-    with _plain_errors():
+    with opening.plain_errors():
         outcome = action()
     print_outcome(outcome, as_json, show)
     return outcome
-
-
-def _plain_errors() -> Any:
-    from cluster.memory.opening import plain_errors
-
-    return plain_errors()
 
 
 def _keep_old_name(old: str, command: Callable[..., None]) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.cli.lazy import LazyModule
 from cluster.cli.options import Json
 from cluster.memory.cli import Policy, give, memory
+
+if TYPE_CHECKING:
+    from cluster.memory import cluster_commands as commands
+    from cluster.memory import output
+else:
+    commands, output = (LazyModule(f"cluster.memory.{name}") for name in ("cluster_commands", "output"))
 
 Name = Annotated[str, typer.Argument(help="Of the memory, in the cluster.", show_default=False)]
 Join = Annotated[
@@ -38,9 +45,6 @@ def launch(
     It runs until it is stopped, on its own; ray:NAME is the TARGET of all other commands. A write is with every copy
     before it is acknowledged; where a node is lost, another copy leads, and a new one is made on another node.
     """
-    from cluster.memory import cluster_commands as commands
-    from cluster.memory import output
-
     give(
         lambda: commands.launch(name, bits, shards, copies, str(folder), policy.value, together, accept_loss, address),
         as_json,
@@ -59,9 +63,6 @@ def reshard(
 
     Only words whose shard changes move; where this is cut off, the same command ends it.
     """
-    from cluster.memory import cluster_commands as commands
-    from cluster.memory import output
-
     give(lambda: commands.reshard(name, shards, address), as_json, output.moved)
 
 
@@ -71,7 +72,6 @@ def stop(name: Name, address: Join = None, as_json: Json = False) -> None:
 
     Its files stay on the nodes, and launch goes on with them.
     """
-    from cluster.memory import cluster_commands as commands
 
     def show(outcome: dict[str, Any]) -> None:
         print(f"memory {outcome['stopped']} is stopped; its files stay where they are")
