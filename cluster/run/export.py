@@ -14,7 +14,7 @@ from cluster.config.run_config import RunConfig, parse_config
 from cluster.run.checkpoint import is_complete, load_checkpoint
 from cluster.run.commands import checkpoint_of
 from cluster.run.run_dir import RunDir
-from leworld.api.folder import save_folder
+from leworld.api.folder import check_free, save_folder
 from leworld.api.parts import ModelParts
 from leworld.training.train_state import ASKING
 from leworld.worlds.registry import build_world
@@ -30,6 +30,7 @@ def export_run(path: Path, folder: Path, checkpoint: Path | None) -> Outcome:
         CheckpointError: the run or the checkpoint cannot be used.
         DataError: there is something in the folder.
     """
+    check_free(folder)
     run = RunDir.open(path)
     chosen = checkpoint_of(run, checkpoint)
     save_folder(parts_of(chosen, run.config()), folder)

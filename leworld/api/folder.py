@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from leworld.api.parts import ModelParts
@@ -46,8 +46,7 @@ def save_folder(parts: ModelParts, folder: Path) -> Path:
     Raises:
         DataError: there is something in the folder, or it is a file.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise DataError(f"{folder}: something is there already; give a new folder or an empty one")
+    check_free(folder)
     temporary = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -58,6 +57,12 @@ def save_folder(parts: ModelParts, folder: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def check_free(folder: Path) -> None:
+    """Raise DataError unless a folder is not there, or empty."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise DataError(f"{folder}: something is there already; give a new folder or an empty one")
 
 
 def load_folder(folder: Path) -> ModelParts:
@@ -80,7 +85,8 @@ def load_folder(folder: Path) -> ModelParts:
 
 
 def _write_files(parts: ModelParts, folder: Path) -> None:
-    save_file(_named_tensors(parts), folder / WEIGHTS)
+    # ``save_file`` would make a file that nobody else may read.
+    (folder / WEIGHTS).write_bytes(save(_named_tensors(parts)))
     save_snapshot(parts.memory, folder / MEMORY)
     listed = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in FILES}
     text = json.dumps({**_plain(parts), "files": listed}, indent=1, allow_nan=False)

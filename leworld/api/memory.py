@@ -22,6 +22,7 @@ from leworld.api.results import WriteReceipt
 from leworld.api.units import UserUnits
 from leworld.errors import DataError
 from leworld.memory import Snapshot, WordStore
+from leworld.memory.word_store import as_blocks, check_blocks
 from leworld.worlds.array_files import Episodes, check_episodes
 from leworld.worlds.transition_format import TransitionFormat
 
@@ -92,7 +93,7 @@ class ModelMemory:
             RangeError: a block is outside the memory; nothing was written.
             DataError: the words are not uint32.
         """
-        return self._write(np.asarray(start), words, 0, 0)
+        return self._write(start, np.asarray(words), 0, 0)
 
     def erase(self, receipt: WriteReceipt) -> None:
         """Undo a write: what it covered comes back, bit for bit, except where a later write lies over it.
@@ -121,7 +122,7 @@ class ModelMemory:
         Raises:
             RangeError: a range is outside the memory.
         """
-        found = self._store.read(np.asarray(start, np.int64), np.asarray(length, np.int64))
+        found = self._store.read(start, length)
         return np.split(found.words, found.offsets[1:-1]) if len(found.offsets) > 1 else []
 
     def transitions(self, words: WordArray) -> dict[str, NDArray[Any]]:
@@ -153,12 +154,11 @@ class ModelMemory:
         """A copy of every page that was ever written."""
         return self._store.snapshot()
 
-    def _write(self, start: Ints, words: WordArray, written: int, left_out: int) -> WriteReceipt:
-        length = np.full(len(start), words.shape[-1] if np.ndim(words) == 2 else 0)
-        address = np.unique((start[:, None] + np.arange(length[0] if len(length) else 0)).reshape(-1))
-        inside = address[(address >= 0) & (address < self._store.num_words)]
-        under = self._store.read(inside, np.ones_like(inside)).words
-        stored = self._store.write(start, words)
+    def _write(self, start: ArrayLike, words: WordArray, written: int, left_out: int) -> WriteReceipt:
+        starts, _, _ = check_blocks(start, as_blocks(words), self._store.num_words)
+        address = np.unique(starts[:, None] + np.arange(words.shape[1]))
+        under = self._store.read(address, np.ones_like(address)).words
+        stored = self._store.write(starts, words)
         self._writes += 1
         self.version += 1
         receipt = WriteReceipt(self._writes, stored.start, stored.length, stored.crc32, written, left_out)

@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from leworld.api.folder import save_folder
 from leworld.api.memory import ModelMemory
 from leworld.api.parts import ModelParts
 from leworld.api.session import Session
@@ -53,8 +54,6 @@ class Model:
         Raises:
             DataError: there is something in the folder.
         """
-        from leworld.api.folder import save_folder
-
         return save_folder(self._parts.with_memory(self.memory.snapshot()), Path(folder))
 
     def describe(self) -> dict[str, Any]:

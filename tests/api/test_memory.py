@@ -123,8 +123,20 @@ def test_words_outside_are_refused_and_nothing_changes():
     for start in ([254], [-1], [300]):
         with pytest.raises(RangeError):
             memory.write_words(start, np.ones((1, 4), np.uint32))
-    with pytest.raises(DataError, match="uint32"):
-        memory.write_words([0], np.ones((1, 4)))
+    for words in (np.ones((1, 4)), [[1, 2]]):
+        with pytest.raises(DataError, match="uint32"):
+            memory.write_words([0], words)
+    for start, words in (
+        (0, np.ones((1, 4), np.uint32)),
+        ([0], np.ones(4, np.uint32)),
+        ([0, 9], np.ones((1, 4), np.uint32)),
+    ):
+        with pytest.raises((RangeError, DataError)):
+            memory.write_words(start, words)
+    for start in (0.5, [0.5], ["a"]):
+        with pytest.raises((RangeError, DataError)):
+            memory.read(start, [1])
+    assert memory.read([], []) == []
     assert memory.version == 0
     assert not whole(memory).any()
 
