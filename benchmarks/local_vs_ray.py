@@ -53,9 +53,9 @@ def steps_of(runtime: Runtime) -> Iterator[Progress]:
     SLMs that know nothing yet propose ranges of any length all over the memory, and reading those is most of the work.
     """
     learner = make_learner(runtime)
-    runtime.world.populate(learner.trainer.learner.memory, "train")
+    runtime.world.populate(learner.runner.train_state.memory, "train")
     steps = learner.steps()
-    for _ in range(learner.trainer.num_steps("pretrain")):
+    for _ in range(learner.runner.num_steps("pretrain")):
         next(steps)
     return steps
 

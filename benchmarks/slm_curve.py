@@ -31,12 +31,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from cluster.raylink.session import prepare_environment
 from leworld.memory import Memory, WordStore
 from leworld.models.blm import BLMConfig
-from leworld.models.fleet import Fleet, SLMGroup, num_parameters
+from leworld.models.fleet import num_parameters
 from leworld.models.slm import SLMConfig
 from leworld.models.system import ModelConfig
 from leworld.rng import generator
 from leworld.training.joint import JointConfig, joint_step
-from leworld.training.phase_runner import PhaseRunner, PhasesConfig, fleet_config
+from leworld.training.phase_runner import PhaseRunner, PhasesConfig, fleet_config, phase_runner
+from leworld.training.slm_training import SLMGroup, TrainableFleet
 from leworld.types import Query
 from leworld.worlds.base import World
 from leworld.worlds.registry import build_world
@@ -102,16 +103,16 @@ def phases_of(samples: int) -> PhasesConfig:
     return PhasesConfig(joint=replace(joint, slm_lr=1e-5), rehearsal=0)
 
 
-def trainer_of(case: Case, world: World, fleet: Fleet, memory: Memory, samples: int) -> PhaseRunner:
+def trainer_of(case: Case, world: World, fleet: TrainableFleet, memory: Memory, samples: int) -> PhaseRunner:
     """A system ready to train; keys of the router are far apart, so that samples ask different SLMs."""
-    trainer = PhaseRunner(case.model, phases_of(samples), world, fleet, memory, seed=0)
+    trainer = phase_runner(case.model, phases_of(samples), world, fleet, memory, seed=0)
     with torch.no_grad():
-        trainer.learner.blm.router.key.normal_(generator=generator(0, "keys"))
-        trainer.learner.blm.router.key_scale.normal_(generator=generator(0, "scales"))
+        trainer.train_state.blm.router.key.normal_(generator=generator(0, "keys"))
+        trainer.train_state.blm.router.key_scale.normal_(generator=generator(0, "scales"))
     return trainer
 
 
-def teach_length(fleet: Fleet, words: int) -> None:
+def teach_length(fleet: TrainableFleet, words: int) -> None:
     """Have all SLMs propose ranges of one record's length."""
     state = fleet.state()
     for name, tensor in state.items():
@@ -143,7 +144,7 @@ def nodes(count: int) -> Iterator[None]:
 
 def acts(trainer: PhaseRunner, batches: Sequence[int], joint: bool) -> dict[str, Callable[[], Any]]:
     """What is measured, by name."""
-    learner, found = trainer.learner, {}
+    learner, found = trainer.train_state, {}
     system = learner.system
     for batch in batches:
         drawn = learner.world.batch("test", -(-batch // 8), generator(0, "drawn", batch)).fold_time().at(0)
@@ -214,7 +215,7 @@ def measure(slms: int, args: argparse.Namespace, num_nodes: int) -> list[dict[st
         took = turns(ways, args.turns)
         counted = {}
         for (case, name), act in ways.items():
-            own = trainers[case].learner.fleet
+            own = trainers[case].train_state.fleet
             peers = Counted(own.slm_actors)  # pyright: ignore[reportAttributeAccessIssue]
             own.slm_actors = peers  # pyright: ignore[reportAttributeAccessIssue]
             act()
@@ -224,7 +225,7 @@ def measure(slms: int, args: argparse.Namespace, num_nodes: int) -> list[dict[st
     finally:
         handles.stop()
     slm_peak = max(size for name, size in peak.items() if name.startswith("SLM"))
-    learners = {case: num_parameters(trainer.learner.blm) for case, trainer in trainers.items()}
+    learners = {case: num_parameters(trainer.train_state.blm) for case, trainer in trainers.items()}
     points = []
     for (case, name), times in took.items():
         messages, sent = counted[case, name]

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from leworld.memory import WordStore
 from leworld.models.blm import BLM, BLMConfig, Slots
-from leworld.models.fleet import SLMGroup
 from leworld.models.slm import SLMConfig
 from leworld.models.system import ModelConfig
 from leworld.rng import generator
-from leworld.training.phase_runner import PhaseRunner, PhasesConfig, fleet_config
+from leworld.training.phase_runner import PhaseRunner, PhasesConfig, fleet_config, phase_runner
 from leworld.training.pretrain import PretrainConfig
+from leworld.training.slm_training import SLMGroup
 from leworld.training.train_state import TrainState
 from leworld.worlds.registry import build_world
 
@@ -65,10 +65,10 @@ def build(way: str, args: argparse.Namespace) -> tuple[TrainState, PhaseRunner]:
     memory = WordStore(world.spec.address_bits)
     world.populate(memory, "train")
     fleet = SLMGroup(fleet_config(model, phases, args.seed), world, [0])
-    trainer = PhaseRunner(model, phases, world, fleet, memory, seed=args.seed)
+    trainer = phase_runner(model, phases, world, fleet, memory, seed=args.seed)
     if way == "random":
-        drawn(trainer.learner.blm, args.seed)
-    return trainer.learner, trainer
+        drawn(trainer.train_state.blm, args.seed)
+    return trainer.train_state, trainer
 
 
 @torch.no_grad()

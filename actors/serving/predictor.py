@@ -65,7 +65,7 @@ class PredictionService:
 
     def about(self) -> AboutResponse:
         """Describe the world's sizes, the SLMs, and where training stood."""
-        spec, position = self._system.spec, self._learner.trainer.position
+        spec, position = self._system.spec, self._learner.runner.position
         return AboutResponse(
             world=spec.name,
             widths=Widths(
@@ -127,12 +127,12 @@ class PredictionService:
     def read(self, start: Ints, length: Ints) -> Words:
         """Read R ranges; see ``Reader.read``."""
         with self._lock:
-            return self._learner.trainer.learner.memory.read(start, length)
+            return self._learner.runner.train_state.memory.read(start, length)
 
     def write(self, start: Ints, words: NDArray[np.uint32]) -> Receipt:
         """Write R blocks of one length, which the next prediction reads; see ``Memory.write``."""
         with self._lock:
-            return self._learner.trainer.learner.memory.write(start, words)
+            return self._learner.runner.train_state.memory.write(start, words)
 
     def _together(self, calls: Sequence[PredictionCall]) -> list[Plain]:
         first, *others = [call.query for call in calls]

@@ -13,10 +13,10 @@ from actors.training.shared_fleet import to_array
 from actors.training.step_timer import Meter, MeteredFleet, MeteredMemory
 from leworld.errors import CheckpointError
 from leworld.memory import Memory, Snapshot
-from leworld.models.fleet import Fleet
 from leworld.models.system import ModelConfig, System
 from leworld.training.data_parallel import ALONE, LearnerGroup
-from leworld.training.phase_runner import PhaseRunner, PhasesConfig, Position, Progress
+from leworld.training.phase_runner import PhasesConfig, Position, Progress, phase_runner
+from leworld.training.slm_training import TrainableFleet
 from leworld.worlds.base import World
 
 
@@ -43,7 +43,7 @@ class LearnerProcess:
         model: ModelConfig,
         phases: PhasesConfig,
         world: World,
-        fleet: Fleet,
+        fleet: TrainableFleet,
         memory: Memory,
         *,
         seed: int,
@@ -54,30 +54,30 @@ class LearnerProcess:
         torch.set_num_threads(threads)
         self.group, self.meter = group, Meter()
         metered = MeteredFleet(fleet, self.meter), MeteredMemory(memory, self.meter)
-        self.trainer = PhaseRunner(model, phases, world, *metered, seed=seed, device=device, group=group)
+        self.runner = phase_runner(model, phases, world, *metered, seed=seed, device=device, group=group)
 
     @property
     def system(self) -> System:
         """The system as it stands, ready to predict."""
-        return self.trainer.learner.system
+        return self.runner.train_state.system
 
     def num_steps(self, phase: str) -> int:
         """Steps of a phase."""
-        return self.trainer.num_steps(phase)
+        return self.runner.num_steps(phase)
 
     def steps(self) -> Iterator[Progress]:
         """Do the steps that are left; see ``PhaseRunner.steps``."""
-        return self.trainer.steps()
+        return self.runner.steps()
 
     def can_be_cut(self, progress: Progress) -> bool:
         """Whether all parts stand just after this step, so that the state may be kept."""
-        return self.trainer.position == progress.position
+        return self.runner.position == progress.position
 
     def align(self) -> None:
         """Stand where the first learner of the group stands."""
         if self.group.size == 1:
             return
-        learner, position = self.trainer.learner, self.trainer.position
+        learner, position = self.runner.train_state, self.runner.position
         given = self.group.share(
             lambda: {
                 **asdict(position),
@@ -88,11 +88,11 @@ class LearnerProcess:
         if self.group.rank:
             self._have(given["members"])
             learner.load_state({name: torch.tensor(array) for name, array in given["blm"].items()})
-            self.trainer.position = Position(given["phase"], given["step"])
+            self.runner.position = Position(given["phase"], given["step"])
 
     def _have(self, members: Sequence[int]) -> None:
         """Have these SLMs and no others."""
-        learner = self.trainer.learner
+        learner = self.runner.train_state
         for slm_id in [slm_id for slm_id in learner.fleet.members if slm_id not in members]:
             learner.leave(slm_id)
         for slm_id in [slm_id for slm_id in members if slm_id not in learner.fleet.members]:
@@ -105,8 +105,8 @@ class LearnerProcess:
 
     def state(self) -> LearnerState:
         """Copy the whole state."""
-        learner = self.trainer.learner
-        return LearnerState(self.trainer.position, learner.state(), learner.fleet.state(), learner.memory.snapshot())
+        learner = self.runner.train_state
+        return LearnerState(self.runner.position, learner.state(), learner.fleet.state(), learner.memory.snapshot())
 
     def load_state(self, state: LearnerState, *, with_memory: bool = True) -> None:
         """Inverse of ``state``; without the memory its words stay as they are.
@@ -114,13 +114,13 @@ class LearnerProcess:
         Raises:
             CheckpointError: the state is of another system; nothing is changed in the parts checked before.
         """
-        learner = self.trainer.learner
+        learner = self.runner.train_state
         self._have(members_of(state))
         learner.load_state(state.blm)
         learner.fleet.load_state(state.slms)
         if with_memory:
             learner.memory.restore(state.memory)
-        self.trainer.position = state.position
+        self.runner.position = state.position
 
 
 def members_of(state: LearnerState) -> list[int]:

@@ -17,8 +17,9 @@ from actors.ray.actor_calls import PeerGroup, Peers, ask
 from actors.rpc.tensor_dict import pack, unpack
 from actors.rpc.tensors import from_wire, to_wire
 from leworld.errors import ConfigError
-from leworld.models.fleet import Metrics, Moment, join_proposals
+from leworld.models.fleet import join_proposals
 from leworld.models.routing_pairs import Pairs
+from leworld.training.slm_training import Metrics, Moment
 from leworld.types import Credit, Proposals, Query
 
 Recruit = Callable[[int], Peers]
@@ -73,16 +74,16 @@ class RemoteFleet:
 
     @property
     def members(self) -> list[int]:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         return [slm_id for ids in self.slm_ids for slm_id in ids]
 
     @property
     def num_slms(self) -> int:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         return len(self.members)
 
     def join(self, slm_id: int, steps: int) -> None:
-        """See ``Fleet``: in an actor of its own.
+        """See ``TrainableFleet``: in an actor of its own.
 
         Raises:
             ConfigError: nobody said how to start one.
@@ -96,7 +97,7 @@ class RemoteFleet:
         self.slm_ids = (*self.slm_ids, (slm_id,))
 
     def leave(self, slm_id: int) -> None:
-        """See ``Fleet``: an actor that has no other SLM is asked nothing any more, whether it is still there or not."""
+        """See ``TrainableFleet``: an actor without any other SLM gets no calls any more, whether it runs or not."""
         target = next(target for target, ids in enumerate(self.slm_ids) if slm_id in ids)
         left = tuple(other for other in self.slm_ids[target] if other != slm_id)
         if left:
@@ -107,14 +108,14 @@ class RemoteFleet:
         self.slm_ids = tuple(ids for ids in now if ids)
 
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
-        """See ``Fleet``: the actors begin at once."""
+        """See ``TrainableFleet``: the actors begin at once."""
         # An actor's SLMs train one after another, so its answer takes as many times longer.
         patience = max(len(ids) for ids in self.slm_ids)
         answers = self.slm_actors.start("pretrain", self._to_all(first_step, num_steps), patience)
         return lambda: [metrics for part in answers().values() for metrics in part]
 
     def propose(self, query: Query, shortlist: Tensor | None = None, *, learn: bool = False) -> Proposals:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         chosen = None if shortlist is None else self._split(Pairs.of(shortlist.cpu()))
         proposals = self._ask_all(query, learn) if chosen is None else self._ask_some(query, chosen, learn)
         if learn:
@@ -122,7 +123,7 @@ class RemoteFleet:
         return proposals
 
     def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         assert len(credits) == len(self.kept), (len(credits), len(self.kept))
         kept, self.kept = self.kept, []
         parts: dict[int, list[Credit]] = {}
@@ -134,13 +135,13 @@ class RemoteFleet:
         return [_sum_in_order(chosen, answers) for chosen in kept]
 
     def state(self) -> dict[str, Tensor]:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         return {
             name: tensor for part in ask(self.slm_actors, "state").values() for name, tensor in unpack(part).items()
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         messages = {}
         for target, ids in enumerate(self.slm_ids):
             prefixes = tuple(f"slm.{slm_id}." for slm_id in ids)

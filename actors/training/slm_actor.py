@@ -13,8 +13,8 @@ from actors.rpc.plane import Endpoint, PlaneServer
 from actors.rpc.tensor_dict import Packed, pack, unpack
 from actors.rpc.tensors import from_wire, to_wire
 from leworld.memory.ranges import Ints
-from leworld.models.fleet import FleetConfig, Metrics, Moment, SLMGroup
 from leworld.models.routing_pairs import Pairs
+from leworld.training.slm_training import Metrics, Moment, SLMGroup, SLMTrainingConfig
 from leworld.types import Credit, Proposals, Query
 from leworld.worlds.base import World
 
@@ -27,7 +27,7 @@ class SLMActor:
     In a process of its own it is asked over the data plane, one thing after another; see ``SLMProcess``.
     """
 
-    def __init__(self, name: str, config: FleetConfig, world: World, slm_ids: Sequence[int]) -> None:
+    def __init__(self, name: str, config: SLMTrainingConfig, world: World, slm_ids: Sequence[int]) -> None:
         self.name = name
         # Actors share a machine, and one thread gives the same sums everywhere.
         torch.set_num_threads(1)
@@ -87,7 +87,7 @@ class SLMProcess:
         self._name = name
         self._server: PlaneServer | None = None
 
-    def serve(self, config: FleetConfig, world: World, slm_ids: Sequence[int], token: str) -> Endpoint:
+    def serve(self, config: SLMTrainingConfig, world: World, slm_ids: Sequence[int], token: str) -> Endpoint:
         """Where its SLMs answer; they are made where there are none yet.
 
         Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leworld.memory import Memory
 from leworld.memory.protocol import Receipt, Snapshot, Words
-from leworld.models.fleet import Fleet, Metrics, Moment
+from leworld.training.slm_training import Metrics, Moment, TrainableFleet
 from leworld.types import Credit, Proposals, Query
 
 PARTS = ("propose", "read", "learn")
@@ -47,29 +47,29 @@ class Meter:
 class MeteredFleet:
     """A ``Fleet`` whose answers are timed."""
 
-    def __init__(self, fleet: Fleet, meter: Meter) -> None:
+    def __init__(self, fleet: TrainableFleet, meter: Meter) -> None:
         self._fleet, self._meter = fleet, meter
 
     @property
     def num_slms(self) -> int:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         return self._fleet.num_slms
 
     @property
     def members(self) -> list[int]:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         return self._fleet.members
 
     def join(self, slm_id: int, steps: int) -> None:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         self._fleet.join(slm_id, steps)
 
     def leave(self, slm_id: int) -> None:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         self._fleet.leave(slm_id)
 
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
-        """See ``Fleet``; the waiting counts."""
+        """See ``TrainableFleet``; the waiting counts."""
         pending = self._fleet.pretrain(first_step, num_steps)
 
         def wait() -> list[Metrics]:
@@ -79,21 +79,21 @@ class MeteredFleet:
         return wait
 
     def propose(self, query: Query, shortlist: Tensor | None = None, *, learn: bool = False) -> Proposals:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         with self._meter.timed("propose"):
             return self._fleet.propose(query, shortlist, learn=learn)
 
     def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         with self._meter.timed("learn"):
             return self._fleet.learn(credits, lr, moment)
 
     def state(self) -> dict[str, Tensor]:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         return self._fleet.state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """See ``Fleet``."""
+        """See ``TrainableFleet``."""
         self._fleet.load_state(state)
 
 

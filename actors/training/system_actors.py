@@ -22,7 +22,7 @@ from actors.rpc.plane import PlanePeers
 from actors.training.remote_fleet import RemoteFleet
 from actors.training.slm_actor import SLMProcess
 from leworld.errors import StoreError
-from leworld.models.fleet import FleetConfig
+from leworld.training.slm_training import SLMTrainingConfig
 from leworld.worlds.base import World
 
 LOST_S = 20.0
@@ -46,7 +46,7 @@ class Handles:
     memory_keeper: Any
     slm_actors: tuple[Any, ...]
     slm_ids: tuple[tuple[int, ...], ...]
-    config: FleetConfig
+    config: SLMTrainingConfig
     world: Any
     token: str
     timeout_s: float
@@ -118,7 +118,7 @@ class Handles:
 
 
 def launch(
-    config: FleetConfig, world: World, num_shards: int, slm_ids: Sequence[Sequence[int]], timeout_s: float,
+    config: SLMTrainingConfig, world: World, num_shards: int, slm_ids: Sequence[Sequence[int]], timeout_s: float,
     *, copies: int = 1,
 ) -> Handles:  # fmt: skip
     """Start a system's memory and SLM actors, and wait for them.

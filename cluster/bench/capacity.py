@@ -13,8 +13,8 @@ from cluster.config.run_config import RunConfig
 from cluster.run.progress import make_bars
 from leworld.evaluation.capacity import Width, measure_capacity
 from leworld.memory import WordStore
-from leworld.models.fleet import SLMGroup
 from leworld.training.phase_runner import CHUNK_STEPS, fleet_config
+from leworld.training.slm_training import SLMGroup
 from leworld.worlds.registry import build_world
 
 WIDTHS = (16, 24, 32)

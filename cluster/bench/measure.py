@@ -79,6 +79,6 @@ def measure_run(name: str, path: Path, console: Console) -> dict[str, Any]:
     with started(config, console) as runtime:
         learner = make_learner(runtime)
         learner.load_state(load_checkpoint(checkpoint, config))
-        runtime.world.populate(learner.trainer.learner.memory, "test")
+        runtime.world.populate(learner.runner.train_state.memory, "test")
         with console.status(f"measuring {name} of {run.path.name}"):
             return MEASUREMENTS[name](runtime.world, learner.system, run)

@@ -31,7 +31,7 @@ def evaluate(runtime: Runtime, run: RunDir, checkpoint: Path, console: Console) 
     learner = make_learner(runtime)
     learner.load_state(load_checkpoint(checkpoint, runtime.config))
     # Held-out worlds are written, never trained on.
-    runtime.world.populate(learner.trainer.learner.memory, "test")
+    runtime.world.populate(learner.runner.train_state.memory, "test")
     gate_run = GateRun(runtime.world, learner.system, runtime.config.evaluation, runtime.config.seed)
     start = time.perf_counter()
     gate = run_gate(gate_run, console)

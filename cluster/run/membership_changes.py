@@ -105,7 +105,7 @@ def follow_changes(learner: LearnerProcess, changes: MembershipChanges) -> None:
     Raises:
         ActorError: an SLM's process was lost; what is due is done when the run goes on.
     """
-    group, position = learner.group, learner.trainer.position
+    group, position = learner.group, learner.runner.position
     for joins, slm, is_new in group.share(lambda: changes.due(position)):
         change = Change(joins, slm)
         problem = group.share(lambda change=change, is_new=is_new: _do(learner, change, is_new))
@@ -118,7 +118,7 @@ def follow_changes(learner: LearnerProcess, changes: MembershipChanges) -> None:
 def _do(learner: LearnerProcess, change: Change, is_new: bool) -> str | None:
     """What went wrong, with nothing changed, where it never could be done, or a newcomer, missed by nobody, fails."""
     try:
-        (learner.trainer.join if change.joins else learner.trainer.leave)(change.slm)
+        (learner.runner.join if change.joins else learner.runner.leave)(change.slm)
     except ConfigError as error:
         return str(error)
     except ActorError as error:

@@ -40,9 +40,9 @@ from cluster.run.run_dir import RunDir
 from cluster.run.training_loop import learn
 from leworld.errors import ConfigError, LeWorldError
 from leworld.memory import Memory
-from leworld.models.fleet import Fleet
 from leworld.training.data_parallel import ALONE, LearnerGroup
 from leworld.training.phase_runner import fleet_config
+from leworld.training.slm_training import TrainableFleet
 from leworld.worlds.base import World
 
 STORAGE = ".ray"
@@ -73,7 +73,7 @@ class RayRuntime:
         wish = "cpu" if config.cluster.device == "cpu" else "auto"
         self.device = choose_device(wish, torch_gpus(), "torch on this machine")
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> TrainableFleet:
         """See ``Runtime``."""
         return self.handles.fleet()
 
@@ -224,7 +224,7 @@ def _learner(work: Work, group: LearnerGroup) -> LearnerProcess:
     )
 
 
-def _fleet(work: Work, group: LearnerGroup) -> Fleet:
+def _fleet(work: Work, group: LearnerGroup) -> TrainableFleet:
     """The SLMs; of a group, only the first learner is connected to them."""
     if group.size == 1:
         return work.handles.fleet()

@@ -15,8 +15,8 @@ from cluster.run.devices import choose_device, torch_gpus
 from cluster.run.run_dir import RunDir
 from cluster.run.training_loop import learn
 from leworld.memory import Memory, WordStore
-from leworld.models.fleet import Fleet, SLMGroup
 from leworld.training.phase_runner import fleet_config
+from leworld.training.slm_training import SLMGroup, TrainableFleet
 from leworld.worlds.base import World
 from leworld.worlds.registry import build_world
 
@@ -29,7 +29,7 @@ class Runtime(Protocol):
     device: str
     """Of a learner in this process."""
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> TrainableFleet:
         """A client of the SLMs."""
         ...
 
@@ -56,7 +56,7 @@ class InlineRuntime:
         self._fleet = SLMGroup(fleet_config(config.model, config.phases, config.seed), world)
         self._memory = WordStore(world.spec.address_bits)
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> TrainableFleet:
         """See ``Runtime``."""
         return self._fleet
 

@@ -46,7 +46,7 @@ def learn(
         follow(learner, config, changes, report)
         return
     sizes = {phase: learner.num_steps(phase) for phase in PHASES}
-    board = TensorBoardLog(run.board, learner.trainer.position, sizes)
+    board = TensorBoardLog(run.board, learner.runner.position, sizes)
     with run.metrics.open("a", encoding="utf-8") as log, closing(board):
         for step in steps_of(learner, config, changes):
             record = to_record(step.progress, step.seconds, learner.meter)
@@ -85,7 +85,7 @@ class Done:
 
 def steps_of(learner: LearnerProcess, config: RunConfig, changes: MembershipChanges) -> Iterator[Done]:
     """The steps that are left, alike in every learner of a group; between them SLMs join and leave."""
-    kept = learner.trainer.position
+    kept = learner.runner.position
     follow_changes(learner, changes)
     for progress, seconds in timed(learner.steps()):
         position = progress.position
@@ -108,11 +108,11 @@ def begin(learner: LearnerProcess, run: RunDir, config: RunConfig) -> None:
     """
     newest = run.newest_checkpoint()
     if newest is None:
-        learner.trainer.learner.world.populate(learner.trainer.learner.memory, "train")
+        learner.runner.train_state.world.populate(learner.runner.train_state.memory, "train")
         keep(learner, run, config)
     else:
         learner.load_state(load_checkpoint(newest, config))
-    run.cut_metrics(learner.trainer.position)
+    run.cut_metrics(learner.runner.position)
 
 
 def keep(learner: LearnerProcess, run: RunDir, config: RunConfig) -> None:

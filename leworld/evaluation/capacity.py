@@ -15,8 +15,8 @@ import torch
 
 from leworld.evaluation.metrics import hit_rate
 from leworld.memory import WordStore
-from leworld.models.fleet import Fleet
 from leworld.rng import generator
+from leworld.training.slm_training import TrainableFleet
 from leworld.types import Query
 from leworld.worlds.base import World
 
@@ -28,7 +28,7 @@ class Width:
     """A memory of some width, with SLMs that know its placement; the records of the test split are written."""
 
     world: World
-    fleet: Fleet
+    fleet: TrainableFleet
     memory: WordStore
     query_dim: int
 

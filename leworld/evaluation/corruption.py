@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,10 +46,10 @@ from torch import Tensor
 from leworld.errors import ConfigError
 from leworld.evaluation.controls import random_addresses
 from leworld.evaluation.metrics import errors, mean
-from leworld.models.fleet import Fleet
 from leworld.models.slm_health import SLMHealth, SLMHealthConfig
 from leworld.models.system import Redirect, System
 from leworld.rng import generator
+from leworld.training.slm_training import TrainableFleet
 from leworld.types import Batch, Query, Ranges
 from leworld.worlds.base import World
 
@@ -114,7 +114,7 @@ class Corruption:
         return noisy
 
     @contextmanager
-    def damage(self, fleet: Fleet) -> Iterator[None]:
+    def damage(self, fleet: TrainableFleet) -> Iterator[None]:
         """The SLM's weights are disturbed, and as before afterwards."""
         if self.kind != "noise":
             yield
@@ -202,7 +202,7 @@ class CorruptionStreams:
         if corruption is None:
             walk.go(self.steps[lead:])
         else:
-            with corruption.damage(self.system.fleet):
+            with corruption.damage(cast(TrainableFleet, self.system.fleet)):
                 walk.go(self.steps[lead:], corruption.redirect(self.system.spec.address_bits))
         return walk.course()
 

@@ -24,6 +24,7 @@ from leworld.models.router import Router, Routing
 from leworld.models.routing_pairs import apply_own, rows_of
 from leworld.models.tag_head import TagHead
 from leworld.types import Proposals, Query, _Record
+from leworld.worlds.base import WorldSpec
 
 
 @dataclass(frozen=True)
@@ -95,22 +96,11 @@ class BLM(nn.Module):
     scale: Tensor
 
     def __init__(
-        self,
-        config: BLMConfig,
-        *,
-        state_dim: int,
-        target_dim: int,
-        char_dim: int,
-        slm_dim: int,
-        num_slms: int,
-        shortlist_size: int | None = None,
-        record_words: int,
-        scale: Tensor,
-        decode: Tensor | None = None,
-        tag: tuple[int, int] = (0, 0),
+        self, config: BLMConfig, spec: WorldSpec, slm_dim: int, num_slms: int, *, shortlist_size: int | None = None
     ) -> None:
         super().__init__()
-        d = config.d_model
+        d, tag = config.d_model, spec.tag
+        state_dim, target_dim, char_dim = spec.state_dim, spec.target_dim, spec.char_dim
         self.config = config
         self.codec = Codec()
         self.past = nn.Linear(state_dim, d)
@@ -121,14 +111,14 @@ class BLM(nn.Module):
         self.kind = nn.Parameter(torch.randn(1, 4, d) * 0.02)
         self.norm_state = nn.LayerNorm(d)
         self.router = Router(d, slm_dim, num_slms)
-        self.records = RecordEncoder(record_words, config.read_dim, decode, tag)
+        self.records = RecordEncoder(spec.record_words, config.read_dim, spec.decode, tag)
         self.pooling = Pooling(d, config.read_dim, config.read_heads, num_slms, tag[1])
         # Where records are transitions, what they say of a body's dynamics is known in closed form.
         self.regression = (
-            None if decode is None else Regression(state_dim, target_dim, config.fit_features, config.fit_dim)
+            None if spec.decode is None else Regression(state_dim, target_dim, config.fit_features, config.fit_dim)
         )
         self.target_dim = target_dim
-        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("scale", spec.scale, persistent=False)
         self.tags = TagHead(char_dim, config.query_dim, num_slms, tag[1]) if tag[1] else None
         self.num_slms = num_slms
         self.shortlist_size = shortlist_size
@@ -235,7 +225,7 @@ class BLM(nn.Module):
         trust = trust_features(proposals)
         return self.router(senses.state, proposals.hidden, trust, temperature, noise, senses.shortlist)
 
-    def route_alone(self, senses: Senses, temperature: float, noise: Tensor) -> Routing:
+    def route_alone(self, senses: Senses, temperature: float, noise: Tensor | None) -> Routing:
         """Decide as if no SLM had said anything: which tables matter often follows from what is sensed."""
         return self.router.alone(senses.state, temperature, noise, senses.shortlist)
 

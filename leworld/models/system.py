@@ -13,12 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leworld.errors import ConfigError, DataError
-from leworld.memory import Reader
-from leworld.models.batched_reads import read_ranges
 from leworld.models.blm import BLM, BLMConfig, Slots
-from leworld.models.fleet import Fleet
+from leworld.models.forward_pass import ForwardPass, Parts, of_shortlist
 from leworld.models.membership import tables_of
-from leworld.models.pooling import Pooled, Senses
+from leworld.models.pooling import Pooled
 from leworld.models.router import Routing
 from leworld.models.slm import SLMConfig
 from leworld.models.slm_health import SLMHealth
@@ -68,15 +66,8 @@ class Found(_Record):
     num_reads_tried: Tensor
 
 
-class System:
+class System(Parts):
     """A BLM, a fleet of SLMs and a memory, ready to predict. Nothing here is trained."""
-
-    def __init__(self, blm: BLM, fleet: Fleet, memory: Reader, spec: WorldSpec, device: str = "cpu") -> None:
-        self.blm = blm
-        self.fleet = fleet
-        self.memory = memory
-        self.spec = spec
-        self.device = device
 
     @property
     def tables(self) -> Tensor | None:
@@ -119,7 +110,7 @@ class System:
             mask: (B, N) trust these instead of what the router says; they are asked first.
             redirect: what becomes of the ranges, on the CPU, before they are read; for controls.
             proposals: of all N SLMs to this query, where they are known already.
-            standing: which SLMs may be trusted at all; where none may, nothing is read.
+            health: which SLMs may be trusted at all; where none may, nothing is read.
 
         Returns:
             the step, with a column for each SLM that was asked.
@@ -133,17 +124,17 @@ class System:
         mask, allowed = (None if part is None else part.to(self.device) for part in (mask, allowed))
         shortlist = self.blm.shortlist(query, prefer=preference(mask, allowed))
         mask, allowed = (None if part is None else of_shortlist(part, shortlist) for part in (mask, allowed))
-        proposals = self._proposals(query, shortlist, proposals)
-        senses = self.blm.sense(query, seen, shortlist)
-        chosen = self._choose(self.blm.route(senses, proposals), mask, allowed)
-        wanted = (
-            proposals.ranges() if ranges is None else ranges.to(self.device).map(lambda x: of_shortlist(x, shortlist))
-        )
+        forward = ForwardPass(self, query, shortlist)
+        proposals = forward.propose(proposals)
+        forward.sense(seen)
+        chosen = choose(forward.route(), mask, allowed)
+        wanted = proposals.ranges()
+        if ranges is not None:
+            wanted = ranges.to(self.device).map(lambda x: of_shortlist(x, shortlist))
         wanted = redirected(wanted, redirect)
-        made = Ranges(wanted.start, wanted.length * chosen.long())
-        first = self._look(senses, proposals, made)
-        found = first if ranges is not None else self._look_again(senses, proposals, first, redirect)
-        prediction = self.blm.predict(senses, found.slots, chosen)
+        first = look(forward, Ranges(wanted.start, wanted.length * chosen.long()))
+        found = first if ranges is not None else look_again(forward, proposals, first, redirect)
+        prediction = forward.predict(found.slots, chosen)
         next_state = from_change(self.spec, query.current, prediction.change)
         request = prediction.info_query(self.blm.config.request_price)
         return Step(
@@ -153,51 +144,47 @@ class System:
 
     @torch.no_grad()
     def wanted(self, query: Query, proposals: Proposals) -> Tensor:
-        """(B, N) bool, whom the router itself would ask and trust with these proposals, whatever their standing."""
+        """(B, N) bool, whom the router itself would ask and trust with these proposals, whatever their health."""
         query = query.to(self.device)
-        shortlist = self.blm.shortlist(query)
-        routing = self.blm.route(
-            self.blm.sense(query, shortlist=shortlist), self._proposals(query, shortlist, proposals)
-        )
-        if shortlist is None:
-            return routing.mask > 0.5
-        nobody = torch.zeros(len(shortlist), self.blm.num_slms, dtype=torch.bool, device=shortlist.device)
-        return nobody.scatter_(1, shortlist, routing.mask > 0.5)
+        forward = ForwardPass(self, query, self.blm.shortlist(query))
+        forward.propose(proposals)
+        forward.sense()
+        trusted = forward.route().mask > 0.5
+        if forward.shortlist is None:
+            return trusted
+        nobody = trusted.new_zeros(len(trusted), self.blm.num_slms)
+        return nobody.scatter_(1, forward.shortlist, trusted)
 
-    def _proposals(self, query: Query, shortlist: Tensor | None, known: Proposals | None) -> Proposals:
-        """Of the SLMs asked, or of all."""
-        if known is None:
-            return self.fleet.propose(query, shortlist).to(self.device)
-        return known.to(self.device).map(lambda x: of_shortlist(x, shortlist))
 
-    def _look(self, senses: Senses, proposals: Proposals, ranges: Ranges) -> Found:
-        """What (B, N[, K]) ranges hold for the samples."""
-        reads = read_ranges(self.memory, ranges, self.spec.record_words, self.device)
-        pooled = self.blm.pool(senses, self.blm.encode(reads), reads.index)
-        return Found(self.blm.slots(pooled, proposals), read_confidence(pooled), ranges, (ranges.length > 0).long())
+def look(forward: ForwardPass, ranges: Ranges) -> Found:
+    """What (B, N[, K]) ranges hold for the samples."""
+    (index,) = forward.read(ranges)
+    slots = forward.look(index)
+    return Found(slots, read_confidence(forward.pooled), ranges, (ranges.length > 0).long())
 
-    def _look_again(self, senses: Senses, proposals: Proposals, found: Found, redirect: Redirect | None) -> Found:
-        """Where what was found is not believed, see whether an SLM's other candidates are better."""
-        doubted = (found.num_reads_tried > 0) & (found.read_confidence < DOUBTED)
-        rows = doubted.any(1).nonzero().squeeze(1)
-        others = range(1, proposals.start.shape[-1])
-        if not len(rows) or not others:
-            return found
-        wanted = [redirected(proposals.ranges(k), redirect) for k in others]
-        ranges = wanted[0].map(lambda *parts: torch.stack(parts, dim=-1)[rows], *wanted[1:])
-        ranges = Ranges(ranges.start, ranges.length * doubted[rows].unsqueeze(-1))
-        again = self._look(senses.map(lambda x: x[rows]), proposals.map(lambda x: x[rows]), ranges)
-        return improved(found, rows, again)
 
-    def _choose(self, routing: Routing, mask: Tensor | None, allowed: Tensor | None) -> Tensor:
-        """(B, N) whom to trust: the router's choice or the given one, of those allowed."""
-        chosen = routing.mask.round() if mask is None else mask.round()
-        if allowed is None:
-            return chosen
-        kept = chosen * allowed
-        if mask is None:
-            kept = torch.where(kept.any(-1, keepdim=True), kept, best_of(routing.logit, allowed))
-        return kept
+def look_again(forward: ForwardPass, proposals: Proposals, found: Found, redirect: Redirect | None) -> Found:
+    """Where what was found is not believed, see whether an SLM's other candidates are better."""
+    doubted = (found.num_reads_tried > 0) & (found.read_confidence < DOUBTED)
+    rows = doubted.any(1).nonzero().squeeze(1)
+    others = range(1, proposals.start.shape[-1])
+    if not len(rows) or not others:
+        return found
+    wanted = [redirected(proposals.ranges(k), redirect) for k in others]
+    ranges = wanted[0].map(lambda *parts: torch.stack(parts, dim=-1)[rows], *wanted[1:])
+    ranges = Ranges(ranges.start, ranges.length * doubted[rows].unsqueeze(-1))
+    return improved(found, rows, look(forward.at(rows), ranges))
+
+
+def choose(routing: Routing, mask: Tensor | None, allowed: Tensor | None) -> Tensor:
+    """(B, N) whom to trust: the router's choice or the given mask, of those allowed."""
+    chosen = routing.mask.round() if mask is None else mask.round()
+    if allowed is None:
+        return chosen
+    kept = chosen * allowed
+    if mask is None:
+        kept = torch.where(kept.any(-1, keepdim=True), kept, best_of(routing.logit, allowed))
+    return kept
 
 
 def improved(found: Found, rows: Tensor, again: Found) -> Found:
@@ -219,14 +206,6 @@ def preference(mask: Tensor | None, allowed: Tensor | None) -> Tensor | None:
     if allowed is None:
         return None if mask is None else mask.round()
     return allowed - 1 if mask is None else (mask.round() + 1) * allowed - 1
-
-
-def of_shortlist(x: Tensor, shortlist: Tensor | None) -> Tensor:
-    """The columns of the (B, A) SLMs asked, of (B or 1, N, ...); all where None."""
-    if shortlist is None:
-        return x
-    row = torch.arange(len(shortlist), device=shortlist.device).unsqueeze(1)
-    return x.expand(len(shortlist), *x.shape[1:])[row, shortlist]
 
 
 def redirected(ranges: Ranges, redirect: Redirect | None) -> Ranges:
@@ -270,19 +249,7 @@ def build_blm(config: ModelConfig, spec: WorldSpec, seed: int) -> BLM:
     """A BLM with the initial weights that the seed gives it in every process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "blm"))
-        return BLM(
-            config.blm,
-            state_dim=spec.state_dim,
-            target_dim=spec.target_dim,
-            char_dim=spec.char_dim,
-            slm_dim=config.slm.d_model,
-            num_slms=config.num_slms,
-            shortlist_size=config.shortlist_size,
-            record_words=spec.record_words,
-            scale=spec.scale,
-            decode=spec.decode,
-            tag=spec.tag,
-        )
+        return BLM(config.blm, spec, config.slm.d_model, config.num_slms, shortlist_size=config.shortlist_size)
 
 
 def to_change(spec: WorldSpec, current: Tensor, target: Tensor) -> Tensor:

@@ -14,14 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leworld.models.blm import BLM
+from leworld.models.forward_pass import ForwardPass
 from leworld.models.pooling import Senses
 from leworld.models.router import Routing, logistic_noise
 from leworld.optim import warmup_cosine
 from leworld.rng import generator
 from leworld.training.data_parallel import BatchPart, LearnerGroup
 from leworld.training.hindsight import best_masks, candidate_credit
+from leworld.training.losses import subset_loss, verify_loss
+from leworld.training.read_noise import ReadNoise
 from leworld.training.setting_checks import check_fractions, check_not_negative, check_positive
-from leworld.training.train_state import Metrics, ReadNoise, TrainState, recall, subset_loss, verify_loss
+from leworld.training.train_state import Metrics, TrainState, recall
 from leworld.types import Batch, Credit, Proposals, Ranges
 
 
@@ -111,63 +114,52 @@ class Scores:
     total: int
 
 
-def joint_step(learner: TrainState, config: JointConfig, step: int) -> Metrics:
+def joint_step(state: TrainState, config: JointConfig, step: int) -> Metrics:
     """One step of everything: propose, route, read, predict, score in hindsight, send credit."""
-    draw = generator(learner.seed, "joint", step)
+    draw = generator(state.seed, "joint", step)
     # What only a request could find is left to the refine phase: without one, the right record seems of no use.
-    samples = learner.samples(config.sequences, config.samples, draw, keyed=True)
-    part = samples.part
-    query, relevant = learner.query(samples.batch), learner.concern(samples.batch, None).relevant
-    shortlist = learner.shortlist(query, config.temperature_at(step), part, "joint", step)
-    batch = learner.concern(samples.batch, shortlist)
-    proposals = attach_hidden(learner.fleet.propose(query, shortlist, learn=True).to(learner.device))
-    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), shortlist)
+    samples = state.samples(config.sequences, config.samples, draw, keyed=True)
+    part, query = samples.part, state.query(samples.batch)
+    relevant = state.concern(samples.batch, None).relevant
+    shortlist = state.shortlist(query, config.temperature_at(step), part, "joint", step)
+    batch = state.concern(samples.batch, shortlist)
+    forward = state.forward(query, shortlist)
+    proposals = forward.propose(learn=True)
+    forward.sense(state.seen(samples, config.forgotten, draw))
     columns = proposals.confidence.shape[1]
-    noise = part.of(logistic_noise(torch.Size((part.total, columns)), draw)).to(learner.device)
-    routing = learner.blm.route(senses, proposals, config.temperature_at(step), noise)
+    noise = part.of(logistic_noise(torch.Size((part.total, columns)), draw)).to(state.device)
+    routing = forward.route(config.temperature_at(step), noise)
     read_noise = ReadNoise(config.irrelevant, config.dropped, config.blind, config.cut)
-    noisy = learner.add_read_noise(proposals.ranges(), read_noise, draw, part)
+    noisy = state.add_read_noise(proposals.ranges(), read_noise, draw, part)
     scored = scored_rows(part.total, config.scored, draw)
-    rows = (scored[part.holds(scored)] - part.first).to(learner.device)
-    candidates = Ranges(proposals.start[rows], proposals.length[rows])
-    records, (index, candidate_index) = learner.read(noisy.ranges, candidates)
-
-    pooled = learner.blm.pool(senses, records, index)
-    slots = learner.blm.slots(pooled, proposals)
-    prediction = learner.blm.predict(senses, slots, routing.mask * noisy.kept)
-    change = learner.change(batch)
+    rows = (scored[part.holds(scored)] - part.first).to(state.device)
+    index, candidates = forward.read(noisy.ranges, Ranges(proposals.start[rows], proposals.length[rows]))
+    prediction = forward.predict(forward.look(index), routing.mask * noisy.kept)
+    change = state.change(batch)
     error = (prediction.change - change).pow(2).mean() * part.share
 
-    chosen = proposals.map(lambda x: x[rows].detach())
-    seen = senses.map(lambda tensor: tensor[rows].detach())
-    scores = score(learner, config, seen, records, candidate_index, chosen, change[rows], rows, len(scored))
-    right = right_reads(batch, proposals) if learner.labels else noisy.ranges.length > 0
-    verify = verify_loss(pooled, noisy.wrong, noisy.wrong | right, learner.group)
-    loss = error + config.verify_weight * verify + routing_loss(config, routing, scores, learner.group, part)
-    loss = loss + config.shortlist_weight * shortlist_loss(learner.blm, senses, scores, part)
-    loss = loss + config.subset_weight * part.share * subset_loss(learner.blm, senses, relevant)
+    scores = score(forward, config, candidates, change, rows, len(scored))
+    right = right_reads(batch, proposals) if state.labels else noisy.ranges.length > 0
+    verify = verify_loss(forward.pooled, noisy.wrong, noisy.wrong | right, state.group)
+    loss = error + config.verify_weight * verify + routing_loss(config, routing, scores, state.group, part)
+    loss = loss + config.shortlist_weight * shortlist_loss(state.blm, forward.senses, scores, part)
+    loss = loss + config.subset_weight * part.share * subset_loss(state.blm, forward.senses, relevant)
     loss.backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
-    norm = learner.optimise(lr)
-    credit = to_credit(config, batch, proposals, scores, part, config.label_weight if learner.labels else 0.0)
+    norm = state.optimise(lr)
+    credit = to_credit(config, batch, proposals, scores, part, config.label_weight if state.labels else 0.0)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
-    learner.fleet.learn([credit], slm_lr, ("joint", step))
+    state.fleet.learn([credit], slm_lr, ("joint", step))
     return {
-        "loss": learner.group.sum(error).item(), "grad_norm": norm, "lr": lr,
+        "loss": state.group.sum(error).item(), "grad_norm": norm, "lr": lr,
         "temperature": config.temperature_at(step), **hit_metrics(batch, proposals), **recall(shortlist, relevant),
-        **mask_metrics(batch, routing.logit, relevant, shortlist, learner.fleet.members),
+        **mask_metrics(batch, routing.logit, relevant, shortlist, state.fleet.members),
     }  # fmt: skip
 
 
 def right_reads(batch: Batch, proposals: Proposals) -> Tensor:
     """(B, N) bool, where the best candidate is what the write log names."""
     return (proposals.start[..., 0] == batch.labels.start) & (batch.labels.length > 0)
-
-
-def attach_hidden(proposals: Proposals) -> Proposals:
-    """Let the gradient of ``hidden`` be collected: it is part of the credit."""
-    proposals.hidden.requires_grad_()
-    return proposals
 
 
 def scored_rows(batch: int, part: float, generator: torch.Generator) -> Tensor:
@@ -177,17 +169,28 @@ def scored_rows(batch: int, part: float, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def score(
-    learner: TrainState, config: JointConfig, senses: Senses, records, index: Tensor, proposals: Proposals,
-    change: Tensor, rows: Tensor, total: int,
-) -> Scores:  # fmt: skip
-    """Hindsight over candidates (R, N, K) and masks on the scored samples."""
+    forward: ForwardPass, config: JointConfig, candidates: Tensor, change: Tensor, rows: Tensor, total: int
+) -> Scores:
+    """Hindsight over candidates and masks on the samples that are scored.
+
+    Args:
+        forward: the pass of all B samples.
+        config: of the phase.
+        candidates: (R, N, K) where the candidates of the scored samples lie among the records.
+        change: (B, Y) what happened.
+        rows: (R,) the samples that are scored.
+        total: how many the whole group scores.
+    """
+    blm, some = forward.parts.blm, forward.at(rows)
+    assert some.proposals is not None
     if not len(rows):
-        nothing = proposals.confidence
-        return Scores(rows, nothing, torch.zeros_like(proposals.log_prob), nothing, total)
-    alternatives = learner.blm.slots(learner.blm.pool(senses, records, index), proposals)
+        nothing = some.proposals.confidence
+        return Scores(rows, nothing, torch.zeros_like(some.proposals.log_prob), nothing, total)
+    alternatives = some.look(candidates)
     best = alternatives.map(lambda tensor: tensor[:, :, 0])
-    mask = best_masks(learner.blm, senses, best, change, config.read_price)
-    candidate, weight = candidate_credit(learner.blm, senses, best, alternatives, change, config.credit_temperature)
+    mask = best_masks(blm, some.senses, best, change[rows], config.read_price)
+    temperature = config.credit_temperature
+    candidate, weight = candidate_credit(blm, some.senses, best, alternatives, change[rows], temperature)
     return Scores(rows, mask, candidate, weight, total)
 
 

@@ -9,14 +9,14 @@ import torch
 
 from leworld.errors import CheckpointError, ConfigError
 from leworld.memory import Memory
-from leworld.models.fleet import Fleet, FleetConfig
 from leworld.models.system import ModelConfig, build_blm
 from leworld.training.data_parallel import ALONE, LearnerGroup
 from leworld.training.joint import JointConfig, joint_step
 from leworld.training.pretrain import PretrainConfig, pretrain_step
 from leworld.training.refine import RefineConfig, refine_step
 from leworld.training.setting_checks import check_not_negative, check_positive
-from leworld.training.train_state import Metrics, TrainState
+from leworld.training.slm_training import SLMTrainingConfig, TrainableFleet
+from leworld.training.train_state import Metrics, TrainOptions, TrainState
 from leworld.worlds.base import World
 
 PHASES = ("pretrain", "joint", "refine")
@@ -79,10 +79,10 @@ class Progress:
     metrics: Metrics
 
 
-def fleet_config(model: ModelConfig, phases: PhasesConfig, seed: int) -> FleetConfig:
+def fleet_config(model: ModelConfig, phases: PhasesConfig, seed: int) -> SLMTrainingConfig:
     """What an SLM needs to know of a run."""
     pretrain = phases.pretrain
-    return FleetConfig(
+    return SLMTrainingConfig(
         slm=model.slm,
         num_slms=model.num_slms,
         query_dim=model.blm.query_dim,
@@ -101,35 +101,23 @@ def fleet_config(model: ModelConfig, phases: PhasesConfig, seed: int) -> FleetCo
     )
 
 
+def phase_runner(
+    model: ModelConfig, phases: PhasesConfig, world: World, fleet: TrainableFleet, memory: Memory, *, seed: int,
+    device: str = "cpu", group: LearnerGroup = ALONE,
+) -> PhaseRunner:  # fmt: skip
+    """A runner with a new BLM, whose fleet and memory may be anywhere."""
+    options = TrainOptions(seed, phases.weight_decay, phases.grad_clip, phases.labels, device)
+    blm = build_blm(model, world.spec, seed)
+    return PhaseRunner(phases, TrainState(blm, fleet, memory, world, options, group))
+
+
 class PhaseRunner:
     """Runs what is left of the phases from any position."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        phases: PhasesConfig,
-        world: World,
-        fleet: Fleet,
-        memory: Memory,
-        *,
-        seed: int,
-        device: str = "cpu",
-        group: LearnerGroup = ALONE,
-    ) -> None:
+    def __init__(self, phases: PhasesConfig, state: TrainState) -> None:
         self.phases = phases
         self.position = Position()
-        self.learner = TrainState(
-            build_blm(model, world.spec, seed),
-            fleet,
-            memory,
-            world,
-            weight_decay=phases.weight_decay,
-            grad_clip=phases.grad_clip,
-            seed=seed,
-            labels=phases.labels,
-            device=device,
-            group=group,
-        )
+        self.train_state = state
 
     def join(self, slm_id: int) -> None:
         """Between two steps: an SLM joins, pre-trained as far as the others; it serves table ``slm_id`` modulo theirs.
@@ -138,7 +126,7 @@ class PhaseRunner:
             ConfigError: its number is not above all others.
         """
         steps = self.phases.pretrain.slm_steps
-        self.learner.join(slm_id, min(steps, self.position.step) if self.position.phase == "pretrain" else steps)
+        self.train_state.join(slm_id, min(steps, self.position.step) if self.position.phase == "pretrain" else steps)
 
     def leave(self, slm_id: int) -> None:
         """Between two steps: an SLM leaves, with all that the BLM knew of it.
@@ -146,7 +134,7 @@ class PhaseRunner:
         Raises:
             ConfigError: it is not there, or the only one.
         """
-        self.learner.leave(slm_id)
+        self.train_state.leave(slm_id)
 
     def num_steps(self, phase: str) -> int:
         """Steps of a phase; pre-training takes as long as the longer of its two halves."""
@@ -171,9 +159,9 @@ class PhaseRunner:
         config, total = self.phases.pretrain, self.num_steps("pretrain")
         for start in range(first, total, CHUNK_STEPS):
             end = min(start + CHUNK_STEPS, total)
-            pending = self.learner.fleet.pretrain(start, max(0, min(end, config.slm_steps) - start))
+            pending = self.train_state.fleet.pretrain(start, max(0, min(end, config.slm_steps) - start))
             # Without labels the BLM asks the SLMs, which are then to be alike wherever they run.
-            taught = None if self.learner.labels else pending()
+            taught = None if self.train_state.labels else pending()
             metrics = [self._pretrain_metrics(config, step) for step in range(start, end)]
             metrics[-1].update(mean_metrics(pending() if taught is None else taught))
             self._serve_probation(end - start)
@@ -183,19 +171,19 @@ class PhaseRunner:
                 yield Progress(Position("pretrain", step + 1), total, values)
 
     def _serve_probation(self, steps: int) -> None:
-        blm = self.learner.blm
+        blm = self.train_state.blm
         blm.probation = [max(0, left - steps) for left in blm.probation]
 
     def _pretrain_metrics(self, config: PretrainConfig, step: int) -> Metrics:
-        return pretrain_step(self.learner, config, step) if step < config.steps else {}
+        return pretrain_step(self.train_state, config, step) if step < config.steps else {}
 
     def _joint(self, first: int) -> Iterator[Progress]:
         for step in range(first, self.phases.joint.steps):
-            yield self._done("joint", step, joint_step(self.learner, self.phases.joint, step))
+            yield self._done("joint", step, joint_step(self.train_state, self.phases.joint, step))
 
     def _refine(self, first: int) -> Iterator[Progress]:
         for step in range(first, self.phases.refine.steps):
-            yield self._done("refine", step, refine_step(self.learner, self.phases.refine, step))
+            yield self._done("refine", step, refine_step(self.train_state, self.phases.refine, step))
 
 
 def mean_metrics(parts: list[Metrics]) -> Metrics:

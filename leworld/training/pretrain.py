@@ -5,20 +5,19 @@ Nothing is recurrent here, so time folds into the batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from leworld.models.blm import Slots
-from leworld.models.pooling import Senses
 from leworld.models.router import logistic_noise
-from leworld.models.tag_head import SURE, tag_loss
+from leworld.models.tag_head import tag_loss
 from leworld.optim import warmup_cosine
 from leworld.rng import generator
+from leworld.training.losses import subset_loss, verify_loss
+from leworld.training.read_noise import ReadNoise
 from leworld.training.setting_checks import check_fractions, check_not_negative, check_positive
-from leworld.training.train_state import Metrics, ReadNoise, TrainState, recall, subset_loss, verify_loss
-from leworld.types import Batch
+from leworld.training.train_state import Metrics, TrainState, recall
 
 
 @dataclass(frozen=True)
@@ -83,62 +82,56 @@ class PretrainConfig:
         check_not_negative("phases.pretrain", self, "subset_weight", "length_weight", "confidence_weight")
 
 
-def pretrain_step(learner: TrainState, config: PretrainConfig, step: int) -> Metrics:
+def pretrain_step(state: TrainState, config: PretrainConfig, step: int) -> Metrics:
     """One step of the BLM on reads of the write log, some of them spoilt."""
-    draw = generator(learner.seed, "pretrain", step)
-    samples = learner.samples(config.sequences, config.samples, draw)
-    part, query = samples.part, learner.query(samples.batch)
-    relevant = learner.concern(samples.batch, None).relevant
-    shortlist = learner.shortlist(query, config.temperature, part, "pretrain", step)
-    batch = learner.concern(samples.batch, shortlist)
+    draw = generator(state.seed, "pretrain", step)
+    samples = state.samples(config.sequences, config.samples, draw)
+    part, query = samples.part, state.query(samples.batch)
+    relevant = state.concern(samples.batch, None).relevant
+    shortlist = state.shortlist(query, config.temperature, part, "pretrain", step)
+    batch = state.concern(samples.batch, shortlist)
     # Without labels, SLMs that are taught beside it by what was written say where to read.
-    own = batch.labels if learner.labels else learner.fleet.propose(query, shortlist).to(learner.device).ranges()
+    own = batch.labels if state.labels else state.forward(query, shortlist).propose().ranges()
+    forward = state.forward(query, shortlist)
     read_noise = ReadNoise(config.irrelevant, config.dropped, config.blind, config.cut)
-    noisy = learner.add_read_noise(own, read_noise, draw, part)
-    wanted = learner.to_request(samples)
-    wanted = wanted if shortlist is None else wanted.map(lambda x: x.gather(1, shortlist))
-    records, (index, right, named) = learner.read(noisy.ranges, own, wanted)
-    senses = learner.blm.sense(query, learner.seen(samples, config.forgotten, draw), shortlist)
-    if learner.labels:
-        senses = expecting(senses, batch, records.tags[right, 0])
-    pooled = learner.blm.pool(senses, records, index)
-    noise = part.of(logistic_noise(torch.Size((part.total, noisy.kept.shape[1])), draw)).to(learner.device)
-    routing = learner.blm.route_alone(senses, config.temperature, noise)
-    prediction = learner.blm.predict(
-        senses, Slots(pooled.content, pooled.notes, pooled.moments), routing.mask * noisy.kept
-    )
-    error = (prediction.change - learner.change(batch)).pow(2).mean() * part.share
-    verify = verify_loss(pooled, noisy.wrong, noisy.ranges.length > 0, learner.group)
-    codec = learner.blm.codec.reconstruction_loss(_random_words(learner, step))
-    known = (wanted.length > 0) & ~noisy.wrong & (noisy.kept > 0)
-    scores = learner.blm.expected_tags(batch.characteristics, prediction.request, shortlist)
+    noisy = state.add_read_noise(own, read_noise, draw, part)
+    requested = state.to_request(samples, shortlist)
+    index, right, named = forward.read(noisy.ranges, own, requested)
+    forward.sense(state.seen(samples, config.forgotten, draw))
+    if state.labels:
+        # Where only a request could name the record, the right tags stand in for what it will name.
+        forward = forward.expect(right, ~batch.keyed)
+    slots = forward.look(index)
+    noise = part.of(logistic_noise(torch.Size((part.total, noisy.kept.shape[1])), draw)).to(state.device)
+    routing = forward.route(config.temperature, noise)
+    prediction = forward.predict(slots, routing.mask * noisy.kept)
+    error = (prediction.change - state.change(batch)).pow(2).mean() * part.share
+    verify = verify_loss(forward.pooled, noisy.wrong, noisy.ranges.length > 0, state.group)
+    codec = state.blm.codec.reconstruction_loss(_random_words(state, step))
+    known = (requested.length > 0) & ~noisy.wrong & (noisy.kept > 0)
+    scores = state.blm.expected_tags(batch.characteristics, prediction.request, shortlist)
     # Requests are to name the tags of the records that the next step needs, where that is known.
-    naming = tag_loss(scores, records.tags[named, 0], known, learner.group.sum(known.sum()))
+    naming = tag_loss(scores, forward.records.tags[named, 0], known, state.group.sum(known.sum()))
     loss = error + config.verify_weight * verify + config.ask_weight * naming
-    loss = loss + config.subset_weight * part.share * subset_loss(learner.blm, senses, relevant)
+    loss = loss + config.subset_weight * part.share * subset_loss(state.blm, forward.senses, relevant)
     # What needs no samples every learner works out whole.
-    common = config.codec_weight * codec + _rule_loss(learner, config, step)
-    (loss + common / learner.group.size).backward()
+    common = config.codec_weight * codec + _rule_loss(state, config, step)
+    (loss + common / state.group.size).backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
-    norm = learner.optimise(lr)
-    total = learner.group.sum(torch.stack([error, verify])).tolist()
+    norm = state.optimise(lr)
+    total = state.group.sum(torch.stack([error, verify])).tolist()
     return {"loss": total[0], "verify_loss": total[1], "grad_norm": norm, "lr": lr, **recall(shortlist, relevant)}
 
 
-def expecting(senses: Senses, batch: Batch, tags: Tensor) -> Senses:
-    """Where only a request could name the record, the right (B, N, G) tags stand in for what it will name."""
-    return replace(senses, tags=torch.where(batch.keyed.unsqueeze(-1), senses.tags, SURE * tags))
-
-
-def _rule_loss(learner: TrainState, config: PretrainConfig, step: int) -> Tensor | float:
+def _rule_loss(state: TrainState, config: PretrainConfig, step: int) -> Tensor | float:
     """Fresh keys teach which tags to expect, as they teach addresses to the SLMs."""
-    if learner.blm.tags is None:
+    if state.blm.tags is None:
         return 0.0
-    keys = learner.world.keys(config.rule_batch, generator(learner.seed, "tags", step)).to(learner.device)
-    assert keys.tags is not None, learner.world.spec.name
-    return learner.blm.tags.rule_loss(keys.characteristics, learner.of_all(keys.tags))
+    keys = state.world.keys(config.rule_batch, generator(state.seed, "tags", step)).to(state.device)
+    assert keys.tags is not None, state.world.spec.name
+    return state.blm.tags.rule_loss(keys.characteristics, state.of_all(keys.tags))
 
 
-def _random_words(learner: TrainState, step: int) -> Tensor:
+def _random_words(state: TrainState, step: int) -> Tensor:
     """(64, 32) random bits for the codec to tell apart."""
-    return torch.randint(0, 2, (64, 32), generator=generator(learner.seed, "codec", step)).float().to(learner.device)
+    return torch.randint(0, 2, (64, 32), generator=generator(state.seed, "codec", step)).float().to(state.device)

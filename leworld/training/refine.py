@@ -13,23 +13,23 @@ Source: paired branches as in ProactAgent, https://arxiv.org/abs/2604.20572, com
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from leworld.models.blm import Prediction
-from leworld.models.pooling import Senses
-from leworld.models.record_encoder import Records
-from leworld.models.tag_head import SURE, tag_loss
+from leworld.models.forward_pass import ForwardPass
+from leworld.models.tag_head import tag_loss
 from leworld.optim import warmup_cosine
 from leworld.rng import generator
 from leworld.training.data_parallel import BatchPart
 from leworld.training.hindsight import best_masks, variant_errors
-from leworld.training.joint import attach_hidden
+from leworld.training.losses import verify_loss
+from leworld.training.read_noise import ReadNoise
 from leworld.training.setting_checks import check_fractions, check_not_negative, check_positive
-from leworld.training.train_state import Metrics, ReadNoise, TrainState, verify_loss
+from leworld.training.train_state import Metrics, TrainState
 from leworld.types import Batch, Credit, Proposals, Ranges
 
 
@@ -92,38 +92,38 @@ class Round:
     batch: Batch
 
 
-def refine_step(learner: TrainState, config: RefineConfig, step: int) -> Metrics:
+def refine_step(state: TrainState, config: RefineConfig, step: int) -> Metrics:
     """One step: the same samples without requests and with them, and the requests taught by what they led to."""
-    draw = generator(learner.seed, "refine", step)
-    batch = learner.world.batch("train", config.sequences, draw)
-    batch = batch.map(lambda tensor: tensor[:, : config.horizon]).to(learner.device)
+    draw = generator(state.seed, "refine", step)
+    batch = state.world.batch("train", config.sequences, draw)
+    batch = batch.map(lambda tensor: tensor[:, : config.horizon]).to(state.device)
     horizon = batch.shape[1]
-    sequences = learner.group.part(len(batch.current))
-    guided = sequences.of(torch.rand(sequences.total, generator=draw) < config.guided).to(learner.device)
+    sequences = state.group.part(len(batch.current))
+    guided = sequences.of(torch.rand(sequences.total, generator=draw) < config.guided).to(state.device)
     batch, part = batch.map(sequences.of), sequences.times(horizon)
     guided = guided.repeat_interleave(horizon)
-    seen = learner.blm.observe(batch.past, batch.current)
+    seen = state.blm.observe(batch.past, batch.current)
     seen = None if seen is None else seen.flatten(0, 1)
     batch = batch.fold_time().at(0)
-    without, worth = request_worth(learner, batch, seen, part)
+    without, worth = request_worth(state, batch, seen, part)
 
-    shortlist = first_requests(learner, config, batch, seen, guided, horizon)
-    made = make_requests(learner, config, batch, seen, shortlist, guided)
-    requests = delay(sent(made, guided, learner.blm.config.request_price), horizon)
+    received = first_requests(state, config, batch, seen, guided, horizon)
+    made = make_requests(state, config, batch, seen, received, guided)
+    requests = delay(sent(made, guided, state.blm.config.request_price), horizon)
     requests = requests if config.request_weight else requests.detach()
-    result = run_round(learner, config, batch, seen, requests, guided, draw, part)
+    result = run_round(state, config, batch, seen, requests, guided, draw, part)
     foreseen = foresight_loss(made.worth, worth, horizon)
     own = result.error.mean() + foreseen
     (own * part.share + result.taught).backward(retain_graph=requests.requires_grad)
     slm_lr = warmup_cosine(step, config.steps, config.slm_lr, config.warmup_steps)
     credit = to_credit(config, result.batch, result.proposals, worth)
-    (gradient,) = learner.fleet.learn([credit], slm_lr, ("refine", step))
+    (gradient,) = state.fleet.learn([credit], slm_lr, ("refine", step))
     if requests.requires_grad:
-        torch.autograd.backward(requests, config.request_weight_at(step) * gradient.to(learner.device))
+        torch.autograd.backward(requests, config.request_weight_at(step) * gradient.to(state.device))
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
-    norm = learner.optimise(lr)
+    norm = state.optimise(lr)
     error = result.error.detach()
-    loss, gain = (learner.group.mean(values, part).item() for values in (error, without - error))
+    loss, gain = (state.group.mean(values, part).item() for values in (error, without - error))
     return {
         "loss": loss, "gain": gain, "grad_norm": norm, "lr": lr,
         **asked_metrics(result.batch, result.proposals),
@@ -138,12 +138,12 @@ def delay(requests: Tensor, horizon: int) -> Tensor:
 
 @torch.no_grad()
 def first_requests(
-    learner: TrainState, config: RefineConfig, batch: Batch, seen: Tensor | None, guided: Tensor, horizon: int
+    state: TrainState, config: RefineConfig, batch: Batch, seen: Tensor | None, guided: Tensor, horizon: int
 ) -> Tensor:
     """(M, Q) requests that steps receive from steps that had received none: what the BLM is used to seeing."""
-    nothing = learner.query(batch).info_query
-    made = make_requests(learner, config, batch, seen, nothing, guided)
-    return delay(sent(made, guided, learner.blm.config.request_price), horizon)
+    nothing = state.query(batch).info_query
+    made = make_requests(state, config, batch, seen, nothing, guided)
+    return delay(sent(made, guided, state.blm.config.request_price), horizon)
 
 
 def sent(made: Prediction, guided: Tensor, price: float) -> Tensor:
@@ -158,25 +158,29 @@ def foresight_loss(foreseen: Tensor, worth: Tensor, horizon: int) -> Tensor:
 
 
 def make_requests(
-    learner: TrainState, config: RefineConfig, batch: Batch, seen: Tensor | None, received: Tensor, guided: Tensor
+    state: TrainState, config: RefineConfig, batch: Batch, seen: Tensor | None, received: Tensor, guided: Tensor
 ) -> Prediction:
     """What every step says after its reads, its request with the graph; guided rows trust what hindsight trusts."""
-    query = learner.query(batch, received)
-    shortlist = learner.blm.shortlist(query)
-    batch = learner.concern(batch, shortlist)
-    proposals = learner.fleet.propose(query.map(Tensor.detach), shortlist).to(learner.device)
-    senses = learner.blm.sense(query, seen, shortlist)
-    records, (index,) = learner.read(guide(proposals.ranges(), batch.labels, guided))
-    senses = told(senses, records, index, guided)
-    pooled = learner.blm.pool(senses, records, index)
-    slots = learner.blm.slots(pooled, proposals)
-    best = best_masks(learner.blm, senses, slots, learner.change(batch), config.read_price)
-    mask = torch.where(guided.unsqueeze(1), best, learner.blm.route(senses, proposals).mask)
-    return learner.blm.predict(senses, slots, mask)
+    forward, batch = begun(state, batch, received)
+    proposals = forward.propose()
+    forward.sense(seen)
+    (index,) = forward.read(guide(proposals.ranges(), batch.labels, guided))
+    forward = forward.expect(index, guided.unsqueeze(1))
+    slots = forward.look(index)
+    best = best_masks(state.blm, forward.senses, slots, state.change(batch), config.read_price)
+    mask = torch.where(guided.unsqueeze(1), best, forward.route().mask)
+    return forward.predict(slots, mask)
+
+
+def begun(state: TrainState, batch: Batch, received: Tensor | None = None) -> tuple[ForwardPass, Batch]:
+    """A pass whose steps received (M, Q) requests, or none; and what of the batch concerns the SLMs that it asks."""
+    query = state.query(batch, received)
+    shortlist = state.blm.shortlist(query)
+    return state.forward(query, shortlist), state.concern(batch, shortlist)
 
 
 def run_round(
-    learner: TrainState,
+    state: TrainState,
     config: RefineConfig,
     batch: Batch,
     seen: Tensor | None,
@@ -186,37 +190,29 @@ def run_round(
     part: BatchPart,
 ) -> Round:
     """All steps with the requests that they receive, as they will be at test time."""
-    query = learner.query(batch, received)
-    shortlist = learner.blm.shortlist(query)
-    batch = learner.concern(batch, shortlist)
-    proposals = attach_hidden(learner.fleet.propose(query.map(Tensor.detach), shortlist, learn=True).to(learner.device))
-    senses = learner.blm.sense(query, seen, shortlist)
-    routing = learner.blm.route(senses, proposals)
+    forward, batch = begun(state, batch, received)
+    proposals = forward.propose(learn=True)
+    forward.sense(seen)
+    routing = forward.route()
     # Guided rows read rightly, lest the BLM unlearn to use what it reads while requests are still no good.
     wanted = guide(proposals.ranges(), batch.labels, guided)
-    noisy = learner.add_read_noise(wanted, ReadNoise(config.irrelevant, 0.0, 0.0), draw, part)
-    records, (index, right) = learner.read(noisy.ranges, batch.labels)
+    noisy = state.add_read_noise(wanted, ReadNoise(config.irrelevant, 0.0, 0.0), draw, part)
+    index, right = forward.read(noisy.ranges, batch.labels)
     there = batch.labels.length > 0
-    named = tag_loss(senses.tags, records.tags[right, 0], there, learner.group.sum(there.sum()))
-    senses = told(senses, records, right, guided)
-    pooled = learner.blm.pool(senses, records, index)
-    slots = learner.blm.slots(pooled, proposals)
-    prediction = learner.blm.predict(senses, slots, routing.mask)
-    change = learner.change(batch)
-    known = senses.map(Tensor.detach)
-    best = best_masks(learner.blm, known, slots.map(Tensor.detach), change, config.read_price)
+    named = tag_loss(forward.senses.tags, forward.records.tags[right, 0], there, state.group.sum(there.sum()))
+    forward = forward.expect(right, guided.unsqueeze(1))
+    slots = forward.look(index)
+    prediction = forward.predict(slots, routing.mask)
+    change = state.change(batch)
+    known = forward.senses.map(Tensor.detach)
+    best = best_masks(state.blm, known, slots.map(Tensor.detach), change, config.read_price)
     # What a spoilt read is worth says nothing of the mask.
     fair = (~noisy.wrong.any(1)).float()
     mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best, reduction="none").mean(1)
-    mask_loss = (mask_loss * fair).sum() / learner.group.sum(fair.sum()).clamp(min=1)
-    verify = verify_loss(pooled, noisy.ranges.start != batch.labels.start, there, learner.group)
+    mask_loss = (mask_loss * fair).sum() / state.group.sum(fair.sum()).clamp(min=1)
+    verify = verify_loss(forward.pooled, noisy.ranges.start != batch.labels.start, there, state.group)
     taught = config.mask_weight * mask_loss + config.verify_weight * verify + config.tag_weight * named
     return Round((prediction.change - change).pow(2).mean(-1), taught, proposals, batch)
-
-
-def told(senses: Senses, records: Records, right: Tensor, guided: Tensor) -> Senses:
-    """Guided rows (M,) expect the tags of the (M, N) right records, as if they had been asked for."""
-    return replace(senses, tags=torch.where(guided[:, None, None], SURE * records.tags[right, 0], senses.tags))
 
 
 def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:
@@ -226,28 +222,25 @@ def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:
 
 
 @torch.no_grad()
-def request_worth(learner: TrainState, batch: Batch, seen: Tensor | None, part: BatchPart) -> tuple[Tensor, Tensor]:
+def request_worth(state: TrainState, batch: Batch, seen: Tensor | None, part: BatchPart) -> tuple[Tensor, Tensor]:
     """What requests could gain: reading all that was proposed against reading all that the write log names.
 
     Returns:
         (M,) error without requests, and (M,) in [-1, 1] the part of the mean error that the right reads would save.
     """
-    query = learner.query(batch)
-    shortlist = learner.blm.shortlist(query)
-    batch = learner.concern(batch, shortlist)
-    proposals = learner.fleet.propose(query, shortlist).to(learner.device)
-    senses = learner.blm.sense(query, seen, shortlist)
-    own = learner.blm.route(senses, proposals).mask
+    forward, batch = begun(state, batch)
+    proposed = forward.propose().ranges()
+    forward.sense(seen)
+    own = forward.route().mask
     everyone = torch.ones(len(own), dtype=torch.bool, device=own.device)
-    records, indices = learner.read(proposals.ranges(), guide(proposals.ranges(), batch.labels, everyone))
-    knowing = told(senses, records, indices[1], everyone)
-    proposed_slots = learner.blm.slots(learner.blm.pool(senses, records, indices[0]), proposals)
-    right_slots = learner.blm.slots(learner.blm.pool(knowing, records, indices[1]), proposals)
+    index, right = forward.read(proposed, guide(proposed, batch.labels, everyone))
+    proposed_slots, right_slots = forward.look(index), forward.expect(right, everyone.unsqueeze(1)).look(right)
     slots = proposed_slots.map(lambda *both: torch.stack(both), right_slots)
-    change = learner.change(batch)
-    without = (learner.blm.predict(senses, proposed_slots, own).change - change).pow(2).mean(-1)
-    proposed, right = variant_errors(learner.blm, senses, slots, torch.ones_like(own[:1]).repeat(2, 1), change)
-    return without, ((proposed - right) / learner.group.mean(proposed, part).clamp(min=1e-8)).clamp(-1, 1)
+    change = state.change(batch)
+    without = (forward.predict(proposed_slots, own).change - change).pow(2).mean(-1)
+    everything = torch.ones_like(own[:1]).repeat(2, 1)
+    plain, best = variant_errors(state.blm, forward.senses, slots, everything, change)
+    return without, ((plain - best) / state.group.mean(plain, part).clamp(min=1e-8)).clamp(-1, 1)
 
 
 def to_credit(config: RefineConfig, batch: Batch, proposals: Proposals, worth: Tensor) -> Credit:

@@ -8,26 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from leworld.errors import ConfigError
 from leworld.memory import Memory
-from leworld.models.batched_reads import read_ranges
 from leworld.models.blm import BLM
-from leworld.models.fleet import Fleet
+from leworld.models.forward_pass import ForwardPass
 from leworld.models.membership import asking, join, leave, set_asking, tables_of
-from leworld.models.pooling import Pooled, Senses
-from leworld.models.record_encoder import Records
 from leworld.models.router import logistic_noise
 from leworld.models.system import System, to_change
 from leworld.optim import Optimizer
-from leworld.rng import derangement, generator
+from leworld.rng import generator
 from leworld.training.data_parallel import ALONE, BatchPart, LearnerGroup
+from leworld.training.read_noise import NoisyReads, ReadNoise, add_read_noise
+from leworld.training.slm_training import Metrics, TrainableFleet
 from leworld.types import Batch, Query, Ranges
 from leworld.worlds.base import World
-
-Metrics = dict[str, float]
 
 ASKING = "asking"
 
@@ -45,35 +41,43 @@ class Samples:
     part: BatchPart
 
 
-class TrainState:
-    """What a phase works with. It owns the BLM and its optimiser; fleet and memory may be anywhere.
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a BLM is trained.
 
-    Without ``labels`` no phase looks at what batches say of addresses.
+    Attributes:
+        seed: of everything random.
+        weight_decay, grad_clip: of its optimiser.
+        labels: whether phases look at what batches say of addresses.
+        device: where it is computed.
     """
+
+    seed: int
+    weight_decay: float
+    grad_clip: float
+    labels: bool = True
+    device: str = "cpu"
+
+
+class TrainState:
+    """What a phase works with. It owns the BLM and its optimiser; fleet and memory may be anywhere."""
 
     def __init__(
         self,
         blm: BLM,
-        fleet: Fleet,
+        fleet: TrainableFleet,
         memory: Memory,
         world: World,
-        *,
-        weight_decay: float,
-        grad_clip: float,
-        seed: int,
-        labels: bool = True,
-        device: str = "cpu",
+        options: TrainOptions,
         group: LearnerGroup = ALONE,
     ) -> None:
         self.group = group
-        self.blm = blm.to(device)
+        self.blm = blm.to(options.device)
         self.fleet = fleet
         self.memory = memory
         self.world = world
-        self.seed = seed
-        self.labels = labels
-        self.device = device
-        self.optimizer = Optimizer(self.blm, weight_decay, grad_clip)
+        self.seed, self.labels, self.device = options.seed, options.labels, options.device
+        self.optimizer = Optimizer(self.blm, options.weight_decay, options.grad_clip)
 
     @property
     def system(self) -> System:
@@ -104,33 +108,27 @@ class TrainState:
         kept = samples.part.of(torch.rand(samples.part.total, 1, generator=generator)) >= forgotten
         return seen.flatten(0, 1)[samples.rows.to(self.device)] * kept.to(self.device)
 
-    def to_request(self, samples: Samples) -> Ranges:
+    def forward(self, query: Query, shortlist: Tensor | None) -> ForwardPass:
+        """A pass of the BLM, the SLMs and the memory over the samples of a query."""
+        return ForwardPass(self.system, query, shortlist)
+
+    def to_request(self, samples: Samples, shortlist: Tensor | None = None) -> Ranges:
         """(n, N) the records of the step after each sample, where they are others and only a request can find them.
 
-        Elsewhere start and length are 0, so that all that is not asked for is read as one range.
+        Elsewhere start and length are 0, so that all that is not requested is read as one range.
         """
         labels, keyed = samples.episodes.labels.map(self.of_all), self.of_all(samples.episodes.keyed)
-        shortlist = torch.zeros_like(keyed)
+        needed = torch.zeros_like(keyed)
         if self.labels and self.blm.tags is not None:
-            shortlist[:, :-1] = ~keyed[:, 1:] & (labels.start[:, 1:] != labels.start[:, :-1])
+            needed[:, :-1] = ~keyed[:, 1:] & (labels.start[:, 1:] != labels.start[:, :-1])
         rows = samples.rows.to(self.device)
-        return labels.map(lambda x: (x.roll(-1, dims=1) * shortlist).flatten(0, 1)[rows])
-
-    def read(self, *ranges: Ranges) -> tuple[Records, list[Tensor]]:
-        """Read and encode several sets of ranges in one call to the memory.
-
-        Returns:
-            the encoded records, and for each set the index of its ranges in them.
-        """
-        joined = Ranges(torch.cat([r.start.flatten() for r in ranges]), torch.cat([r.length.flatten() for r in ranges]))
-        reads = read_ranges(self.memory, joined, self.world.spec.record_words, self.device)
-        parts = reads.index.split([r.start.numel() for r in ranges])
-        return self.blm.encode(reads), [part.view(r.start.shape) for part, r in zip(parts, ranges, strict=True)]
+        requested = labels.map(lambda x: (x.roll(-1, dims=1) * needed).flatten(0, 1)[rows])
+        return requested if shortlist is None else requested.map(lambda x: x.gather(1, shortlist))
 
     def add_read_noise(
         self, ranges: Ranges, read_noise: ReadNoise, generator: torch.Generator, part: BatchPart
     ) -> NoisyReads:
-        """Spoil this learner's part of the (B, N) reads of a step; see ``spoil``."""
+        """Spoil this learner's part of the (B, N) reads of a step; see ``leworld.training.read_noise``."""
         everyone = add_read_noise(self.group.gather(ranges, part), read_noise, generator, self.world.spec.record_words)
         return NoisyReads(everyone.ranges.map(part.of), part.of(everyone.wrong), part.of(everyone.kept))
 
@@ -213,89 +211,8 @@ class TrainState:
             set_asking(self.blm, given)
 
 
-@dataclass(frozen=True)
-class ReadNoise:
-    """How reads are spoilt in training, so that a wrong read does no harm later.
-
-    Attributes:
-        irrelevant: part of the reads replaced by another sample's.
-        dropped: part of the reads not made.
-        blind: part of the samples that read nothing at all.
-        cut: part of the samples of which only some first records of each read exist, as soon after the first writes.
-    """
-
-    irrelevant: float
-    dropped: float
-    blind: float
-    cut: float = 0.0
-
-
-@dataclass(frozen=True)
-class NoisyReads:
-    """Reads after spoiling: (B, N) ``ranges``, ``wrong`` bool where they are not the sample's own, ``kept`` 0 or 1."""
-
-    ranges: Ranges
-    wrong: Tensor
-    kept: Tensor
-
-
-def add_read_noise(
-    ranges: Ranges, read_noise: ReadNoise, generator: torch.Generator, record_words: int = 1
-) -> NoisyReads:
-    """Replace and drop reads at random.
-
-    Args:
-        ranges: (B, N).
-        spoiling: how much.
-        generator: on the CPU.
-        record_words: words of a record; reads are cut between records.
-    """
-    batch, device = len(ranges.start), ranges.start.device
-    other = derangement(batch, generator).to(device)
-    alone, dropped = (torch.rand(ranges.start.shape, generator=generator).to(device) for _ in range(2))
-    lost, blind = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
-    # Half of the wrong reads come alone, half come with all of the sample's others wrong too.
-    all_wrong = read_noise.irrelevant / 2
-    swap = (lost < all_wrong) | (alone < all_wrong / (1 - all_wrong))
-    start = torch.where(swap, ranges.start[other], ranges.start)
-    length = torch.where(swap, ranges.length[other], ranges.length)
-    if read_noise.cut:
-        cut, share = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
-        part = (share * (length // record_words + 1)).long() * record_words
-        length = torch.where((cut < read_noise.cut) & (length > record_words), part, length)
-    kept = (dropped >= read_noise.dropped) & (blind >= read_noise.blind) & (length > 0)
-    return NoisyReads(Ranges(start, length), start != ranges.start, kept.float())
-
-
-def subset_loss(blm: BLM, senses: Senses, relevant: Tensor | None) -> Tensor | float:
-    """Where few are asked, and the world says (B, N) who matters, that teaches whom to ask."""
-    if senses.shortlist is None or relevant is None:
-        return 0.0
-    logit = blm.router.alone(senses.state).logit
-    # The sum, as each SLM's key has a part of its own in it; over as many as can be asked.
-    loss = F.binary_cross_entropy_with_logits(logit, relevant.float(), reduction="none").sum(1).mean()
-    return loss / senses.shortlist.shape[1]
-
-
 def recall(shortlist: Tensor | None, relevant: Tensor | None) -> Metrics:
     """How often all SLMs that matter, (B, N) bool, are among the (B, A) that are asked."""
     if shortlist is None or relevant is None:
         return {}
     return {"recall": (relevant.gather(1, shortlist).sum(1) == relevant.sum(1)).float().mean().item()}
-
-
-def verify_loss(pooled: Pooled, wrong: Tensor, known: Tensor, group: LearnerGroup = ALONE) -> Tensor:
-    """Right reads are to be believed and wrong ones not: which is which, the learner knows of its own spoiling.
-
-    It is this learner's share of the group's.
-
-    Args:
-        pooled: (B, N) reads.
-        wrong: (B, N) bool.
-        known: (B, N) bool, the reads for which that is known.
-        group: of the learner.
-    """
-    target = (~wrong).float().unsqueeze(-1).expand_as(pooled.belief)
-    loss = F.binary_cross_entropy_with_logits(pooled.belief, target, reduction="none")
-    counted = (pooled.valid & known.unsqueeze(-1)).float()
-    return (loss * counted).sum() / group.sum(counted.sum()).clamp(min=1)

@@ -95,7 +95,7 @@ def listening(system) -> list[tuple[int, int]]:
 
 
 def test_shuffled_control_reads_the_words_another_sample_asked_for(world):
-    system = tiny_trainer(world, stirred=True).learner.system
+    system = tiny_trainer(world, stirred=True).train_state.system
     batch = world.batch("test", 2, generator())
     plain = teacher_forced(system, batch)
     seen = listening(system)
@@ -111,7 +111,7 @@ def test_shuffled_control_reads_the_words_another_sample_asked_for(world):
 
 
 def test_controls_change_the_prediction_only_if_memory_matters(world):
-    system = tiny_trainer(world, stirred=True).learner.system
+    system = tiny_trainer(world, stirred=True).train_state.system
     batch = world.batch("test", 8, generator())
     plain = teacher_forced(system, batch).error
     redirects = (shuffled(generator()), random_addresses(16, generator()))

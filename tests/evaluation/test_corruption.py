@@ -32,7 +32,7 @@ def world():
 
 @pytest.fixture
 def system(world) -> System:
-    learner = tiny_trainer(world, stirred=True).learner
+    learner = tiny_trainer(world, stirred=True).train_state
     return System(learner.blm, learner.fleet, learner.memory, world.spec)
 
 

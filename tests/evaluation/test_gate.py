@@ -43,7 +43,7 @@ NULLS = {
 
 
 def gate_run(world: World, seed: int = 0) -> GateRun:
-    return GateRun(world, tiny_trainer(world, stirred=True).learner.system, CONFIG, seed)
+    return GateRun(world, tiny_trainer(world, stirred=True).train_state.system, CONFIG, seed)
 
 
 @pytest.fixture(scope="module", params=list(NULLS))
@@ -236,7 +236,7 @@ def test_bad_settings_are_refused_before_any_work(settings, named):
 def test_slms_that_joined_or_left_are_counted_by_their_tables():
     world = tiny_world("rules")
     trainer = tiny_trainer(world, stirred=True)
-    system = trainer.learner.system
+    system = trainer.train_state.system
     batch = world.batch("test", 6, generator(0))
     before, oracle = teacher_forced(system, batch), teacher_forced(system, batch, oracle=True)
     trainer.join(3)

@@ -35,7 +35,7 @@ def world() -> TrajectoryWorld:
 
 @pytest.fixture(scope="module")
 def system(world) -> System:
-    learner = tiny_trainer(world, stirred=True).learner
+    learner = tiny_trainer(world, stirred=True).train_state
     return System(learner.blm, learner.fleet, learner.memory, world.spec)
 
 
@@ -60,7 +60,7 @@ def test_streams_are_what_is_stored_and_the_earlier_sequences_and_the_last_is_le
 def test_words_are_those_that_the_world_itself_would_write(world):
     streams = body_streams(world, "test")
     stored = streams.words[:, :9].reshape(3, world.num_tables, -1)
-    memory = tiny_trainer(world).learner.memory
+    memory = tiny_trainer(world).train_state.memory
     batch = world.batch("test", 8, torch.Generator().manual_seed(0))
     for body, start in zip(batch.world[:, 0], batch.labels.start[:, 0], strict=True):
         row = int((streams.world == body).nonzero())

@@ -15,7 +15,7 @@ def world(request):
 
 
 def test_the_new_dynamics_are_read_from_a_memory_apart(world) -> None:
-    system = tiny_trainer(world, stirred=True).learner.system
+    system = tiny_trainer(world, stirred=True).train_state.system
     assert isinstance(system.memory, WordStore)
     before = system.memory.snapshot().words
     found = rewritten_trial(world, system, 5, generator(0, "new"))
@@ -29,12 +29,12 @@ def test_the_new_dynamics_are_read_from_a_memory_apart(world) -> None:
     assert not torch.equal(trial.error, teacher_forced(system, batch).error)
     rewritten = WordStore(world.spec.address_bits)
     world.rewrite(rewritten, 1)
-    own = teacher_forced(tiny_trainer(world, stirred=True, memory=rewritten).learner.system, batch)
+    own = teacher_forced(tiny_trainer(world, stirred=True, memory=rewritten).train_state.system, batch)
     assert torch.equal(own.error, trial.error)
 
 
 def test_afterwards_the_world_is_what_it_was(world) -> None:
-    system = tiny_trainer(world).learner.system
+    system = tiny_trainer(world).train_state.system
     before = world.batch("test", 4, generator(0, "same"))
     rewritten_trial(world, system, 3, generator(0, "new"))
     assert torch.equal(world.batch("test", 4, generator(0, "same")).target, before.target)
@@ -55,5 +55,5 @@ def test_the_world_is_what_it_was_after_a_failure_too(world) -> None:
 
 
 def test_a_world_that_cannot_be_rewritten_has_no_such_trial() -> None:
-    system = tiny_trainer(tiny_world("rules")).learner.system
+    system = tiny_trainer(tiny_world("rules")).train_state.system
     assert rewritten_trial(FakeWorld(), system, 3, generator(0, "new")) is None

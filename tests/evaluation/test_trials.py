@@ -23,7 +23,7 @@ def world(request):
 
 @pytest.fixture(scope="module")
 def system(world):
-    return tiny_trainer(world, stirred=True).learner.system
+    return tiny_trainer(world, stirred=True).train_state.system
 
 
 @dataclass
@@ -141,7 +141,7 @@ def test_teacher_forcing_observes_every_step_before_it_is_predicted_and_carries_
 
 def test_each_step_is_predicted_by_what_was_seen_of_its_episode():
     world = tiny_world("physics")
-    system, batch = tiny_trainer(world, stirred=True).learner.system, world.batch("test", 4, generator())
+    system, batch = tiny_trainer(world, stirred=True).train_state.system, world.batch("test", 4, generator())
     trial = teacher_forced(system, batch, request=no_request)
     seen = system.blm.observe(batch.past, batch.current)
     for t in range(world.spec.horizon):
@@ -187,7 +187,7 @@ def test_oracle_reads_what_the_log_names_and_trusts_what_is_known_and_relevant(w
 
 def test_oracle_with_no_known_label_reads_nothing():
     world = tiny_world("rules")
-    system = tiny_trainer(world).learner.system
+    system = tiny_trainer(world).train_state.system
     batch = world.batch("test", 2, generator())
     blank = replace(batch, labels=Ranges(batch.labels.start, batch.labels.length * 0))
     trial = teacher_forced(system, blank, oracle=True)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from leworld.errors import ConfigError
+from leworld.models.forward_pass import of_shortlist
 from leworld.models.routing_pairs import apply_own, rows_of
 from leworld.models.slm_health import SLMHealth
-from leworld.models.system import ModelConfig, System, build_blm, of_shortlist, preference
+from leworld.models.system import ModelConfig, System, build_blm, preference
 from leworld.training.phase_runner import PhasesConfig
 from leworld.types import Query
 from tests.models.tiny import MODEL, PHASES, filled, random_query, stir, tiny_trainer, tiny_world
@@ -24,7 +25,7 @@ def model(shortlist: int | None) -> ModelConfig:
 def trainer(shortlist: int | None, phases: PhasesConfig = PHASES):
     made = tiny_trainer(WORLD, model(shortlist), phases, stirred=True)
     with torch.no_grad():
-        made.learner.blm.router.key.normal_(generator=torch.Generator().manual_seed(5))
+        made.train_state.blm.router.key.normal_(generator=torch.Generator().manual_seed(5))
     return made
 
 
@@ -66,15 +67,15 @@ def test_everything_an_slm_has_of_its_own_is_found_for_those_asked():
 
 @pytest.mark.parametrize("shortlist", [None, NUM_SLMS])
 def test_asking_as_many_as_there_are_is_asking_all(shortlist):
-    learner = trainer(shortlist).learner
+    learner = trainer(shortlist).train_state
     assert learner.blm.shortlist(query()) is None
-    step, plain = learner.system.predict(query()), trainer(None).learner.system.predict(query())
+    step, plain = learner.system.predict(query()), trainer(None).train_state.system.predict(query())
     assert step.shortlist is None
     assert torch.equal(step.next_state, plain.next_state)
 
 
 def test_the_shortlist_are_the_best_keys_and_no_one_else_is_asked_or_read():
-    learner = trainer(ASKED).learner
+    learner = trainer(ASKED).train_state
     blm, shortlist = learner.blm, learner.blm.shortlist(query())
     score = blm.router.alone(blm.sense(query()).state).logit
     assert torch.equal(shortlist, score.topk(ASKED).indices.sort(-1).values)
@@ -98,7 +99,7 @@ def test_the_shortlist_are_the_best_keys_and_no_one_else_is_asked_or_read():
 
 
 def test_a_given_mask_is_asked_first_and_the_excluded_last():
-    learner = trainer(ASKED).learner
+    learner = trainer(ASKED).train_state
     mask = torch.zeros(BATCH, NUM_SLMS)
     mask[:, 3] = 1
     step = learner.system.predict(query(), mask=mask).over(NUM_SLMS)
@@ -130,13 +131,13 @@ def test_a_number_that_cannot_be_asked_is_refused(shortlist):
 
 def test_all_phases_train_with_few_asked_and_teach_whom_to_ask():
     made = trainer(ASKED)
-    before = made.learner.blm.router.key.detach().clone()
+    before = made.train_state.blm.router.key.detach().clone()
     for progress in made.steps():
         if progress.position.phase != "refine" and "loss" in progress.metrics:
             assert 0 <= progress.metrics["recall"] <= 1
-    assert not torch.equal(before, made.learner.blm.router.key)
+    assert not torch.equal(before, made.train_state.blm.router.key)
     assert filled(WORLD).snapshot() is not None
-    assert isinstance(made.learner.system, System)
+    assert isinstance(made.train_state.system, System)
 
 
 @pytest.mark.parametrize("name", ["pointers", "physics"])

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from leworld.errors import CheckpointError
-from leworld.models.fleet import FleetConfig, SLMGroup, join_proposals
+from leworld.models.fleet import join_proposals
 from leworld.models.slm import SLM
 from leworld.training.phase_runner import fleet_config
+from leworld.training.slm_training import SLMGroup, SLMTrainingConfig
 from leworld.types import Credit, Proposals, Query, Ranges
 from leworld.worlds import World
 from tests.models.tiny import MODEL, PHASES, random_query, same_state, stir, tiny_world
@@ -86,7 +87,7 @@ def test_asking_alone_keeps_nothing_and_changes_nothing(world):
 
 
 def plain_loss(
-    slm: SLM, config: FleetConfig, query: Query, proposals: Proposals, credit: Credit, i: int
+    slm: SLM, config: SLMTrainingConfig, query: Query, proposals: Proposals, credit: Credit, i: int
 ) -> torch.Tensor:
     """What credit teaches one SLM, sample by sample."""
     output, total = slm(query), torch.zeros(())

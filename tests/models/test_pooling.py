@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from leworld.models.blm import BLM, BLMConfig
 from leworld.models.codec import CODE_DIM
 from leworld.models.pooling import Senses
 from leworld.types import Ranges
+from leworld.worlds.base import WorldSpec
 from tests.models.tiny import stir
 
 LAST = 2**16
@@ -25,14 +28,20 @@ def random_store(seed: int = 0) -> WordStore:
     return store
 
 
+def spec_of(record_words: int, **more: Any) -> WorldSpec:
+    return WorldSpec(
+        "test", state_dim=4, target_dim=3, char_dim=5, context_dim=0, num_tables=SLOTS, address_bits=16,
+        record_words=record_words, read_words=PAGE_WORDS, horizon=2, residual=True, scale=torch.ones(3), **more,
+    )  # fmt: skip
+
+
 def blm_of(record_words: int) -> BLM:
     torch.manual_seed(0)
     config = BLMConfig(d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8)
     decode = torch.randn(32 * record_words + 1, 4 + 3, generator=torch.Generator().manual_seed(1))
     # The last bits of a record, as far as it is whole, say whose it is.
     tag = (32 * record_words - TAG_BITS, TAG_BITS)
-    sizes = {"state_dim": 4, "target_dim": 3, "char_dim": 5, "slm_dim": 8, "num_slms": SLOTS}
-    blm = BLM(config, **sizes, record_words=record_words, scale=torch.ones(3), decode=decode, tag=tag)
+    blm = BLM(config, spec_of(record_words, decode=decode, tag=tag), slm_dim=8, num_slms=SLOTS)
     stir(blm, size=0.1)
     return blm
 
@@ -227,8 +236,7 @@ def test_each_table_expects_its_own_tag():
 def test_records_without_a_tag_are_believed_by_what_they_say():
     torch.manual_seed(0)
     config = BLMConfig(d_model=16, num_heads=2, num_layers=1, read_dim=16, read_heads=2, query_dim=8)
-    sizes = {"state_dim": 4, "target_dim": 3, "char_dim": 5, "slm_dim": 8, "num_slms": SLOTS}
-    blm = BLM(config, **sizes, record_words=1, scale=torch.ones(3))
+    blm = BLM(config, spec_of(record_words=1), slm_dim=8, num_slms=SLOTS)
     reads = read_ranges(random_store(), ranges_of([[(0, 8), (9, 4), (0, 0)]]), 1)
     records = blm.encode(reads)
     assert records.tags.shape == (3, 8, 0)

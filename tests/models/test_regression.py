@@ -177,7 +177,7 @@ class Learnt:
     """A stirred learner on records of transitions, its optional parts known to be there."""
 
     def __init__(self) -> None:
-        self.learner = tiny_trainer(WORLD, stirred=True).learner
+        self.learner = tiny_trainer(WORLD, stirred=True).train_state
         self.blm, self.system = self.learner.blm, self.learner.system
         assert self.blm.regression is not None
         self.regression = self.blm.regression
@@ -234,7 +234,7 @@ def test_a_transition_that_is_seen_counts_as_the_same_one_that_is_read():
 
 
 def test_a_world_of_rules_has_nothing_to_observe():
-    learner = tiny_trainer(tiny_world("rules")).learner
+    learner = tiny_trainer(tiny_world("rules")).train_state
     query = random_query(learner.world.spec, 3)
     assert learner.blm.regression is None
     assert learner.blm.observe(query.past.unsqueeze(1), query.current.unsqueeze(1)) is None

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from leworld.models.fleet import STACK_ROWS, STACK_SLMS, SLMGroup
+from leworld.models.fleet import STACK_ROWS, STACK_SLMS
 from leworld.models.routing_pairs import Pairs
 from leworld.training.phase_runner import fleet_config
+from leworld.training.slm_training import SLMGroup
 from leworld.types import Credit, Proposals, Ranges
 from tests.models.tiny import MODEL, PHASES, random_query, stir, tiny_world
 

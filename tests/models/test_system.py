@@ -33,7 +33,7 @@ def no_second_looks(monkeypatch) -> None:
 
 
 def system_of(memory=None) -> System:
-    learner = tiny_trainer(WORLD, stirred=True).learner
+    learner = tiny_trainer(WORLD, stirred=True).train_state
     return System(learner.blm, learner.fleet, memory or learner.memory, WORLD.spec)
 
 
@@ -89,13 +89,13 @@ def test_prediction_equals_its_parts_put_together_by_hand():
 
 def test_a_fresh_system_asks_nothing_and_one_that_foresees_worth_asks_where_it_is_above_the_price():
     query = random_query(WORLD.spec, 16)
-    assert not tiny_trainer(WORLD).learner.system.predict(query).info_query.any()
+    assert not tiny_trainer(WORLD).train_state.system.predict(query).info_query.any()
     free = tiny_trainer(WORLD, replace(MODEL, blm=replace(MODEL.blm, request_price=0.0)))
     assert not free.learner.system.predict(query).info_query.any()
     shortlist = {}
     for price in (-1e9, 0.0, 0.1, 1e9):
         model = replace(MODEL, blm=replace(MODEL.blm, request_price=price))
-        step = tiny_trainer(WORLD, model, stirred=True).learner.system.predict(query)
+        step = tiny_trainer(WORLD, model, stirred=True).train_state.system.predict(query)
         shortlist[price] = step.info_query.any(1)
     assert shortlist[-1e9].all()
     assert not shortlist[1e9].any()
@@ -257,7 +257,7 @@ def test_numbers_of_slms_out_of_range_are_refused(num_slms):
 def test_any_number_of_slms_makes_a_system():
     for num_slms in (1, 5):
         world = tiny_world("physics", num_tables=num_slms, records=2 * num_slms)
-        learner = tiny_trainer(world, replace(MODEL, num_slms=num_slms), stirred=True).learner
+        learner = tiny_trainer(world, replace(MODEL, num_slms=num_slms), stirred=True).train_state
         step = learner.system.predict(random_query(world.spec, 4))
         assert step.mask.shape == (4, num_slms)
         assert (step.mask.sum(1) >= 1).all()

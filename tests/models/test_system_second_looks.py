@@ -35,7 +35,7 @@ class Listening:
 
 def system_of(belief: Belief, model: ModelConfig = MODEL) -> tuple[System, Listening]:
     """A system that believes by ``belief`` of the (R,) starts, a probability."""
-    learner = tiny_trainer(WORLD, model, stirred=True).learner
+    learner = tiny_trainer(WORLD, model, stirred=True).train_state
     memory, pool = Listening(learner.memory), learner.blm.pool
 
     def told(senses, records, index):
@@ -164,7 +164,7 @@ def test_of_equal_belief_the_best_candidate_is_kept():
 
 def test_a_world_of_rules_is_looked_at_again_too():
     world = tiny_world("rules")
-    system = tiny_trainer(world, stirred=True).learner.system
+    system = tiny_trainer(world, stirred=True).train_state.system
     torch.nn.init.constant_(system.blm.pooling.doubt, 50.0)
     step = system.predict(random_query(world.spec, BATCH), mask=EVERYONE)
     assert torch.equal(step.num_reads_tried, 3 * EVERYONE.long())

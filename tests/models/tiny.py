@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from leworld.memory import WordStore
 from leworld.models.blm import BLMConfig
-from leworld.models.fleet import SLMGroup
 from leworld.models.slm import SLMConfig
 from leworld.models.system import ModelConfig
 from leworld.training.joint import JointConfig
-from leworld.training.phase_runner import PhaseRunner, PhasesConfig, fleet_config
+from leworld.training.phase_runner import PhaseRunner, PhasesConfig, fleet_config, phase_runner
 from leworld.training.pretrain import PretrainConfig
 from leworld.training.refine import RefineConfig
+from leworld.training.slm_training import SLMGroup
 from leworld.types import Query
 from leworld.worlds import World, build_world
 from leworld.worlds.base import WorldSpec
@@ -73,12 +73,12 @@ def tiny_trainer(
     """A trainer on a memory that holds all splits; ``stirred`` gives every weight a random value."""
     memory = filled(world) if memory is None else memory
     fleet = SLMGroup(fleet_config(model, phases, seed), world)
-    trainer = PhaseRunner(model, phases, world, fleet, memory, seed=seed)
+    trainer = phase_runner(model, phases, world, fleet, memory, seed=seed)
     if stirred:
-        stir(trainer.learner.blm, *fleet.slms)
+        stir(trainer.train_state.blm, *fleet.slms)
         # A new router trusts everyone; this one is of two minds.
-        stir(trainer.learner.blm.router, seed=1, size=0.5)
-        torch.nn.init.zeros_(trainer.learner.blm.router.score.bias)
+        stir(trainer.train_state.blm.router, seed=1, size=0.5)
+        torch.nn.init.zeros_(trainer.train_state.blm.router.score.bias)
     return trainer
 
 
@@ -100,7 +100,7 @@ def stir(*modules: nn.Module, seed: int = 0, size: float = 0.15) -> None:
 
 def state_of(trainer: PhaseRunner) -> dict[str, Tensor]:
     """Every weight and moment of a trainer's BLM and SLMs."""
-    return {**trainer.learner.state(), **trainer.learner.fleet.state()}
+    return {**trainer.train_state.state(), **trainer.train_state.fleet.state()}
 
 
 def same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

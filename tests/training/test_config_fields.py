@@ -152,7 +152,7 @@ def test_sizes_change_the_model(owner, name):
 
 
 def gate(config: EvaluationConfig, model: ModelConfig = MODEL) -> dict[str, Any]:
-    run = GateRun(world(), tiny_trainer(world(), model, stirred=True).learner.system, config, 0)
+    run = GateRun(world(), tiny_trainer(world(), model, stirred=True).train_state.system, config, 0)
     list(run.stages())
     return {name: value for name, value in run.result.items() if name not in ("budget", "samples")}
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from leworld.evaluation.gate import EvaluationConfig, GateRun
-from leworld.models.fleet import SLMGroup
-from leworld.training.phase_runner import PhaseRunner, fleet_config
+from leworld.training.phase_runner import PhaseRunner, fleet_config, phase_runner
+from leworld.training.slm_training import SLMGroup
 from tests.models.tiny import MODEL, PHASES, filled, state_of, stir, tiny_world
 from tests.training.pretend_gpu import PretendGPU
 
@@ -13,14 +13,14 @@ from tests.training.pretend_gpu import PretendGPU
 def trained(name: str, device: str) -> PhaseRunner:
     world = tiny_world(name)
     fleet = SLMGroup(fleet_config(MODEL, PHASES, 0), world)
-    trainer = PhaseRunner(MODEL, PHASES, world, fleet, filled(world), seed=0, device=device)
+    trainer = phase_runner(MODEL, PHASES, world, fleet, filled(world), seed=0, device=device)
     stir(*fleet.slms)
     trainer.progress = list(trainer.steps())
     return trainer
 
 
 def gate_of(trainer: PhaseRunner) -> dict:
-    learner = trainer.learner
+    learner = trainer.train_state
     run = GateRun(learner.world, learner.system, EvaluationConfig(4, baseline_steps=2, baseline_sequences=2), 0)
     list(run.stages())
     return run.result
@@ -32,15 +32,14 @@ def test_all_phases_and_the_gate_move_what_they_need_to_the_device_and_back(name
     expected_gate = gate_of(plain)
     with PretendGPU() as gpu:
         moved = trained(name, "cuda")
-        assert all(weight.device.type == "cuda" for weight in moved.learner.blm.parameters())
-        assert all(weight.device.type == "cpu" for slm in moved.learner.fleet.slms for weight in slm.parameters())
+        assert all(weight.device.type == "cuda" for weight in moved.train_state.blm.parameters())
+        assert all(weight.device.type == "cpu" for slm in moved.train_state.fleet.slms for weight in slm.parameters())
         gate = gate_of(moved)
         state = state_of(moved)
-        again = PhaseRunner(
-            MODEL, PHASES, moved.learner.world, moved.learner.fleet, moved.learner.memory, seed=0, device="cuda"
-        )
-        again.learner.load_state(moved.learner.state())
-        refreshed = again.learner.state()
+        old = moved.train_state
+        again = phase_runner(MODEL, PHASES, old.world, old.fleet, old.memory, seed=0, device="cuda")
+        again.train_state.load_state(moved.train_state.state())
+        refreshed = again.train_state.state()
     assert gpu.num_marked > 1000
     expected = state_of(plain)
     assert state.keys() == expected.keys()

@@ -24,8 +24,8 @@ def gradients_by_phase(world, monkeypatch) -> dict[str, dict[str, torch.Tensor]]
         rehearsal=0,
     )
     trainer = tiny_trainer(world, phases=phases)
-    owners = {id(trainer.learner.optimizer): "blm."}
-    owners |= {id(optimizer): f"slm.{i}." for i, optimizer in enumerate(trainer.learner.fleet.optimizers)}
+    owners = {id(trainer.train_state.optimizer): "blm."}
+    owners |= {id(optimizer): f"slm.{i}." for i, optimizer in enumerate(trainer.train_state.fleet.optimizers)}
     found: dict[str, dict[str, torch.Tensor]] = {"pretrain": {}, "joint": {}, "refine": {}}
     plain_step, now = Optimizer.step, ["pretrain"]
 

@@ -30,7 +30,7 @@ def world():
 
 @pytest.fixture
 def learner(world):
-    return tiny_trainer(world, stirred=True).learner
+    return tiny_trainer(world, stirred=True).train_state
 
 
 def sample(learner, count: int = 8):
@@ -124,7 +124,7 @@ def test_masks_are_measured_by_the_plain_decision(learner):
 @pytest.mark.parametrize(("name", "forgotten"), [("rules", 0.0), ("physics", 0.0), ("physics", 1.0)])
 def test_a_step_teaches_from_reads_that_were_made_and_what_is_not_forgotten(name, forgotten):
     """The step's own error follows from its parts; noise and spoiling are off."""
-    learner = tiny_trainer(tiny_world(name), stirred=True).learner
+    learner = tiny_trainer(tiny_world(name), stirred=True).train_state
     config = replace(
         PHASES.joint, irrelevant=0.0, dropped=0.0, blind=0.0, cut=0.0, forgotten=forgotten, temperature=1e-6,
         temperature_end=1e-6,

@@ -39,7 +39,7 @@ def test_slms_find_the_addresses_of_keys_they_never_saw():
     losses = [p.metrics["slm_loss"] for p in done if "slm_loss" in p.metrics]
     assert losses[-1] < losses[0] / 2
     batch = world.batch("test", 100, generator())
-    start = teacher_forced(trainer.learner.system, batch).start.flatten(0, 1)
+    start = teacher_forced(trainer.train_state.system, batch).start.flatten(0, 1)
     labels = batch.labels.map(lambda tensor: tensor.flatten(0, 1))
     # By chance 1 of 65,536 addresses is right, and 1 of 16 of those that are in use.
     assert hit_rate(start, labels, 1) > 8 / SLOTS
@@ -63,7 +63,7 @@ def reader() -> TrainState:
     model = replace(MODEL, num_slms=1, blm=replace(MODEL.blm, d_model=32, read_dim=32))
     trainer = tiny_trainer(world, model, phases)
     list(trainer.steps())
-    return trainer.learner
+    return trainer.train_state
 
 
 def test_the_reader_learns_what_bits_mean_not_which_words_there_were(reader):

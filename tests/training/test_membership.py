@@ -46,7 +46,7 @@ def query(world: World) -> Query:
 
 def asked_by(trainer: PhaseRunner, steps: int) -> set[int]:
     """The numbers of the SLMs that a training asks."""
-    fleet, found = trainer.learner.fleet, set()
+    fleet, found = trainer.train_state.fleet, set()
     plain = fleet.propose
 
     def propose(query, shortlist=None, *, learn=False):
@@ -63,10 +63,10 @@ def asked_by(trainer: PhaseRunner, steps: int) -> set[int]:
 @pytest.mark.parametrize("shortlist", [None, 2])
 def test_no_prediction_changes_when_an_slm_joins_and_it_is_asked_in_the_end(world, shortlist):
     trainer = begun(world, shortlist)
-    before = trainer.learner.system.predict(query(world))
+    before = trainer.train_state.system.predict(query(world))
     trainer.join(TABLES)
-    assert trainer.learner.fleet.members == [0, 1, 2, 3, 4]
-    after = trainer.learner.system.predict(query(world))
+    assert trainer.train_state.fleet.members == [0, 1, 2, 3, 4]
+    after = trainer.train_state.system.predict(query(world))
     if shortlist is None:
         torch.testing.assert_close(after.next_state, before.next_state, rtol=0, atol=1e-6)
         assert torch.equal(after.mask, before.mask)
@@ -75,31 +75,33 @@ def test_no_prediction_changes_when_an_slm_joins_and_it_is_asked_in_the_end(worl
     assert after.shortlist is not None
     assert TABLES not in after.shortlist
     assert TABLES in asked_by(trainer, PROBATION_STEPS - 1)
-    assert trainer.learner.blm.probation == [0, 0, 0, 0, 1]
-    assert not (trainer.learner.system.predict(query(world)).shortlist == TABLES).any()
+    assert trainer.train_state.blm.probation == [0, 0, 0, 0, 1]
+    assert not (trainer.train_state.system.predict(query(world)).shortlist == TABLES).any()
     go(trainer, 1)
-    assert trainer.learner.blm.probation == [0] * 5
+    assert trainer.train_state.blm.probation == [0] * 5
     with torch.no_grad():
-        trainer.learner.blm.router.key[TABLES] += 20 * trainer.learner.blm.router.score.weight[0].sign()
-    everyone = trainer.learner.blm.shortlist(query(world))
+        trainer.train_state.blm.router.key[TABLES] += 20 * trainer.train_state.blm.router.score.weight[0].sign()
+    everyone = trainer.train_state.blm.shortlist(query(world))
     assert (everyone == TABLES).any()
 
 
 def test_one_that_left_is_never_asked_again_and_the_others_are_as_they_were(world):
     trainer = begun(world, 2)
-    blm = trainer.learner.blm
+    blm = trainer.train_state.blm
     kept = {name: blm.get_parameter(name).detach().clone() for name in own_parts(blm)}
-    moments = {name: trainer.learner.optimizer.adam.state[blm.get_parameter(name)]["exp_avg"].clone() for name in kept}
+    moments = {
+        name: trainer.train_state.optimizer.adam.state[blm.get_parameter(name)]["exp_avg"].clone() for name in kept
+    }
     trainer.leave(1)
-    assert trainer.learner.fleet.members == [0, 2, 3]
+    assert trainer.train_state.fleet.members == [0, 2, 3]
     for name, (axis, width) in own_parts(blm).items():
         now = blm.get_parameter(name)
         rows = [i for place in (0, 2, 3) for i in range(place * width, (place + 1) * width)]
         assert torch.equal(now, kept[name].index_select(axis, torch.tensor(rows)))
-        moment = trainer.learner.optimizer.adam.state[now]["exp_avg"]
+        moment = trainer.train_state.optimizer.adam.state[now]["exp_avg"]
         assert torch.equal(moment, moments[name].index_select(axis, torch.tensor(rows)))
     assert asked_by(trainer, 20) == {0, 2, 3}
-    step = trainer.learner.system.predict(query(world))
+    step = trainer.train_state.system.predict(query(world))
     assert step.over(blm.num_slms).mask.shape == (BATCH, 3)
 
 
@@ -107,10 +109,10 @@ def test_the_loss_goes_on_falling_over_all_changes(world):
     trainer = begun(world, 2, steps=400)
     first = go(trainer, 60)
     trainer.join(5)
-    assert trainer.learner.tables.tolist() == [0, 1, 2, 3, 1]
+    assert trainer.train_state.tables.tolist() == [0, 1, 2, 3, 1]
     second = go(trainer, 60)
     trainer.leave(1)
-    assert trainer.learner.tables.tolist() == [0, 2, 3, 1]
+    assert trainer.train_state.tables.tolist() == [0, 2, 3, 1]
     third = go(trainer, 60)
 
     def mean(losses: list[float]) -> float:
@@ -131,16 +133,16 @@ def test_all_phases_go_on_with_other_members(world):
         trainer.leave(2)
         done = [progress.position for progress in steps]
         assert done[-1].phase == "refine"
-        assert trainer.learner.fleet.members == [0, 1, 3, 4]
+        assert trainer.train_state.fleet.members == [0, 1, 3, 4]
 
 
 def test_an_slm_that_joins_is_pre_trained_as_the_others(world):
     trainer = begun(world)
     trainer.join(6)
-    other = tiny_trainer(world, replace(MODEL, num_slms=TABLES)).learner.fleet
+    other = tiny_trainer(world, replace(MODEL, num_slms=TABLES)).train_state.fleet
     other.host([6])
     other.pretrain(0, PHASES.pretrain.slm_steps)()
-    state = trainer.learner.fleet.state()
+    state = trainer.train_state.fleet.state()
     assert all(torch.equal(tensor, state[name]) for name, tensor in other.state().items())
 
 

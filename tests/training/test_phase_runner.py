@@ -86,12 +86,12 @@ def test_a_run_without_labels_can_be_cut_too(world, label_free, cut):
 def check_taken_up_again(world: World, phases: PhasesConfig, undisturbed: PhaseRunner, cut: int) -> None:
     first = made(world, phases=phases)
     done = list(islice(first.steps(), cut))
-    position, learner, fleet = first.position, first.learner.state(), first.learner.fleet.state()
+    position, learner, fleet = first.position, first.train_state.state(), first.train_state.fleet.state()
     # Within a chunk of pre-training all of it is done already.
     assert done == [] or position.step >= done[-1].position.step
     second = made(world, phases=phases)
-    second.learner.load_state(learner)
-    second.learner.fleet.load_state(fleet)
+    second.train_state.load_state(learner)
+    second.train_state.fleet.load_state(fleet)
     second.position = position
     rest = list(second.steps())
     assert len(rest) == len(undisturbed.progress) - sum(NUM_STEPS[p] for p in _before(position.phase)) - position.step
@@ -169,11 +169,11 @@ def test_phases_of_no_steps_are_passed_over(world):
 def test_either_half_of_pretraining_can_be_left_out(world, steps, slm_steps):
     pretrain = replace(PHASES.pretrain, steps=steps, slm_steps=slm_steps)
     trainer = tiny_trainer(world, phases=replace(PHASES, pretrain=pretrain))
-    before = trainer.learner.state(), trainer.learner.fleet.state()
+    before = trainer.train_state.state(), trainer.train_state.fleet.state()
     assert len(list(islice(trainer.steps(), 3))) == 3
     unchanged = [
         all(torch.equal(tensor, now[name]) for name, tensor in was.items())
-        for was, now in zip(before, (trainer.learner.state(), trainer.learner.fleet.state()), strict=True)
+        for was, now in zip(before, (trainer.train_state.state(), trainer.train_state.fleet.state()), strict=True)
     ]
     assert unchanged == [steps == 0, slm_steps == 0]
 

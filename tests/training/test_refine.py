@@ -7,9 +7,7 @@ import torch
 
 from leworld.errors import ConfigError
 from leworld.models.blm import Prediction
-from leworld.models.fleet import SLMGroup
-from leworld.models.pooling import Senses
-from leworld.models.record_encoder import Records
+from leworld.models.forward_pass import ForwardPass
 from leworld.models.system import System
 from leworld.models.tag_head import SURE, tag_loss
 from leworld.rng import generator
@@ -27,8 +25,8 @@ from leworld.training.refine import (
     request_worth,
     sent,
     to_credit,
-    told,
 )
+from leworld.training.slm_training import SLMGroup
 from leworld.training.train_state import TrainState
 from leworld.types import Batch, Ranges
 from tests.models.tiny import PHASES, tiny_trainer, tiny_world
@@ -45,7 +43,7 @@ def ask_gradients(
     world, config: RefineConfig, horizon: int = 4, step: int = 1, *, deaf: bool = True
 ) -> dict[str, torch.Tensor]:
     """The gradients of the BLM's ask heads in the middle one of 3 steps; if ``deaf``, of what the SLMs alone teach."""
-    learner = tiny_trainer(world, stirred=True).learner
+    learner = tiny_trainer(world, stirred=True).train_state
     with torch.no_grad():
         # A BLM that does not hear its own request, and predicts without notes: what is left is what the SLMs send back.
         for heard in (learner.blm.info_query, learner.blm.tags.request, learner.blm.told) if deaf else ():
@@ -96,7 +94,7 @@ def test_requests_arrive_one_step_later_and_never_cross_sequences():
 
 def test_the_request_made_last_is_made_by_a_step_that_received_one(world):
     trainer = tiny_trainer(world, stirred=True)
-    learner = trainer.learner
+    learner = trainer.train_state
     sequences = world.batch("train", CONFIG.sequences, generator(learner.seed, "refine", 0))
     batch = sequences.fold_time().at(0)
     everyone = torch.ones(len(batch.current), dtype=torch.bool)
@@ -134,7 +132,7 @@ def test_foresight_is_judged_by_what_the_next_step_found_and_never_across_sequen
 
 def test_slms_meet_the_requests_of_the_step_before(world):
     trainer = tiny_trainer(world, stirred=True)
-    fleet = trainer.learner.fleet
+    fleet = trainer.train_state.fleet
     heard = []
     plain = fleet.propose
 
@@ -143,7 +141,7 @@ def test_slms_meet_the_requests_of_the_step_before(world):
         return plain(query, learn=learn)
 
     fleet.propose = propose
-    refine_step(trainer.learner, replace(CONFIG, sequences=3), 0)
+    refine_step(trainer.train_state, replace(CONFIG, sequences=3), 0)
     [received] = [query for learn, query in heard if learn]
     by_step = received.view(3, 4, -1)
     assert not by_step[:, 0].any()
@@ -156,16 +154,6 @@ def test_guided_rows_read_what_the_write_log_names_where_it_knows():
     found = guide(proposed, labels, torch.tensor([True, False]))
     assert found.start.tolist() == [[10, 2], [3, 4]]
     assert found.length.tolist() == [[2, 5], [5, 5]]
-
-
-def test_guided_rows_expect_the_tags_of_the_right_records():
-    random = torch.Generator().manual_seed(0)
-    senses = Senses(torch.zeros(2, 4), torch.zeros(2, 3), torch.randn(2, 2, 3, generator=random))
-    tags = 2.0 * torch.randint(0, 2, (5, 4, 3), generator=random) - 1
-    records = Records(torch.zeros(5, 4, 8), tags, torch.ones(5, 4, dtype=torch.bool))
-    found = told(senses, records, torch.tensor([[4, 0], [1, 2]]), torch.tensor([True, False])).tags
-    assert torch.equal(found[0], SURE * torch.stack([tags[4, 0], tags[0, 0]]))
-    assert torch.equal(found[1], senses.tags[1])
 
 
 def test_tags_are_taught_bit_by_bit_where_the_record_is_known():
@@ -189,37 +177,37 @@ def test_the_weight_of_requests_grows_from_0_over_the_phase():
 
 
 def folded(trainer: PhaseRunner) -> Batch:
-    return trainer.learner.world.batch("train", 4, torch.Generator().manual_seed(0)).fold_time().at(0)
+    return trainer.train_state.world.batch("train", 4, torch.Generator().manual_seed(0)).fold_time().at(0)
 
 
 def expecting_the_right(learner: TrainState, batch: Batch) -> System:
     """A system whose BLM expects the tags of what the write log names."""
-    records, (index,) = learner.read(batch.labels)
     system, plain = learner.system, learner.blm.sense
+    forward = ForwardPass(system, learner.query(batch))
+    (index,) = forward.read(batch.labels)
+    tags = SURE * forward.records.tags[index, 0].detach()
     system.blm = copy.copy(system.blm)
-    system.blm.sense = lambda query, seen, shortlist: replace(
-        plain(query, seen), tags=SURE * records.tags[index, 0].detach()
-    )
+    system.blm.sense = lambda query, seen, shortlist: replace(plain(query, seen), tags=tags)
     return system
 
 
 def test_worth_is_the_part_of_the_error_that_right_reads_save(world):
     trainer = tiny_trainer(world, stirred=True)
     # Random notes would make every believed read a bad one.
-    torch.nn.init.zeros_(trainer.learner.blm.told.weight)
+    torch.nn.init.zeros_(trainer.train_state.blm.told.weight)
     batch = folded(trainer)
-    without, worth = request_worth(trainer.learner, batch, None, ALONE.part(len(batch.current)))
+    without, worth = request_worth(trainer.train_state, batch, None, ALONE.part(len(batch.current)))
     everyone = torch.ones(len(worth), 3)
-    query = trainer.learner.query(batch)
-    proposals = trainer.learner.fleet.propose(query).ranges()
-    plain = trainer.learner.system.predict(query, ranges=proposals)
+    query = trainer.train_state.query(batch)
+    proposals = trainer.train_state.fleet.propose(query).ranges()
+    plain = trainer.train_state.system.predict(query, ranges=proposals)
 
     def error(step) -> torch.Tensor:
         return ((step.next_state - batch.target) / world.spec.scale).square().mean(-1)
 
     # Like for like: everything is read in both, so that the mask has no part in the difference.
-    proposed = trainer.learner.system.predict(query, ranges=proposals, mask=everyone)
-    right = expecting_the_right(trainer.learner, batch).predict(query, ranges=batch.labels, mask=everyone)
+    proposed = trainer.train_state.system.predict(query, ranges=proposals, mask=everyone)
+    right = expecting_the_right(trainer.train_state, batch).predict(query, ranges=batch.labels, mask=everyone)
     assert torch.allclose(without, error(plain), rtol=1e-3, atol=1e-5)
     expected = ((error(proposed) - error(right)) / error(proposed).mean()).clamp(-1, 1)
     assert torch.allclose(worth, expected, rtol=1e-3, atol=1e-4)
@@ -230,7 +218,7 @@ def test_worth_is_the_part_of_the_error_that_right_reads_save(world):
 def test_keyed_addresses_count_as_configured_and_asked_ones_by_their_worth(world):
     trainer = tiny_trainer(world, stirred=True)
     batch = folded(trainer)
-    proposals = trainer.learner.fleet.propose(trainer.learner.query(batch))
+    proposals = trainer.train_state.fleet.propose(trainer.train_state.query(batch))
     proposals.hidden.requires_grad_()
     proposals.hidden.grad = torch.randn_like(proposals.hidden)
     worth = torch.linspace(-1, 1, len(batch.current))
@@ -246,7 +234,7 @@ def test_keyed_addresses_count_as_configured_and_asked_ones_by_their_worth(world
 def test_hits_are_counted_apart_for_keyed_and_asked_addresses(world):
     trainer = tiny_trainer(world)
     batch = folded(trainer)
-    proposals = trainer.learner.fleet.propose(trainer.learner.query(batch))
+    proposals = trainer.train_state.fleet.propose(trainer.train_state.query(batch))
     right = replace(proposals, start=torch.where(batch.keyed, batch.labels.start, 0).unsqueeze(-1))
     assert asked_metrics(batch, right) == {"hit_top1": 1.0, "hit_asked": 0.0}
     unknown = replace(batch, labels=Ranges(batch.labels.start, batch.labels.length * 0))
@@ -267,6 +255,6 @@ def test_bad_settings_are_named_in_one_line(settings, named):
 
 def test_asking_without_learning_leaves_no_proposals_behind(world):
     trainer = tiny_trainer(world)
-    refine_step(trainer.learner, CONFIG, 0)
-    assert isinstance(trainer.learner.fleet, SLMGroup)
-    assert trainer.learner.fleet.kept == []
+    refine_step(trainer.train_state, CONFIG, 0)
+    assert isinstance(trainer.train_state.fleet, SLMGroup)
+    assert trainer.train_state.fleet.kept == []

@@ -9,8 +9,8 @@ import torch.distributed as dist
 
 from actors.training.distributed_group import DistributedGroup
 from actors.training.shared_fleet import SharedFleet
-from leworld.models.fleet import SLMGroup
 from leworld.rng import generator
+from leworld.training.slm_training import SLMGroup
 from tests.actors.training.systems import run, small
 
 
@@ -24,7 +24,7 @@ def main(rank: int, size: int, rendezvous: str, out: str, *changes: str) -> None
     if rank:
         # Whoever joins late has other weights, until it is told.
         with torch.no_grad():
-            for parameter in learner.trainer.learner.blm.parameters():
+            for parameter in learner.runner.train_state.blm.parameters():
                 parameter.add_(torch.rand(parameter.shape, generator=generator(rank)))
     learner.align()
     if rank == 0:
@@ -32,7 +32,7 @@ def main(rank: int, size: int, rendezvous: str, out: str, *changes: str) -> None
         torch.save((metrics, state), Path(out))
     else:
         losses = [progress.metrics for progress in learner.steps()]
-        torch.save((losses, learner.trainer.learner.state()), Path(f"{out}.{rank}"))
+        torch.save((losses, learner.runner.train_state.state()), Path(f"{out}.{rank}"))
     assert [stat.name for stat in learner.processes()] == [f"BLM learner {each}" for each in range(size)]
     dist.destroy_process_group()
 

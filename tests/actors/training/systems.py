@@ -11,9 +11,9 @@ from actors.training.learner_process import LearnerProcess, LearnerState
 from cluster.config.presets import load_config
 from cluster.config.run_config import RunConfig
 from leworld.memory import Memory, WordStore
-from leworld.models.fleet import Fleet, FleetConfig, SLMGroup
 from leworld.training.data_parallel import ALONE, LearnerGroup
 from leworld.training.phase_runner import fleet_config
+from leworld.training.slm_training import SLMGroup, SLMTrainingConfig, TrainableFleet
 from leworld.worlds.base import World
 from leworld.worlds.registry import build_world
 
@@ -28,12 +28,16 @@ class Small:
     world: World
 
     @property
-    def slms(self) -> FleetConfig:
+    def slms(self) -> SLMTrainingConfig:
         """What its SLMs need."""
         return fleet_config(self.config.model, self.config.phases, self.config.seed)
 
     def learner(
-        self, fleet: Fleet | None = None, memory: Memory | None = None, device: str = "cpu", group: LearnerGroup = ALONE
+        self,
+        fleet: TrainableFleet | None = None,
+        memory: Memory | None = None,
+        device: str = "cpu",
+        group: LearnerGroup = ALONE,
     ) -> LearnerProcess:
         """A learner with a populated memory; of this process where nothing else is given."""
         memory = WordStore(self.world.spec.address_bits) if memory is None else memory

@@ -11,7 +11,7 @@ from actors.training.remote_fleet import RemoteFleet
 from actors.training.slm_actor import SLMActor
 from leworld.errors import CheckpointError, ConfigError
 from leworld.memory import WordStore
-from leworld.models.fleet import SLMGroup
+from leworld.training.slm_training import SLMGroup
 from tests.actors.memory.peers import LocalPeers
 from tests.actors.memory.shards import Shards
 from tests.actors.training.systems import Small, run, same_bits, small
@@ -148,11 +148,11 @@ def changing(system: Small, fleet=None):
     for progress in learner.steps():
         losses.append(progress.metrics.get("loss"))
         if progress.position.phase == "joint" and progress.position.step == 1:
-            learner.trainer.join(3)
+            learner.runner.join(3)
         if progress.position.phase == "joint" and progress.position.step == 2:
-            learner.trainer.leave(1)
+            learner.runner.leave(1)
         if progress.position.phase == "refine" and progress.position.step == 1:
-            learner.trainer.leave(0)
+            learner.runner.leave(0)
     return losses, learner
 
 
@@ -166,7 +166,7 @@ def test_slms_join_and_leave_actors_as_one_process(system: Small, slm_ids):
     losses, learner = changing(system, fleet)
     expected, reference = changing(system)
     assert losses == pytest.approx(expected, rel=1e-3)
-    assert fleet.members == reference.trainer.learner.fleet.members == [2, 3]
+    assert fleet.members == reference.runner.train_state.fleet.members == [2, 3]
     first, second = learner.state(), reference.state()
     assert first.slms.keys() == second.slms.keys()
     # Another learner, whose actors are as they were left, takes it up; and so does one process.
@@ -174,7 +174,7 @@ def test_slms_join_and_leave_actors_as_one_process(system: Small, slm_ids):
     again.recruit = recruit
     for other in (system.learner(again), system.learner()):
         other.load_state(first)
-        assert other.trainer.learner.fleet.members == [2, 3]
+        assert other.runner.train_state.fleet.members == [2, 3]
         assert same_bits(other.state(), first)
 
 
@@ -182,7 +182,7 @@ def test_a_state_of_all_is_taken_up_by_actors_that_dropped_an_slm(system: Small)
     fleet = actors(system, ((0, 1), (2,)))
     learner = system.learner(fleet)
     state = learner.state()
-    learner.trainer.leave(1)
+    learner.runner.leave(1)
     fresh = RemoteFleet(fleet.slm_actors, ((0, 1), (2,)))
     other = system.learner(fresh)
     other.load_state(state)
@@ -194,7 +194,7 @@ def test_an_actor_that_was_lost_can_be_left(system: Small):
     learner = system.learner(fleet)
     hosts = fleet.slm_actors.objects
     hosts[1].group = None
-    learner.trainer.leave(1)
+    learner.runner.leave(1)
     query = random_query(system.world.spec, 3, system.config.model.blm.query_dim)
     assert fleet.propose(query).start.shape[:2] == (3, 2)
 
@@ -202,4 +202,4 @@ def test_an_actor_that_was_lost_can_be_left(system: Small):
 def test_without_a_way_to_start_actors_nobody_joins(system: Small):
     learner = system.learner(actors(system, ((0, 1, 2),)))
     with pytest.raises(ConfigError, match="SLM 3 cannot join: this fleet cannot start actors"):
-        learner.trainer.join(3)
+        learner.runner.join(3)

@@ -67,14 +67,14 @@ def test_ray_matches_one_process_to_the_bit(system: Small, handles: Handles):
 
 def test_an_slm_joins_in_a_process_of_its_own_and_leaves_while_the_run_goes_on(system: Small, handles: Handles):
     learner = system.learner(handles.fleet(), handles.memory())
-    fleet, losses, members = learner.trainer.learner.fleet, [], []
+    fleet, losses, members = learner.runner.train_state.fleet, [], []
     for progress in learner.steps():
         losses.append(progress.metrics.get("loss"))
         members.append(list(fleet.members))
         if progress.position.phase == "joint" and progress.position.step == 1:
-            learner.trainer.join(3)
+            learner.runner.join(3)
         if progress.position.phase == "refine" and progress.position.step == 1:
-            learner.trainer.leave(3)
+            learner.runner.leave(3)
     assert [0, 1, 2, 3] in members
     assert members[-1] == [0, 1, 2]
     assert all(loss == loss for loss in losses)
