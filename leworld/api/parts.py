@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from types import SimpleNamespace
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from leworld.errors import CheckpointError
 from leworld.memory import Reader, Snapshot
-from leworld.models.fleet import FleetConfig, SLMGroup
+from leworld.models.fleet import FleetConfig, SLMHost
 from leworld.models.membership import set_asking
 from leworld.models.system import ModelConfig, System, build_blm
 from leworld.worlds.base import WorldSpec
@@ -59,12 +58,14 @@ class ModelParts:
         blm = build_blm(config, self.spec, 0)
         load_weights("the BLM", blm, self.blm)
         set_asking(blm, self.asking)
-        group = SLMGroup(_fleet_config(config), cast(Any, SimpleNamespace(spec=self.spec)), self.slm_ids, device)
-        for slm_id, slm in zip(self.slm_ids, group.slms, strict=True):
+        # The seed gives first weights, which the loaded ones replace.
+        fleet = FleetConfig(config.slm, config.num_slms, config.blm.query_dim, seed=0)
+        host = SLMHost(fleet, self.spec, self.slm_ids, device)
+        for slm_id, slm in zip(self.slm_ids, host.slms, strict=True):
             prefix = f"{slm_id}."
             own = {name.removeprefix(prefix): x for name, x in self.slms.items() if name.startswith(prefix)}
             load_weights(f"SLM {slm_id}", slm, own)
-        return System(blm.to(device).eval(), group, memory, self.spec, device)
+        return System(blm.to(device).eval(), host, memory, self.spec, device)
 
 
 def load_weights(owner: str, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -84,10 +85,3 @@ def load_weights(owner: str, module: nn.Module, weights: Mapping[str, Tensor]) -
                     "export it again"
                 )
             parameter.copy_(weights[name])
-
-
-def _fleet_config(config: ModelConfig) -> FleetConfig:
-    """Only sizes matter where nothing is trained."""
-    untrained = {field.name: 0 for field in fields(FleetConfig)}
-    sizes = {"slm": config.slm, "num_slms": config.num_slms, "query_dim": config.blm.query_dim}
-    return FleetConfig(**{**untrained, **sizes})  # pyright: ignore[reportArgumentType]

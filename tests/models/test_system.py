@@ -91,7 +91,7 @@ def test_a_fresh_system_asks_nothing_and_one_that_foresees_worth_asks_where_it_i
     query = random_query(WORLD.spec, 16)
     assert not tiny_trainer(WORLD).train_state.system.predict(query).info_query.any()
     free = tiny_trainer(WORLD, replace(MODEL, blm=replace(MODEL.blm, request_price=0.0)))
-    assert not free.learner.system.predict(query).info_query.any()
+    assert not free.train_state.system.predict(query).info_query.any()
     shortlist = {}
     for price in (-1e9, 0.0, 0.1, 1e9):
         model = replace(MODEL, blm=replace(MODEL.blm, request_price=price))

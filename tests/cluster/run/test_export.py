@@ -20,8 +20,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     with open_runtime(config) as runtime:
         learner = make_learner(runtime)
         runtime.world.populate(runtime.memory(), "train")
-        learner.trainer.join(3)
-        learner.trainer.leave(1)
+        learner.runner.join(3)
+        learner.runner.leave(1)
         keep(learner, found, config)
     return found
 
