@@ -64,12 +64,13 @@ def test_the_picture_of_the_readme_is_drawn_from_its_figures(tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-def test_errors_of_more_seeds_make_wider_curves_of_means():
+def test_intervals_of_the_picture_need_three_seeds():
     figures: dict = {"records": [0, 33], "curves": {}}
-    add_values(figures, 0, {"oracle": [1.0, 0.5]})
-    assert figures["curves"]["oracle"]["intervals"][0] == {"mean": 1.0, "low": 1.0, "high": 1.0}
-    add_values(figures, 3, {"oracle": [2.0, 0.5]})
-    first, last = figures["curves"]["oracle"]["intervals"]
-    assert figures["curves"]["oracle"]["seeds"] == [0, 3]
-    assert (first["mean"], last["low"]) == (1.5, 0.5)
-    assert 0 < first["low"] < 1.5 < first["high"]
+    for seed, error in ((0, 1.0), (3, 2.0), (1, 9.0)):
+        add_values(figures, seed, {"oracle": [error, 0.5]})
+        curve = figures["curves"]["oracle"]
+        first, last = curve["intervals"]
+        assert last == {"mean": 0.5, "low": 0.5, "high": 0.5}
+        assert first["low"] < first["mean"] < first["high"] if seed == 1 else first["low"] == first["mean"]
+    assert (curve["seeds"], first["mean"]) == ([0, 1, 3], 4.0)
+    assert first["low"] > 0
