@@ -54,7 +54,7 @@ class LocalShardReader:
             # It does not lead any more, or a page is damaged, which it can mend.
             del self._readers[shard]
             return None
-        return found.words if reader.map_version == map_version else None
+        return found.words if reader.state.map_version == map_version else None
 
     def forget(self) -> None:
         """Let go of all files."""

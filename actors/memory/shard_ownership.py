@@ -90,7 +90,7 @@ class ShardOwnership:
         Raises:
             StoreError: versions are kept, which would lack what moves.
         """
-        kept = self._store().versions
+        kept = list(self._store().versions)
         if kept:
             raise StoreError(
                 f"shard {self._shard} keeps version {kept[0].name}, which would lack the words that move: drop it first"

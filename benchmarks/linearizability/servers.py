@@ -19,7 +19,7 @@ from leworld.errors import StoreError
 from leworld.memory.pages import WordPages
 from leworld.memory.ranges import Ints, expand
 from leworld.store.durable_store import DurableStore, StoreConfig
-from leworld.store.mapped_memory import MappedMemory
+from leworld.store.shared_state import SharedState
 
 from .clients import Seen, Work, work
 from .records import ADDRESS_BITS
@@ -39,7 +39,7 @@ def dawdle(shared: NDArray[np.int64]) -> None:
 
     Else this happens only where a process is interrupted just there. ``shared[1]`` is 1 meanwhile.
     """
-    random, scatter, begin = np.random.default_rng(), WordPages.scatter, MappedMemory._begin
+    random, scatter, begin = np.random.default_rng(), WordPages.scatter, SharedState.begin
     shared[1] = 0
 
     def wait() -> None:
@@ -56,12 +56,12 @@ def dawdle(shared: NDArray[np.int64]) -> None:
         wait()
         arena.words[addresses[half:]] = words[half:]
 
-    def begin_slowly(mapped: MappedMemory, sequence: int, pages: Ints) -> None:
-        begin(mapped, sequence, pages)
+    def begin_slowly(state: SharedState, sequence: int, pages: Ints) -> None:
+        begin(state, sequence, pages)
         if random.random() < DAWDLES / 4:
             wait()
 
-    WordPages.scatter, MappedMemory._begin = scatter_slowly, begin_slowly  # type: ignore[method-assign]
+    WordPages.scatter, SharedState.begin = scatter_slowly, begin_slowly  # type: ignore[method-assign]
 
 
 def write_mapped(root: Path, tasks: Sequence[Work]) -> None:

@@ -137,7 +137,7 @@ def _wrong_versions(store: DurableStore, model: Model, counts: Counts) -> int:
     refused = 0
     for name, right in model.kept.items():
         try:
-            found = store.diff(name)
+            found = store.versions.diff(name)
         except LeWorldError:
             refused += 1
             continue

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from leworld.errors import StoreError
-from leworld.store import durable_store as durable
+from leworld.store import committer
 from leworld.store.durable_store import DurableStore, StoreConfig
 
 from .counts import Counts
@@ -66,7 +66,7 @@ class _Rounds:
     """Random operations on a disk that is full now and then: each is done, or refused and changes nothing."""
 
     def __init__(self, root: Path, seed: int, fill: Callable[[int], None], make_room: Callable[[], None]) -> None:
-        durable.CHUNK_PAGES = 16
+        committer.CHUNK_PAGES = 16
         self._fill, self._make_room, self._seed = fill, make_room, seed
         self._random = np.random.default_rng(seed)
         self._store, self._model = DurableStore.create(root, ADDRESS_BITS, CONFIG), Model.empty()

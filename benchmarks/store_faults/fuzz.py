@@ -178,7 +178,7 @@ def _open(root: Path, model: Model, counts: Counts, what: str, *, wholly: bool) 
             words = content(store)
             store.log(1000)
             for version in store.versions:
-                found = store.diff(version.name)
+                found = store.versions.diff(version.name)
                 right = model.kept.get(version.name)
                 if wholly and right is not None and not np.array_equal(found.before, right[found.address]):
                     counts.lost += 1

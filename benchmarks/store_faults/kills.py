@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from leworld.memory.pages import WordPages
-from leworld.store import durable_store as durable
-from leworld.store import mapped_memory as mapped
+from leworld.store import committer, mapped_memory, mapped_writer
 from leworld.store.durable_store import DurableStore, StoreConfig
 from leworld.store.journal.journal import POLICIES
+from leworld.store.shared_state import SharedState
 
 from .counts import Counts
 from .model import ADDRESS_BITS, Model, Operation, operations
@@ -131,8 +131,8 @@ class Bomb:
         for name in CALLS:
             setattr(os, name, self._armed(getattr(os, name), halve=name == "write"))
         WordPages.scatter = self._armed(WordPages.scatter)
-        mapped.MappedMemory._begin = self._armed(mapped.MappedMemory._begin)
-        mapped.page_sums = self._armed(mapped.page_sums)
+        SharedState.begin = self._armed(SharedState.begin)
+        mapped_memory.page_sums = mapped_writer.page_sums = self._armed(mapped_memory.page_sums)
 
     def _armed(self, call: Callable[..., Any], *, halve: bool = False) -> Callable[..., Any]:
         def armed(*given: Any) -> Any:
@@ -148,7 +148,7 @@ class Bomb:
 
 def run_script(root: Path, seed: int, report: Path, at: int | None) -> int:
     """Do a script, and be killed at a step; the number of steps where that is None."""
-    durable.CHUNK_PAGES = 5
+    committer.CHUNK_PAGES = 5
     file, write = os.open(report, os.O_CREAT | os.O_WRONLY | os.O_APPEND), os.write
     bomb = Bomb(at)
     store = DurableStore(root, StoreConfig("group", 1 << 13))

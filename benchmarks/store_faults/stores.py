@@ -29,7 +29,7 @@ def content(reader: Reader) -> NDArray[np.uint32]:
 
 def version_content(store: DurableStore, name: str, now: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Every word of a version, as ``diff`` tells it."""
-    found, words = store.diff(name), now.copy()
+    found, words = store.versions.diff(name), now.copy()
     words[found.address] = found.before
     return words
 

@@ -18,6 +18,7 @@ from leworld.store.directory_reader import DirectoryReader
 from leworld.store.durable_store import DurableStore, Write
 from leworld.store.layout import Layout
 from leworld.store.operations import ADMIN, OPERATIONS, Caller
+from leworld.store.shared_state import was_closed
 from leworld.store.writer_lock import writer_of
 
 
@@ -131,7 +132,7 @@ def make_empty(root: Path, address_bits: int) -> None:
 def mend(root: Path) -> None:
     """Open and close a memory whose last writer ended without closing it."""
     layout = Layout(root)
-    if _was_closed(layout) or writer_of(layout) is not None:
+    if was_closed(layout.state) or writer_of(layout) is not None:
         return
     check_own(root)
     try:
@@ -167,8 +168,3 @@ def login() -> str:
 def _empty(root: Path) -> None:
     for path in root.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _was_closed(layout: Layout) -> bool:
-    with layout.state.open("rb") as file:
-        return file.read(48)[40:48] == b"\x01" + bytes(7)

@@ -74,7 +74,7 @@ def _fill(root: Path) -> None:
             f" leworld memory stat {root} shows whether it has, or end that one"
         )
     with DurableStore(root, writer=login()) as store:
-        store.fill()
+        store.backfill.finish()
 
 
 def _ask_to_let_go(root: Path, link: ForkLink, token: str) -> ForkLink:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from leworld.store.journal.journal import Journal
 from leworld.store.journal.write_log import WriteLog
 from leworld.store.layout import Layout, read_map, write_map
 from leworld.store.versions.versions import Version
+from leworld.store.write_gate import WriteGate
 
 
 class Marks(Protocol):
@@ -36,38 +37,45 @@ class Checkpointer:
     Attributes:
         upto: number of the write up to which the words on the disk hold everything.
         going_on: held while one is taken, and by whoever must not be disturbed by one; before the store's lock.
-        pins: numbers of records by name; those after them are kept.
+        retained: numbers of records by name of a replica that is being made; records after them are kept.
         thread: that takes, or took, one beside reads and writes.
-        filler: of a fork, says what it holds, which must be on the disk before the checkpoint is; else None.
+        backfill: of a fork, says what it holds, which must be on the disk before the checkpoint is; else None.
+        follows_leader: whether the memory is a replica that follows.
     """
 
     def __init__(
         self,
         layout: Layout,
         journal: Journal,
-        history: WriteLog,
+        log: WriteLog,
         versions: Iterable[Version],
-        lock: threading.RLock,  # pyright: ignore[reportGeneralTypeIssues]
-        fail: Callable[[str], None],
+        gate: WriteGate,
+        segment_bytes: int,
     ) -> None:
         """Look after a memory.
 
         Args:
-            layout: of it.
+            layout: of the memory.
             journal: its segments.
-            history: where the headers of deleted segments go.
+            log: takes the headers of deleted segments.
             versions: those that are kept, as they are whenever it is iterated over.
-            lock: held while segments come or go.
-            fail: is told why no more may be written.
+            gate: its lock is held while segments come or go; it is shut where the disk fails.
+            segment_bytes: length of the last segment from which on a checkpoint is due.
         """
-        self._layout, self._journal, self._history, self._versions = layout, journal, history, versions
-        self._lock, self._fail = lock, fail
+        self._layout, self._journal, self._log, self._versions = layout, journal, log, versions
+        self._gate, self._segment_bytes = gate, segment_bytes
         self.upto = checkpoint_of(layout)
         self.going_on = threading.Lock()
-        self.pins: dict[str, int] = {}
+        self.retained: dict[str, int] = {}
         self.thread: threading.Thread | None = None
-        self.filler: Marks | None = None
+        self.backfill: Marks | None = None
+        self.follows_leader = False
         self._refused = ""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether one is to be taken now; a replica that follows takes them where its leader's segments end."""
+        return self._journal.last.size >= self._segment_bytes and not self.follows_leader
 
     @property
     def is_running(self) -> bool:
@@ -97,7 +105,7 @@ class Checkpointer:
         if self._refused:
             raise StoreError(f"{self._layout.root}: {self._refused}")
         # What comes to be held from here on may not be on the disk.
-        held = None if self.filler is None else self.filler.marks()
+        held = None if self.backfill is None else self.backfill.marks()
         try:
             for path in (self._layout.words, self._layout.sums):
                 sync(path)
@@ -106,10 +114,10 @@ class Checkpointer:
             self._refused = (
                 f"the disk failed ({error.strerror}), so nothing more is written: mend it, and open it again"
             )
-            self._fail(self._refused)
+            self._gate.shut(self._refused)
             raise StoreError(f"{self._layout.root}: {self._refused}") from None
-        if self.filler is not None and held is not None:
-            self.filler.save_marks(held)
+        if self.backfill is not None and held is not None:
+            self.backfill.save_marks(held)
 
     def take_beside(self, upto: int) -> None:
         """The same in a thread of its own; not while the last one goes on."""
@@ -127,15 +135,15 @@ class Checkpointer:
 
         Whoever calls holds ``going_on``.
         """
-        with self._lock:
+        with self._gate.lock:
             kept = [version.sequence for version in self._versions]
-            needed = min([self.upto, self._journal.sequence, *self.pins.values(), *kept])
+            needed = min([self.upto, self._journal.sequence, *self.retained.values(), *kept])
             gone = [segment for segment in self._journal.segments[:-1] if segment.last <= needed]
         # On a full disk the rest is deleted another time.
         with suppress(OSError):
             # A closed segment does not change, so that nobody has to wait for this.
-            whole = [self._history.remember(segment) for segment in gone]
-            with self._lock:
+            whole = [self._log.remember(segment) for segment in gone]
+            with self._gate.lock:
                 for segment, is_whole in zip(gone, whole, strict=True):
                     self._journal.drop(segment, aside=not is_whole)
 

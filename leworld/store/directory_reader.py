@@ -18,11 +18,11 @@ from leworld.errors import DamageError, StoreError
 from leworld.memory import PAGE_WORDS, Reader, Snapshot, Words, expand
 from leworld.memory.ranges import Ints, pages_of
 from leworld.store.access_control import Guarded, load_rights
-from leworld.store.erasure import Erasure, Traces, copied_by, is_scrubbed, trace
+from leworld.store.erasure import Erasure, is_erased
 from leworld.store.forks.fork_link import ForkLink, read_link
 from leworld.store.forks.fork_registry import forks_of
 from leworld.store.journal.record import Record, decode_at
-from leworld.store.journal.segment import Segment, check_tail, load_segment, scan, segment_paths, set_aside_segments
+from leworld.store.journal.segment import check_tail, load_segment, scan, segment_paths, set_aside_segments
 from leworld.store.journal.write_log import WriteLog
 from leworld.store.layout import Layout, read_identity, read_map
 from leworld.store.mapped_memory import MappedMemory
@@ -83,7 +83,7 @@ class DirectoryReader:
         """The words that differ between two versions, but for those that are kept from the reader."""
         if before == "now":
             found = self.difference(after, before) if after != "now" else _NO_DIFFERENCE
-            return Difference(found.address, found.after, found.before)
+            return found.reversed()
         found = retried(lambda: difference_beside(self.root, before, after))
         seen = self._rights.may_read(self._who, found.address, np.ones(len(found.address), np.int64))
         return Difference(found.address[seen], found.before[seen], found.after[seen])
@@ -148,9 +148,7 @@ class DirectoryReader:
             StoreError: the receipt is of another memory.
             ConfigError: it is none.
         """
-        erasure, identity = erasure_from_map(content), read_identity(self.root)
-        if erasure.memory != identity.id:
-            raise StoreError(f"{self.root}: the receipt is of memory {erasure.memory}, this one is {identity.id}")
+        erasure = erasure_from_map(content)
         return retried(lambda: self._is_erased(erasure))
 
     def snapshot(self) -> Snapshot:
@@ -179,18 +177,8 @@ class DirectoryReader:
         return [path.stat().st_size for path in segment_paths(self.layout.journal)]
 
     def _is_erased(self, erasure: Erasure) -> bool:
-        history = WriteLogReader(self.layout)
-        records = list(history.oldest_first())
-        record, traces = trace(erasure.erased, records)
-        same = np.array_equal(record.start, erasure.start) and np.array_equal(record.length, erasure.length)
-        if not same or record.crc32 != erasure.crc32 or traces.alive.any():
-            return False
-        zeroed = traces.address[history.last_writers(traces.address) == erasure.sequence]
-        if self._mapped.read(zeroed, np.ones(len(zeroed), np.int64)).words.any():
-            return False
         segments = [load_segment(path) for path in segment_paths(self.layout.journal)]
-        held = [segment for segment in segments if segment.last >= erasure.erased]
-        return is_scrubbed(erasure.erased, _traces_before(record, records, held), held)
+        return is_erased(erasure, self.layout, self._mapped, WriteLogReader(self.layout), segments)
 
 
 class WriteLogReader(WriteLog):
@@ -267,13 +255,3 @@ _NO_DIFFERENCE = Difference(np.zeros(0, np.int64), np.zeros(0, np.uint32), np.ze
 
 def _pages(first: int, length: int) -> tuple[int, int]:
     return first // PAGE_WORDS, (first + length - 1) // PAGE_WORDS + 1
-
-
-def _traces_before(record: Record, records: list[Record], segments: list[Segment]) -> Traces:
-    """Where the words of a write are before the first of the segments."""
-    first = segments[0].first if segments else records[-1].sequence + 1
-    traces = Traces(record, copied_by(records))
-    for other in records:
-        if record.sequence < other.sequence < first:
-            traces.scrub(other)
-    return traces

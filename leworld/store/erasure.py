@@ -19,11 +19,15 @@ from numpy.typing import NDArray
 
 from leworld.errors import DamageError, StoreError
 from leworld.files import replace_file
-from leworld.memory.protocol import PAGE_WORDS
+from leworld.memory.protocol import PAGE_WORDS, Reader, Words
 from leworld.memory.ranges import Ints, expand
-from leworld.store.forks.fork_link import ForkLink
+from leworld.store.committer import Committer
+from leworld.store.forks.fork_link import ForkLink, read_link
 from leworld.store.journal.record import Record, encode
 from leworld.store.journal.segment import Segment, scan
+from leworld.store.journal.write_batch import Write, make_batch
+from leworld.store.journal.write_log import WriteLog
+from leworld.store.layout import Layout, read_identity
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,109 @@ class Traces:
         out = words.copy()
         out[row[inside], address[inside] % PAGE_WORDS] = 0
         return out
+
+
+class Eraser:
+    """Erases writes of a memory that is open for writing."""
+
+    def __init__(self, layout: Layout, committer: Committer, log: WriteLog) -> None:
+        self._layout, self._committer, self._log = layout, committer, log
+        self._journal, self._lock = committer.journal, committer.gate.lock
+
+    def erase(self, sequence: int) -> Erasure:
+        """Erase what a write wrote from the memory, the journal and every version; what others wrote stays.
+
+        Raises:
+            StoreError: there is no such write, or the disk refuses.
+        """
+        with self._lock:
+            record, traces = trace(sequence, self._log.oldest_first(), read_link(self._layout))
+            number = self._write_zeros(sequence, traces)
+            self.finish(sequence)
+            memory = read_identity(self._layout.root).id
+            return Erasure(memory, sequence, number, record.start, record.length, record.crc32)
+
+    def finish(self, sequence: int) -> None:
+        """Do the second half of an erasure: scrub the journal, and mark the end."""
+        self._journal.roll()
+        self.scrub(sequence)
+        self._committer.mark("erased", str(sequence))
+
+    def scrub(self, sequence: int) -> None:
+        """Rewrite the closed segments without the words of a write."""
+        with self._log.rewriting:
+            segments, records = _segments_of(sequence, self._journal.segments[:-1]), list(self._log.oldest_first())
+            scrub_segments(sequence, traces_before(sequence, records, segments), segments)
+
+    def is_erased(self, erasure: Erasure) -> bool:
+        """Return whether nothing of what an erasure erased is left anywhere in this memory.
+
+        Raises:
+            StoreError: the receipt is of another memory.
+        """
+        with self._lock:
+            memory = self._committer.mapped.memory
+            return is_erased(erasure, self._layout, memory, self._log, self._journal.segments[:-1])
+
+    def _write_zeros(self, sequence: int, traces: Traces) -> int:
+        """Put zeros where the words of a write are alive, and in the record's images of before; its number."""
+        start, length = traces.ranges()
+        zeros = Words(np.zeros(length.sum(), np.uint32), np.concatenate([[0], np.cumsum(length)]))
+        write = Write(start, zeros, self._committer.author.writer, str(sequence), "erase")
+        batch = make_batch([write], self._committer.mapped.memory.num_words)
+        record = self._committer.record(batch, batch.checksums())
+        self._committer.commit([replace(record, before=traces.clean(record.pages, record.before))], batch)
+        return record.sequence
+
+
+def is_erased(erasure: Erasure, layout: Layout, memory: Reader, log: WriteLog, segments: Sequence[Segment]) -> bool:
+    """Return whether nothing of what an erasure erased is left.
+
+    Args:
+        erasure: its receipt.
+        layout: of the memory.
+        memory: its words.
+        log: its records.
+        segments: of its journal, oldest first.
+
+    Raises:
+        StoreError: the receipt is of another memory.
+    """
+    identity = read_identity(layout.root)
+    if identity.id != erasure.memory:
+        raise StoreError(f"{layout.root}: the receipt is of memory {erasure.memory}, this one is {identity.id}")
+    records = list(log.oldest_first())
+    record, traces = trace(erasure.erased, records)
+    same = np.array_equal(record.start, erasure.start) and np.array_equal(record.length, erasure.length)
+    if not same or record.crc32 != erasure.crc32 or traces.alive.any():
+        return False
+    zeroed = traces.address[log.last_writers(traces.address) == erasure.sequence]
+    if memory.read(zeroed, np.ones(len(zeroed), np.int64)).words.any():
+        return False
+    held = _segments_of(erasure.erased, segments)
+    return is_scrubbed(erasure.erased, traces_before(erasure.erased, records, held), held)
+
+
+def _segments_of(sequence: int, segments: Sequence[Segment]) -> list[Segment]:
+    """Those of segments that may hold words of a write."""
+    return [segment for segment in segments if segment.last >= sequence]
+
+
+def traces_before(sequence: int, records: Sequence[Record], segments: Sequence[Segment]) -> Traces:
+    """Where the words of a write are before the first of the segments.
+
+    Args:
+        sequence: of the write.
+        records: all of a memory's, oldest first.
+        segments: those that may hold words of the write, oldest first.
+    """
+    (record,) = (record for record in records if record.sequence == sequence)
+    first = segments[0].first if segments else records[-1].sequence + 1
+    traces = Traces(record, copied_by(records))
+    for other in records:
+        if sequence < other.sequence < first:
+            traces.scrub(other)
+    return traces
 
 
 def trace(sequence: int, records: Iterable[Record], link: ForkLink | None = None) -> tuple[Record, Traces]:

@@ -87,7 +87,7 @@ def rollback_to(store: DurableStore, caller: Caller, arguments: Arguments) -> Re
 def diff(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """The words that differ between ``before`` and ``after``: addresses, then words of before, then of after."""
     caller.must_be_admin()
-    found = store.diff(text(arguments, "before"), text(arguments, "after", "now"))
+    found = store.versions.diff(text(arguments, "before"), text(arguments, "after", "now"))
     words = np.concatenate([found.address.astype(np.uint32), found.before, found.after])
     return {"num_words": len(found.address)}, words
 
@@ -111,13 +111,13 @@ def why(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
 def erase(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """Take out what write ``sequence`` wrote; the receipt."""
     caller.must_be_admin()
-    return erasure_to_map(store.erase(number(arguments, "sequence", 0, 1 << 62))), _NOTHING
+    return erasure_to_map(store.eraser.erase(number(arguments, "sequence", 0, 1 << 62))), _NOTHING
 
 
 def verify(store: DurableStore, caller: Caller, arguments: Arguments) -> Result:
     """The pages that are not what was written; with ``erasure``, whether it is done."""
     if "erasure" in arguments:
-        return {"erased": store.is_erased(erasure_from_map(arguments["erasure"]))}, _NOTHING
+        return {"erased": store.eraser.is_erased(erasure_from_map(arguments["erasure"]))}, _NOTHING
     caller.must_be_admin()
     return {"damaged": store.verify().tolist()}, _NOTHING
 

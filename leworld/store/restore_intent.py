@@ -10,15 +10,38 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
+
 from leworld.errors import CheckpointError, DamageError
 from leworld.files import sync
-from leworld.memory.protocol import Snapshot
+from leworld.memory.protocol import PAGE_WORDS, Snapshot
 from leworld.memory.snapshot_file import load_snapshot, save_snapshot
+from leworld.memory.word_store import check_pages
+from leworld.store import committer as committing
+from leworld.store.committer import Committer
 from leworld.store.journal.write_log import WriteLog
 from leworld.store.layout import Layout, refused
 
 NOTE = "restore of a snapshot"
 """Of the records that write it."""
+
+
+def restore(committer: Committer, layout: Layout, snapshot: Snapshot) -> None:
+    """Replace the whole content of a memory; see ``DurableStore.restore``."""
+    pages, words = check_pages(snapshot)
+    memory = committer.mapped.memory
+    with committer.gate.lock:
+        gone = np.setdiff1d(np.union1d(memory.written_pages(), memory.verify_all()), pages)
+        committer.images.check_replaceable(np.union1d(gone, pages))
+        zeros = np.broadcast_to(np.uint32(0), (len(gone), PAGE_WORDS))
+        if len(gone) + len(pages) <= committing.CHUNK_PAGES:
+            # As one record it is there or not.
+            committer.write_pages(np.concatenate([gone, pages]), np.concatenate([zeros, words]), NOTE)
+            return
+        with finished_later(layout, snapshot, lambda: committer.sequence):
+            committer.write_pages(gone, zeros, NOTE)
+            committer.write_pages(pages, words, NOTE)
+            committer.journal.sync()
 
 
 @contextmanager
@@ -54,7 +77,7 @@ def end(layout: Layout) -> None:
         sync(layout.root)
 
 
-def begun(layout: Layout, history: WriteLog) -> Snapshot | None:
+def begun(layout: Layout, log: WriteLog) -> Snapshot | None:
     """The snapshot that a crash left half written; None where there is none, or something else was written after.
 
     Raises:
@@ -68,7 +91,7 @@ def begun(layout: Layout, history: WriteLog) -> Snapshot | None:
         raise DamageError(
             f"{error}; a part of it was written: delete that file to go on with this, then import the snapshot anew"
         ) from None
-    for record in history.newest_first():
+    for record in log.newest_first():
         if record.sequence <= snapshot.sequence:
             break
         if (record.kind, record.note) != ("write", NOTE):

@@ -6,7 +6,7 @@ Shapes: see ``leworld.types``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -55,6 +55,22 @@ class WorldSpec:
     tag: tuple[int, int] = (0, 0)
     floor: float | None = None
     floor_no_request: float | None = None
+
+
+def linear_spec(name: str, config: Any, **more: Any) -> WorldSpec:
+    """The spec of a world of linear dynamics (``leworld.worlds.dynamics``): sizes from its config, and ``more``."""
+    return WorldSpec(
+        name=name,
+        state_dim=config.state_dim,
+        target_dim=config.state_dim,
+        char_dim=config.char_dim,
+        context_dim=config.state_dim,
+        num_tables=config.num_tables,
+        address_bits=config.address_bits,
+        residual=True,
+        scale=torch.ones(config.state_dim),
+        **more,
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from leworld.errors import ConfigError
-from leworld.memory import WORD_BITS, HashPlacement
 from leworld.rng import derive_seed
 from leworld.types import Batch, Ranges, Split
 from leworld.worlds import config_checks as checks
@@ -21,7 +20,7 @@ from leworld.worlds.base import Keys, WorldSpec
 from leworld.worlds.draws import stream
 from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
 from leworld.worlds.slot_world import SlotWorld
-from leworld.worlds.slots import TAG_BITS, RecordSlots, payload_words, slot_words, table_addresses
+from leworld.worlds.slots import RecordSlots, payload_words, slot_bits, table_addresses
 
 ADDRESS_BITS = 16
 
@@ -63,7 +62,12 @@ class PointersConfig:
     @property
     def slot_bits(self) -> int:
         """Bits that name a slot."""
-        return self.address_bits - slot_words(self.record_words).bit_length() + 1
+        return slot_bits(self.address_bits, self.record_words)
+
+    @property
+    def hash_shape(self) -> tuple[int, int]:
+        """Dimensions of a key, and bits of its hash."""
+        return self.char_dim, self.slot_bits
 
 
 class PointersWorld(SlotWorld):
@@ -113,34 +117,7 @@ class PointersWorld(SlotWorld):
         following[order] = np.roll(order, -1)
         return RecordSlots(key, config.address_bits, payload_words(config.state_dim), following)
 
-    def _placement(self, table: int) -> HashPlacement:
-        config = self.config
-        return HashPlacement(
-            key_dim=config.char_dim,
-            hash_bits=config.slot_bits,
-            align_words=slot_words(config.record_words),
-            address_bits=config.address_bits,
-            seed=self.seed,
-            table=table,
-        )
-
     def _spec(self) -> WorldSpec:
-        config = self.config
-        floor = config.noise**2
-        return WorldSpec(
-            name="pointers",
-            state_dim=config.state_dim,
-            target_dim=config.state_dim,
-            char_dim=config.char_dim,
-            context_dim=config.state_dim,
-            num_tables=config.num_tables,
-            address_bits=config.address_bits,
-            record_words=config.record_words,
-            read_words=config.record_words,
-            horizon=config.depth,
-            residual=True,
-            scale=torch.ones(config.state_dim),
-            tag=(WORD_BITS * payload_words(config.state_dim), min(TAG_BITS, config.slot_bits)),
-            floor=floor,
-            floor_no_request=floor + config.drive**2 * (config.depth - 1) / config.depth,
-        )
+        config, floor = self.config, self.config.noise**2
+        no_request = floor + config.drive**2 * (config.depth - 1) / config.depth
+        return self._slot_spec("pointers", horizon=config.depth, floor=floor, floor_no_request=no_request)

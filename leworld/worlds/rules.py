@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leworld import rng
-from leworld.memory import WORD_BITS, HashPlacement, check_address_bits
+from leworld.memory import check_address_bits
 from leworld.rng import derive_seed
 from leworld.types import Batch, Ranges, Split
 from leworld.worlds import config_checks as checks
@@ -28,7 +28,7 @@ from leworld.worlds.base import Keys, WorldSpec
 from leworld.worlds.draws import SPLITS, first_keys, pick, stream
 from leworld.worlds.dynamics import FIRST_STATE_STD, before, roll_out
 from leworld.worlds.slot_world import SlotWorld
-from leworld.worlds.slots import DENSE_BITS, TAG_BITS, RecordSlots, payload_words, slot_words, table_addresses
+from leworld.worlds.slots import DENSE_BITS, RecordSlots, payload_words, slot_bits, table_addresses
 
 WIDE = "wide"
 REGIONS = {"easy": 1, "medium": 2, "hard": 3, WIDE: 3}
@@ -79,7 +79,7 @@ class RulesConfig:
     @property
     def slot_bits(self) -> int:
         """Bits that name a slot."""
-        return self.address_bits - slot_words(self.record_words).bit_length() + 1
+        return slot_bits(self.address_bits, self.record_words)
 
     @property
     def dense(self) -> bool:
@@ -90,6 +90,11 @@ class RulesConfig:
     def used_hash_bits(self) -> int:
         """``hash_bits``, or all that the slots have."""
         return self.slot_bits if self.hash_bits is None else self.hash_bits
+
+    @property
+    def hash_shape(self) -> tuple[int, int]:
+        """Dimensions of a key, and bits of its hash."""
+        return self.char_dim - self.num_tables, self.used_hash_bits
 
 
 class RulesWorld(SlotWorld):
@@ -161,33 +166,6 @@ class RulesWorld(SlotWorld):
         key = derive_seed(self.seed, "rules", version)
         return RecordSlots(key, config.address_bits, payload_words(config.state_dim))
 
-    def _placement(self, table: int) -> HashPlacement:
-        config = self.config
-        return HashPlacement(
-            key_dim=config.char_dim - config.num_tables,
-            hash_bits=config.used_hash_bits,
-            align_words=slot_words(config.record_words),
-            address_bits=config.address_bits,
-            seed=self.seed,
-            table=table,
-        )
-
     def _spec(self) -> WorldSpec:
-        config = self.config
-        return WorldSpec(
-            name="rules",
-            state_dim=config.state_dim,
-            target_dim=config.state_dim,
-            char_dim=config.char_dim,
-            context_dim=config.state_dim,
-            num_tables=config.num_tables,
-            address_bits=config.address_bits,
-            record_words=config.record_words,
-            read_words=config.record_words,
-            horizon=config.horizon,
-            residual=True,
-            scale=torch.ones(config.state_dim),
-            tag=(WORD_BITS * payload_words(config.state_dim), min(TAG_BITS, config.slot_bits)),
-            floor=config.noise**2,
-            floor_no_request=config.noise**2,
-        )
+        floor = self.config.noise**2
+        return self._slot_spec("rules", horizon=self.config.horizon, floor=floor, floor_no_request=floor)

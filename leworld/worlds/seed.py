@@ -23,7 +23,7 @@ from leworld.memory import PAGE_WORDS, Memory, Receipt, unpack_bits
 from leworld.memory.fill import fill_random, structured_words
 from leworld.types import Batch, Ranges, Split
 from leworld.worlds import config_checks as checks
-from leworld.worlds.base import Keys, Stored, WorldSpec
+from leworld.worlds.base import Keys, Stored, WorldSpec, linear_spec
 from leworld.worlds.draws import SPLITS, pick, stream
 from leworld.worlds.dynamics import before, roll_out, tile
 from leworld.worlds.rules import REGIONS
@@ -135,20 +135,12 @@ class SeedWorld:
         return DRIVE * tile(torch.tensor(2 * means - 1), self.config.state_dim)
 
     def _spec(self) -> WorldSpec:
-        config = self.config
-        return WorldSpec(
-            name="seed",
-            state_dim=config.state_dim,
-            target_dim=config.state_dim,
-            char_dim=config.char_dim,
-            context_dim=config.state_dim,
-            num_tables=config.num_tables,
-            address_bits=config.address_bits,
+        return linear_spec(
+            "seed",
+            self.config,
             record_words=1,
             read_words=MAX_LENGTH,
-            horizon=config.horizon,
-            residual=True,
-            scale=torch.ones(config.state_dim),
+            horizon=self.config.horizon,
             floor=NOISE**2,
             floor_no_request=NOISE**2,
         )

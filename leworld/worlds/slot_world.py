@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leworld.memory import HashPlacement, Memory, Receipt
+from leworld.memory import WORD_BITS, HashPlacement, Memory, Receipt
 from leworld.types import Batch, Split
-from leworld.worlds.base import Stored, WorldSpec
+from leworld.worlds.base import Stored, WorldSpec, linear_spec
 from leworld.worlds.draws import SPLITS, stream
-from leworld.worlds.slots import RecordSlots
+from leworld.worlds.slots import TAG_BITS, RecordSlots, slot_words
 
 
 class SlotWorld:
@@ -66,7 +66,15 @@ class SlotWorld:
         raise NotImplementedError
 
     def _placement(self, table: int) -> HashPlacement:
-        raise NotImplementedError
+        config, (key_dim, hash_bits) = self.config, self.config.hash_shape
+        step = slot_words(config.record_words)
+        return HashPlacement(key_dim, hash_bits, step, config.address_bits, self.seed, table)
+
+    def _slot_spec(self, name: str, **more: Any) -> WorldSpec:
+        """The spec of a world whose records are a payload of one bit a dimension and a tag."""
+        config, words = self.config, self.config.record_words
+        tag = (WORD_BITS * (words - 1), min(TAG_BITS, config.slot_bits))
+        return linear_spec(name, config, record_words=words, read_words=words, tag=tag, **more)
 
     def _spec(self) -> WorldSpec:
         raise NotImplementedError

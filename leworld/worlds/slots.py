@@ -37,6 +37,11 @@ def slot_words(record_words: int) -> int:
     return 1 << (record_words - 1).bit_length()
 
 
+def slot_bits(address_bits: int, record_words: int) -> int:
+    """Bits that name a slot of a memory."""
+    return address_bits - slot_words(record_words).bit_length() + 1
+
+
 @dataclass(frozen=True)
 class RecordSlots:
     """The record of every slot; slot l lies at address ``l * stride``.

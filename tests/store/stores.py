@@ -30,7 +30,7 @@ def content(reader):
 
 def version_content(store, name):
     """Every word of a version, as ``diff`` tells it."""
-    found, words = store.diff(name), content(store)
+    found, words = store.versions.diff(name), content(store)
     words[found.address] = found.before
     return words
 

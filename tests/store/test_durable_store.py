@@ -117,7 +117,10 @@ class Wanderer:
 
     def diff(self):
         if (before := self.some_name()) and (after := self.some_name()):
-            found, changed = self.store.diff(before, after), np.flatnonzero(self.kept[before] != self.kept[after])
+            found, changed = (
+                self.store.versions.diff(before, after),
+                np.flatnonzero(self.kept[before] != self.kept[after]),
+            )
             np.testing.assert_array_equal(found.address, changed)
             np.testing.assert_array_equal(found.after, self.kept[after][changed])
 
@@ -170,7 +173,7 @@ def test_first_and_last_word_of_every_width(tmp_path, bits):
         store.write([last], block(5))
     with DurableStore(tmp_path / "m") as store:
         assert store.read([0, last], [1, 1]).words.tolist() == [3, 5]
-        assert store.diff("a").address.tolist() == [last]
+        assert store.versions.diff("a").address.tolist() == [last]
     assert (tmp_path / "m" / "words").stat().st_blocks * 512 <= 32768
 
 
@@ -202,7 +205,7 @@ def test_a_record_that_was_not_applied_is_applied(store, tmp_path, anew):
     store.write([0], block(1))
     root = crashed(store, tmp_path / "copy")
     batch = make_batch([Write([300], Words(np.array([8, 9], np.uint32), np.array([0, 2])))], 1 << 16)
-    record = store._record(batch, batch.checksums())
+    record = store._committer.record(batch, batch.checksums())
     with last_segment(root).open("ab") as file:
         file.write(b"".join(encode(record)))
     if anew:
@@ -217,7 +220,7 @@ def test_half_a_write_is_taken_back_or_finished(store, tmp_path):
     store.write([100], fill(2, 200))
     root = crashed(store, tmp_path / "copy")
     mapped = MappedMemory(root, writable=True)
-    mapped._begin(3, np.array([0, 1]))
+    mapped.state.begin(3, np.array([0, 1]))
     mapped.pages[:2, ::3] = 7
     with DurableStore(root) as again:
         np.testing.assert_array_equal(content(again), content(store))
@@ -440,7 +443,7 @@ def test_a_disk_that_fails_is_not_written_any_more(store, monkeypatch):
     store.write([0], block(7))
     store.create_version("a")
     with monkeypatch.context() as patched:
-        patched.setattr("leworld.store.journal.journal.os.fdatasync", lambda _: full())
+        patched.setattr("leworld.store.journal.synced_file.os.fdatasync", lambda _: full())
         for _ in range(2):
             with pytest.raises(StoreError, match="the disk failed"):
                 store.write([0], block(8))
@@ -484,7 +487,7 @@ def test_a_closed_memory_is_not_written_and_closes_again(store, tmp_path):
 def test_a_write_that_was_interrupted_before_it_was_visible_is_finished_by_opening_again(store, monkeypatch):
     store.write([0], block(1))
     with monkeypatch.context() as patched:
-        patched.setattr(store._mapped, "apply", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(store._committer.mapped, "apply", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             store.write([0, 300], fill(2, 5, 2))
     with pytest.raises(StoreError, match="write 2 was cut off: close the memory and open it again"):
@@ -513,7 +516,7 @@ def write_and_be_interrupted(root, out):
             store.close()
             store = DurableStore(root, SMALL)
         # What was being written when the interrupt came is there or not.
-        found = int(store.read([0], [1]).words[0]) if store._is_settled else done
+        found = int(store.read([0], [1]).words[0]) if store._committer.is_settled else done
         assert found in (done, done + 1), (found, done)
         done = found
     store.close()

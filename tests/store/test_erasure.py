@@ -98,19 +98,19 @@ def test_nothing_of_an_erased_write_is_left_in_any_file_and_all_else_stays(tmp_p
     store.checkpoint()
     if model.secret.any():
         assert files_with(store.root, SECRET.to_bytes(4, "little"))
-    erasure = store.erase(sequence)
+    erasure = store.eraser.erase(sequence)
     assert files_with(store.root, SECRET.to_bytes(4, "little")) == []
     assert np.array_equal(content(store), model.without_secret())
-    assert store.is_erased(erasure)
+    assert store.eraser.is_erased(erasure)
     for name, (words, secret) in model.kept.items():
-        before, found = np.where(secret, 0, words), store.diff(name)
+        before, found = np.where(secret, 0, words), store.versions.diff(name)
         rebuilt = content(store).copy()
         rebuilt[found.address] = found.before
         assert np.array_equal(rebuilt, before), name
     store.close()
     with DurableStore(store.root) as again:
         assert np.array_equal(content(again), model.without_secret())
-        assert again.is_erased(erasure)
+        assert again.eraser.is_erased(erasure)
 
 
 def test_what_held_pages_before_stays_where_it_was_when_a_write_of_a_group_is_erased(tmp_path):
@@ -126,14 +126,14 @@ def test_what_held_pages_before_stays_where_it_was_when_a_write_of_a_group_is_er
         segment = store._journal.segments[1].path
         size = segment.stat().st_size
         store.write([1010], block(20))
-        erasure = store.erase(receipts[1].sequence)
+        erasure = store.eraser.erase(receipts[1].sequence)
         # Those who read beside know where the pages lie in the file.
         assert segment.stat().st_size == size
         pages[1][1][[1010 % 256, 1011 % 256]] = 0
         for reader, right in zip(readers, pages, strict=True):
             np.testing.assert_array_equal(reader.pages(np.array([0, 3])), right)
         np.testing.assert_array_equal(version_content(store, "before"), words)
-        assert store.is_erased(erasure)
+        assert store.eraser.is_erased(erasure)
         store.rollback_to("before")
         np.testing.assert_array_equal(content(store), words)
 
@@ -142,12 +142,12 @@ def test_a_receipt_that_was_changed_or_is_of_another_memory_proves_nothing(tmp_p
     with DurableStore.create(tmp_path / "m", 16) as store, DurableStore.create(tmp_path / "other", 16) as other:
         first = store.write([5], np.full((1, 3), 7, np.uint32))
         store.write([50], np.full((1, 3), 9, np.uint32))
-        erasure = store.erase(first.sequence)
-        assert store.is_erased(erasure)
-        assert not store.is_erased(replace(erasure, erased=2))
-        assert not store.is_erased(replace(erasure, start=erasure.start + 1))
-        with pytest.raises(StoreError, match=f"the receipt is of memory {erasure.memory}, which is another"):
-            other.is_erased(erasure)
+        erasure = store.eraser.erase(first.sequence)
+        assert store.eraser.is_erased(erasure)
+        assert not store.eraser.is_erased(replace(erasure, erased=2))
+        assert not store.eraser.is_erased(replace(erasure, start=erasure.start + 1))
+        with pytest.raises(StoreError, match=f"the receipt is of memory {erasure.memory}, this one is "):
+            other.eraser.is_erased(erasure)
 
 
 def test_a_write_that_is_not_known_cannot_be_erased(tmp_path):
@@ -155,7 +155,7 @@ def test_a_write_that_is_not_known_cannot_be_erased(tmp_path):
         store.write([5], np.full((1, 3), 7, np.uint32))
         for sequence in (0, 2, 99):
             with pytest.raises(StoreError, match=f"write {sequence} is not known"):
-                store.erase(sequence)
+                store.eraser.erase(sequence)
         assert store.sequence == 1
 
 
@@ -164,12 +164,12 @@ def test_an_erasure_that_a_crash_cut_off_is_finished_when_the_memory_is_opened(t
     sequence = store.write([5], np.full((1, 64), SECRET, np.uint32)).sequence
     store.create_version("with-it")
     store.write([8], np.full((1, 4), 1, np.uint32))
-    monkeypatch.setattr(store, "_finish_erasure", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(store.eraser, "finish", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        store.erase(sequence)
+        store.eraser.erase(sequence)
     assert files_with(store.root, SECRET.to_bytes(4, "little"))
     store._journal.sync()
-    store._held.release()
+    store._writer_lock.release()
     with DurableStore(store.root) as again:
         assert files_with(again.root, SECRET.to_bytes(4, "little")) == []
         assert again.read([4], [9]).words.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0]
@@ -178,7 +178,7 @@ def test_an_erasure_that_a_crash_cut_off_is_finished_when_the_memory_is_opened(t
 def test_an_erasure_is_in_the_log_and_says_what_it_erased(tmp_path):
     with DurableStore.create(tmp_path / "m", 16, writer="ann") as store:
         store.write([5], np.full((1, 3), 7, np.uint32))
-        erasure = store.erase(1)
+        erasure = store.eraser.erase(1)
         found = [(record.kind, record.note, record.writer) for record in store.log()]
         assert found == [("erased", "1", "ann"), ("erase", "1", "ann"), ("write", "", "ann")]
         assert store.why(6).sequence == erasure.sequence

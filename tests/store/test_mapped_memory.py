@@ -9,10 +9,11 @@ import pytest
 
 from leworld.errors import ConfigError, DamageError, RangeError, StoreError
 from leworld.memory import Reader, WordStore
-from leworld.store import mapped_memory as module
+from leworld.store import mapped_writer, shared_state
 from leworld.store.durable_store import DurableStore, StoreConfig
 from leworld.store.layout import make
 from leworld.store.mapped_memory import STRIPE_WORDS, MappedMemory, page_sums
+from leworld.store.mapped_writer import MappedWriter
 from tests.store.stores import block, content, crashed, fill, flip, start_anew
 
 BEGUN, FINISHED, ERA = 0, 8, 32
@@ -229,7 +230,9 @@ def test_a_closed_memory_is_read_after_the_machine_was_started_anew(root):
 
 def test_readers_on_the_disk_know_that_a_writer_came(root, monkeypatch):
     synced = []
-    monkeypatch.setattr(module, "sync", lambda path: synced.append((path.name, (root / "state").read_bytes()[40])))
+    monkeypatch.setattr(
+        shared_state, "sync", lambda path: synced.append((path.name, (root / "state").read_bytes()[40]))
+    )
     store = DurableStore(root)
     assert ("state", 0) in synced
     monkeypatch.undo()
@@ -280,10 +283,10 @@ def kill_and_reopen(root, times):
         store = DurableStore(root)
         at = np.array([STARTS[0], STARTS[2], STARTS[3]])
         store.write(at, fill(store.sequence + 1, WORDS_A_BLOCK, 3))
-        store._mapped._begin(store.sequence + 1, np.array([0]))
-        store._mapped.pages[0, :100] = 0
+        store.mapped.state.begin(store.sequence + 1, np.array([0]))
+        store.mapped.pages[0, :100] = 0
         store._journal.close()
-        store._held.release()
+        store._writer_lock.release()
 
 
 def test_a_reader_beside_a_recovering_writer_never_sees_half_a_write(tmp_path):
@@ -309,27 +312,27 @@ def test_room_is_taken_before_words_are_stored(root, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    reader = MappedMemory(root, writable=True)
+    writer = MappedWriter(MappedMemory(root, writable=True))
     taken, real = [], os.posix_fallocate
-    monkeypatch.setattr(module.os, "posix_fallocate", lambda *given: (taken.append(given[1:]), real(*given)))
-    reader.reserve(np.array([0, 1, 33]))
-    reader.reserve(np.array([2, 33]))
+    monkeypatch.setattr(mapped_writer.os, "posix_fallocate", lambda *given: (taken.append(given[1:]), real(*given)))
+    writer.reserve(np.array([0, 1, 33]))
+    writer.reserve(np.array([2, 33]))
     assert taken == [(0, 16384), (32768, 16384)]
-    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    monkeypatch.setattr(mapped_writer.os, "posix_fallocate", full)
     with pytest.raises(StoreError, match="not written \\(No space left on device\\): make room"):
-        reader.reserve(np.array([100]))
+        writer.reserve(np.array([100]))
     monkeypatch.undo()
-    reader.reserve(np.array([100]))
+    writer.reserve(np.array([100]))
 
 
 def test_a_mending_that_was_cut_off_is_begun_again(store, tmp_path):
     store.write([0], block(1))
     store.write([0], block(2))
     root = crashed(store, tmp_path / "copy")
-    mapped = MappedMemory(root, writable=True)
-    mapped.begin_mending()
+    writer = MappedWriter(MappedMemory(root, writable=True))
+    writer.state.begin_mending()
     # The last record changed the page first in its segment, and only what it replaced was put back.
-    mapped.apply_pages(2, np.array([0]), np.zeros((1, 256), np.uint32))
-    assert not mapped.is_whole
+    writer.apply_pages(2, np.array([0]), np.zeros((1, 256), np.uint32))
+    assert not writer.state.is_whole
     with DurableStore(root) as again:
         assert again.read([0], [1]).words.tolist() == [2]

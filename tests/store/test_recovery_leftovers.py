@@ -36,7 +36,7 @@ def test_a_writer_killed_while_it_replaced_a_file_leaves_nothing_for_good(root):
     subprocess.run([sys.executable, "-c", KILLED, root], env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
     assert any(name.startswith(".versions.") for name in names(root))
     with DurableStore(root) as store:
-        assert store.versions == []
+        assert list(store.versions) == []
     assert names(root) == before
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from leworld.errors import DamageError, StoreError
-from leworld.memory import Snapshot
-from leworld.store import durable_store as module
+from leworld.memory import Snapshot, Words
+from leworld.store import committer as module
 from leworld.store import restore_intent as restoring
-from leworld.store.durable_store import DurableStore, StoreConfig
+from leworld.store.durable_store import DurableStore, StoreConfig, Write
 from leworld.store.layout import write_map
 from leworld.store.mapped_memory import MappedMemory
 from tests.store.stores import block, content, crashed, fill, flip, last_segment, start_anew, version_content
@@ -75,7 +75,7 @@ class TestCrashes:
             return step
 
         with monkeypatch.context() as patched:
-            patched.setattr(store, "_commit", stepping(store._commit, True))
+            patched.setattr(store._committer, "commit", stepping(store._committer.commit, True))
             patched.setattr(restoring, "save_snapshot", stepping(restoring.save_snapshot, False))
             patched.setattr(restoring, "end", stepping(restoring.end, True))
             store.restore(snapshot)
@@ -102,7 +102,7 @@ class TestCrashes:
         np.testing.assert_array_equal(content(store), words_of(snapshot_of(1, [5, 6])))
 
     def test_what_is_written_after_it_failed_stays(self, store, tmp_path, monkeypatch):
-        commit, calls = store._commit, []
+        commit, calls = store._committer.commit, []
 
         def failing(*given):
             calls.append(1)
@@ -111,7 +111,7 @@ class TestCrashes:
             commit(*given)
 
         with monkeypatch.context() as patched:
-            patched.setattr(store, "_commit", failing)
+            patched.setattr(store._committer, "commit", failing)
             with pytest.raises(StoreError, match="no room"):
                 store.restore(snapshot_of(1))
         half = copied(store, tmp_path / "half")
@@ -133,7 +133,7 @@ class TestCrashes:
             with pytest.raises(StoreError, match=r"restoring: not written \(No space left on device\)"):
                 store.restore(snapshot_of(1))
         with monkeypatch.context() as patched:
-            patched.setattr("leworld.store.mapped_memory.os.posix_fallocate", full)
+            patched.setattr("leworld.store.mapped_writer.os.posix_fallocate", full)
             with pytest.raises(StoreError, match="No space left"):
                 store.restore(snapshot_of(1))
         assert not store.layout.restoring.exists()
@@ -230,8 +230,8 @@ class TestDamage:
         store.checkpoint()
         damage_page(store.root, 1)
         whole, part = (
-            module.Write([256], module.Words(fill(3, 256)[0], np.array([0, 256])), "", ""),
-            module.Write([0], module.Words(fill(4, 1)[0], np.array([0, 1]))),
+            Write([256], Words(fill(3, 256)[0], np.array([0, 256])), "", ""),
+            Write([0], Words(fill(4, 1)[0], np.array([0, 1]))),
         )
         # What the page held must not matter to any of them.
         with pytest.raises(DamageError):

@@ -27,7 +27,8 @@ from leworld.store.forks.fork_registry import let_go, note_fork, place_of
 from leworld.store.forks.parent_pages import ParentPages
 from leworld.store.journal.journal import Journal
 from leworld.store.layout import Layout, read_identity, read_map, write_map
-from leworld.store.mapped_memory import MappedMemory, page_sums
+from leworld.store.mapped_memory import page_sums
+from leworld.store.mapped_writer import MappedWriter
 from leworld.store.versions.versions import changed_pages
 
 SCAN_PAGES = 1 << 14
@@ -49,18 +50,19 @@ class Backfill:
         problem: what keeps it from going on; None where nothing does.
     """
 
-    def __init__(self, mapped: MappedMemory, journal: Journal, checkpoints: Checkpointer) -> None:
+    def __init__(self, writer: MappedWriter, journal: Journal, checkpoints: Checkpointer) -> None:
         """Find out what a fork holds, before its journal is replayed.
 
         Raises:
             StoreError: what says so is damaged.
         """
-        self._mapped, self._checkpoints, self._layout = mapped, checkpoints, mapped.layout
+        mapped = writer.memory
+        self._writer, self._mapped, self._checkpoints, self._layout = writer, mapped, checkpoints, mapped.layout
         self.problem: OSError | None = None
         self._lock, self._stopped, self._hurry = threading.Lock(), threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._is_new = False
-        checkpoints.filler = self
+        checkpoints.backfill = self
         if mapped.inherited is not None:
             self._find_held(mapped.inherited, journal)
 
@@ -156,7 +158,7 @@ class Backfill:
     def _find_held(self, inherited: ParentPages, journal: Journal) -> None:
         noted = _noted(self._layout, len(inherited.held))
         noted[changed_pages(journal.since(self._checkpoints.upto))] = 1
-        if self._mapped.is_whole and self._mapped.sequence > journal.sequence:
+        if self._mapped.state.is_whole and self._mapped.sequence > journal.sequence:
             # The journal has lost its end, and so cannot tell of all that was written.
             noted |= inherited.held
         inherited.held[:] = noted
@@ -213,7 +215,7 @@ class Backfill:
             pages, words = pages[left], words[left]
             # What is a hole stays one.
             full = words.any(1) | self._mapped.pages[pages].any(1)
-            self._mapped.reserve(pages[full])
+            self._writer.reserve(pages[full])
             self._mapped.pages[pages[full]] = words[full]
             self._mapped.sums[pages] = page_sums(words)
             inherited.held[pages] = 1

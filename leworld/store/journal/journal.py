@@ -9,10 +9,6 @@ https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-FULL-PAGE-WR
 
 from __future__ import annotations
 
-import math
-import os
-import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,16 +16,12 @@ from leworld.errors import ConfigError, StoreError
 from leworld.files import sync
 from leworld.store.journal.record import Frame, Record, encode
 from leworld.store.journal.segment import Segment, load_segments, segment_path, set_aside
+from leworld.store.journal.synced_file import SyncedFile
 from leworld.store.layout import refused
 
 POLICIES = ("always", "group", "os")
-"""On the disk before the acknowledgement of a write; of a group of writes that came together; within a second, so that
+"""On the disk before the acknowledgement of a write; of a batch of writes that came together; within a second, so that
 only a machine that fails can lose a write."""
-SYNC_EVERY_S = 0.25
-"""With policy os: less than the second that is promised, so that a segment that ends has not much to wait for."""
-MAX_LATE_S = 0.5
-"""So long may the disk work at what it was told to sync before those who write wait for it."""
-_CLOSED = -1
 
 
 class Journal:
@@ -56,19 +48,10 @@ class Journal:
             raise ConfigError(f"policy {policy!r} is unknown: use one of {', '.join(POLICIES)}")
         self.directory, self.policy = directory, policy
         self.segments = load_segments(directory, checkpoint)
-        self._lock = threading.Lock()
-        # Held while the disk works beside writers, and taken before the other one.
-        self._syncing, self._syncing_since = threading.Lock(), math.inf
-        self._unsynced = False
-        self._failed: OSError | None = None
         self._in_hand = False
         if not self.segments:
             self.segments.append(self._new_segment(checkpoint + 1))
-        self._file = _open(self.last)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._sync_often, name="journal-sync", daemon=True)
-        if policy == "os":
-            self._thread.start()
+        self._file = SyncedFile(self.last.path, self.last.size, policy)
 
     @property
     def last(self) -> Segment:
@@ -83,11 +66,11 @@ class Journal:
     @property
     def is_closed(self) -> bool:
         """Whether ``close`` was called."""
-        return self._file == _CLOSED
+        return self._file.is_closed
 
     @property
     def was_interrupted(self) -> bool:
-        """Whether an exception came where it must be opened again."""
+        """Whether an exception left the journal in a state that only opening it again repairs."""
         return self._in_hand
 
     def append(self, records: Sequence[Record], meanwhile: Callable[[], None] | None = None) -> None:
@@ -109,7 +92,12 @@ class Journal:
             frames.append(Frame(begin, end, end))
             parts.extend(encoded)
         self._in_hand = True
-        self._write(b"".join(parts), meanwhile)
+        try:
+            self._file.append(b"".join(parts), meanwhile)
+        except BaseException:
+            # Where it was cut off again, the file ends with the last record.
+            self._in_hand = self._file.end != self.last.size
+            raise
         for record, frame in zip(records, frames, strict=True):
             self.last.add(record, frame)
         self._in_hand = False
@@ -123,10 +111,8 @@ class Journal:
 
     def sync(self) -> None:
         """Return once all that was appended is on the disk."""
-        with self._syncing, self._lock:
-            self._check()
-            if self._unsynced:
-                self._sync()
+        self._check()
+        self._file.sync()
 
     def since(self, sequence: int) -> list[Segment]:
         """The segments after the one that ends with a record, oldest first."""
@@ -151,18 +137,9 @@ class Journal:
         sync(self.directory)
 
     def close(self) -> None:
-        """Everything is on the disk then."""
-        if self.is_closed:
-            return
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        try:
-            if self._failed is None and not self._in_hand:
-                self.sync()
-        finally:
-            file, self._file = self._file, _CLOSED
-            os.close(file)
+        """Bring everything to the disk, and close the file."""
+        if not self.is_closed:
+            self._file.close(sync=not self._in_hand)
 
     def _grow_from(self, first: int) -> None:
         self._in_hand = True
@@ -171,10 +148,8 @@ class Journal:
         except StoreError:
             self._in_hand = False
             raise
-        with self._syncing, self._lock:
-            file, self._file = self._file, _open(segment)
-            self.segments.append(segment)
-            os.close(file)
+        self._file.go_on_in(segment.path)
+        self.segments.append(segment)
         self._in_hand = False
 
     def _new_segment(self, first: int) -> Segment:
@@ -187,90 +162,9 @@ class Journal:
             raise refused(path, error) from error
         return Segment(path, first, first - 1)
 
-    def _write(self, data: bytes, meanwhile: Callable[[], None] | None) -> None:
-        if time.monotonic() - self._syncing_since > MAX_LATE_S:
-            # The disk is slower than those who write: what it lacks must not grow older and older.
-            with self._syncing:
-                pass
-        with self._lock:
-            try:
-                self._check_disk()
-                self._put(data)
-                if meanwhile is not None:
-                    meanwhile()
-                if self.policy == "os":
-                    self._unsynced = True
-                else:
-                    self._sync()
-            except BaseException:
-                # Interrupted, too: what is not acknowledged must not stand before what comes next.
-                self._cut_off()
-                raise
-
-    def _cut_off(self) -> None:
-        """Have nothing in the file after the last record."""
-        try:
-            os.ftruncate(self._file, self.last.size)
-        except OSError as error:
-            self._failed = error
-        self._in_hand = False
-
-    def _put(self, data: bytes) -> None:
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-        except OSError as error:
-            raise refused(self.last.path, error) from error
-
-    def _sync(self) -> None:
-        try:
-            os.fdatasync(self._file)
-        except OSError as error:
-            # The system may have dropped what it could not write: no later success says that it is there.
-            self._failed = error
-            self._check_disk()
-        self._unsynced = False
-
     def _check(self) -> None:
         if self.is_closed:
             raise StoreError(f"{self.directory}: is closed: open the memory again")
-        self._check_disk()
+        self._file.check_disk()
         if self._in_hand:
             raise StoreError(f"{self.directory}: was interrupted: close the memory and open it again")
-
-    def _check_disk(self) -> None:
-        if self._failed is not None:
-            raise StoreError(
-                f"{self.directory}: the disk failed ({self._failed.strerror}), so nothing more is written:"
-                " mend it, and open the memory again"
-            )
-
-    def _sync_often(self) -> None:
-        """Have what was appended on the disk soon after, while more is appended."""
-        begin = time.monotonic()
-        while not self._stopped.wait(max(0.0, begin + SYNC_EVERY_S - time.monotonic())):
-            begin = time.monotonic()
-            with self._syncing:
-                with self._lock:
-                    unsynced, self._unsynced = self._unsynced, False
-                if unsynced and not self._sync_beside(begin):
-                    return
-
-    def _sync_beside(self, begin: float) -> bool:
-        """Sync while others append; whether it was done."""
-        self._syncing_since = begin
-        try:
-            os.fdatasync(self._file)
-        except OSError as error:
-            self._failed = error
-            return False
-        finally:
-            self._syncing_since = math.inf
-        return True
-
-
-def _open(segment: Segment) -> int:
-    file = os.open(segment.path, os.O_WRONLY | os.O_APPEND)
-    os.ftruncate(file, segment.size)
-    return file

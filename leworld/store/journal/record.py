@@ -19,7 +19,7 @@ Shapes:
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any
 
@@ -108,10 +108,6 @@ class Record:
             )  # fmt: skip
             first, begin = first + num_ranges, end
         return found
-
-    def header_only(self) -> Record:
-        """The same without any words: who wrote where, and when."""
-        return replace(self, words=_NO_WORDS, pages=_NO_INTS, before=_NO_PAGES)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from leworld.files import sync
 from leworld.memory.protocol import PAGE_WORDS
 from leworld.memory.ranges import Ints
 from leworld.store.journal.segment import segment_path
-from leworld.store.layout import Identity, Layout, make, write_map
+from leworld.store.layout import Identity, Layout, make, read_identity, write_map
 from leworld.store.mapped_memory import MappedMemory
+from leworld.store.mapped_writer import MappedWriter
 from leworld.store.replication.replica_store import ReplicaStore
 
 PART_BYTES = 4 << 20
@@ -40,10 +41,9 @@ class Source:
         """Keep all records from now on for copy ``name``; what there is to copy."""
         store = self._store
         upto = store.pin(name)
-        identity = store.identity
         return {
             "sequence": upto,
-            "identity": vars(identity),
+            "identity": vars(read_identity(store.root)),
             "files": [[path.name, path.stat().st_size] for path in self._files(upto)],
             "versions": [vars(version) for version in store.versions],
         }
@@ -102,17 +102,17 @@ def copy_begin(root: Path, plan: dict[str, Any], fetch: Callable[[str, int], byt
 
 def copy_pages(root: Path, sequence: int, fetch: Callable[[int], tuple[Ints, NDArray[np.uint32]]]) -> None:
     """Put every page of the original into a copy; ``fetch`` gives the pages after one, see ``Source.pages``."""
-    mapped, after = MappedMemory(root, writable=True), -1
+    writer, after = MappedWriter(MappedMemory(root, writable=True)), -1
     # Nobody may read it beside the copy before it leads.
-    mapped.lease_until(0.0)
+    writer.state.lease_until(0.0)
     while True:
         pages, words = fetch(after)
         if not len(pages):
             break
-        mapped.reserve(pages)
-        mapped.apply_pages(sequence, pages, words)
+        writer.reserve(pages)
+        writer.apply_pages(sequence, pages, words)
         after = int(pages[-1])
-    mapped.settle_at(sequence)
+    writer.state.settle_at(sequence)
 
 
 def _place_of(layout: Layout, name: str) -> Path:

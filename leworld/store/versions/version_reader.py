@@ -100,7 +100,6 @@ def difference_beside(root: Path, before: str, after: str = "now") -> Difference
         return difference(pages, first.pages(pages), words)
     last = VersionReader(root, after)
     if last.sequence < first.sequence:
-        found = difference_beside(root, after, before)
-        return Difference(found.address, found.after, found.before)
+        return difference_beside(root, after, before).reversed()
     pages = first.changed()
     return difference(pages, first.pages(pages), last.pages(pages))

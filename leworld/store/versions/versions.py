@@ -36,6 +36,10 @@ class Difference:
     before: NDArray[np.uint32]
     after: NDArray[np.uint32]
 
+    def reversed(self) -> Difference:
+        """The same with the two versions exchanged."""
+        return Difference(self.address, self.after, self.before)
+
 
 class Versions:
     """The kept versions of a memory, oldest first, in a file of their own."""
@@ -91,10 +95,6 @@ class Versions:
     def set(self, versions: Sequence[Version]) -> None:
         """Keep these and no others."""
         self._save(list(versions))
-
-    def oldest(self) -> int | None:
-        """Sequence of the oldest one."""
-        return min((version.sequence for version in self._list), default=None)
 
     def _save(self, versions: list[Version]) -> None:
         rows = [[version.name, version.sequence, version.time_ns] for version in versions]

@@ -20,6 +20,7 @@ from leworld.store import checkpointer as checkpoints
 from leworld.store.durable_store import DurableStore, StoreConfig
 from leworld.store.layout import Layout
 from leworld.store.mapped_memory import MappedMemory
+from leworld.store.shared_state import SharedState
 from leworld.store.writer_lock import WriterLock
 
 BITS = 16
@@ -99,23 +100,23 @@ def test_a_memory_is_abandoned_while_a_checkpoint_is_taken_and_twice(tmp_path, m
     store.checkpoint(wait=False)
     store.abandon()
     store.abandon()
-    assert store.is_stopped
+    assert store._gate.is_shut
     with pytest.raises(StoreError):
         store.write([1], np.full((1, 8), 2, np.uint32))
     DurableStore(tmp_path / "m").close()
 
 
 def test_no_copy_can_be_read_beside_its_process_before_it_leads(copies, monkeypatch):
-    seen, settle = [], MappedMemory.settle_at
+    seen, settle = [], SharedState.settle_at
 
-    def settle_and_look(self: MappedMemory, sequence: int) -> None:
+    def settle_and_look(self: SharedState, sequence: int) -> None:
         settle(self, sequence)
         try:
-            seen.append(MappedMemory(self.layout.root).read([5], [1]).words.tolist())
+            seen.append(MappedMemory(self._path.parent).read([5], [1]).words.tolist())
         except NotPrimaryError:
             seen.append("refused")
 
-    monkeypatch.setattr(MappedMemory, "settle_at", settle_and_look)
+    monkeypatch.setattr(SharedState, "settle_at", settle_and_look)
     copies.start("a")
     copies.write(5, 5)
     copies.start("b")
@@ -193,7 +194,7 @@ def test_a_leader_that_cannot_tell_whether_it_leads_in_the_middle_of_a_write_is_
 
 def test_a_lone_leader_whose_write_was_cut_off_leads_again(copies):
     (leader,) = copies.start("a")
-    leader.store.stop("was cut off")
+    leader.store._gate.shut("was cut off")
     copies.write(1, 3)
     assert copies.word(1) == 3
     assert leader.epoch == 2

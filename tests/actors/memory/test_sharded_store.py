@@ -278,7 +278,7 @@ def test_a_flipped_bit_is_mended_from_the_other_copy(shards, monkeypatch):
     store = shards.make(0)
     shards.start(0, copy="b")
     leader = shards.running[0, "a"].store
-    words, sums = leader._mapped.pages, leader._mapped.sums
+    words, sums = leader.mapped.pages, leader.mapped.sums
     # Each in a stripe of its own, which nobody has read yet.
     for page in (32, 64, 96, 128):
         store.write([page * 256], np.full((1, 256), page, np.uint32))
@@ -292,7 +292,7 @@ def test_a_flipped_bit_is_mended_from_the_other_copy(shards, monkeypatch):
     assert store.read([96 * 256], [256]).words.tolist() == [7] * 8 + [96] * 248
     assert not len(leader.damaged(np.arange(256)))
     for copy in ("a", "b"):
-        shards.running[0, copy].store._mapped.pages[128, 1] ^= 1
+        shards.running[0, copy].store.mapped.pages[128, 1] ^= 1
     with pytest.raises(StoreError, match="page 128"):
         leader.read([128 * 256], [4])
     with pytest.raises(StoreError, match="page 128"):
@@ -304,7 +304,7 @@ def test_copies_look_for_damage_by_themselves(shards):
     shards.start(0, copy="b")
     store.write([512], np.full((1, 256), 5, np.uint32))
     for copy in ("a", "b"):
-        shards.running[0, copy].store._mapped.pages[2 if copy == "a" else 77, 17] ^= 1 << 9
+        shards.running[0, copy].store.mapped.pages[2 if copy == "a" else 77, 17] ^= 1 << 9
     end = time.monotonic() + 10
     while any(len(copy.store.verify()) for copy in shards.running.values()) and time.monotonic() < end:
         time.sleep(0.05)
@@ -329,7 +329,7 @@ def test_a_copy_whose_files_are_of_no_use_is_made_anew_and_does_not_lead_before(
         store.write([page * 256], np.full((1, 256), page + 1, np.uint32))
     # As after a crash: the journal is needed.
     leader = shards.running.pop((0, "a"))
-    leader.store.stop("was killed")
+    leader.store._gate.shut("was killed")
     leader.stop()
     if fault == "gone":
         shutil.rmtree(leader.root)

@@ -566,7 +566,7 @@ class TestBesideAWriter:
             assert [version["name"] for version in shell.json("versions", mem)["versions"]] == ["a"]
             assert shell.json("stat", mem)["writer_pid"] == os.getpid()
             assert shell("verify", mem) == "all is as it was written: 1 page, 2 records\n"
-            Path("r.json").write_text(json.dumps(_plain(store.erase(2))))
+            Path("r.json").write_text(json.dumps(_plain(store.eraser.erase(2))))
             assert shell.json("verify", mem, "--erasure", "r.json")["erased"]
             shell("export", mem, "x.lw")
         assert shell.json("stat", mem)["writer_pid"] is None
@@ -582,7 +582,7 @@ class TestBesideAWriter:
                 if turn == 20:
                     store.create_version("a")
             store.rollback_to("a")
-            erasure = store.erase(15)
+            erasure = store.eraser.erase(15)
             Path("r.json").write_text(json.dumps(_plain(erasure)))
             found = shell.json("log", mem, "--limit", 100)["records"]
             assert [record["sequence"] for record in found] == [record.sequence for record in store.log(100)]
@@ -590,7 +590,7 @@ class TestBesideAWriter:
                 record = store.why(address)
                 told = shell.json("why", mem, address)["record"]
                 assert (told and told["sequence"]) == (record and record.sequence)
-            assert shell.json("verify", mem, "--erasure", "r.json")["erased"] is store.is_erased(erasure) is True
+            assert shell.json("verify", mem, "--erasure", "r.json")["erased"] is store.eraser.is_erased(erasure) is True
             assert shell.json("verify", mem)["journal"] is None
 
     def test_writing_says_who_holds_it(self, shell, mem):
@@ -711,7 +711,7 @@ with DurableStore(sys.argv[1], StoreConfig("os", segment_bytes=1 << 16)) as stor
         # Both halves are always the same: a reader that sees half a write can tell.
         store.write(np.array([0, 512]), np.full((2, 256), value, np.uint32))
         if turn % 20 == 0:
-            store.erase(store.sequence)
+            store.eraser.erase(store.sequence)
 """
 
 

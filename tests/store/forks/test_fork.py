@@ -20,7 +20,7 @@ from leworld.store.durable_store import DurableStore, StoreConfig, Write
 from leworld.store.forks import backfill as filling
 from leworld.store.forks.fork_link import FILLED, FILLING, FREE, read_link, relink
 from leworld.store.forks.fork_registry import forks_of
-from leworld.store.layout import Layout, read_map, write_map
+from leworld.store.layout import Layout, read_identity, read_map, write_map
 from leworld.store.mapped_memory import MappedMemory, page_sums
 from leworld.store.versions.version_reader import VersionReader
 from tests.store.stores import block, content, crashed, fill, flip, start_anew, version_content
@@ -57,7 +57,7 @@ def slow(monkeypatch):
 @pytest.fixture
 def child(parent, tmp_path):
     """Of a fork that nobody has opened."""
-    parent.fork(tmp_path / "child")
+    parent.versions.fork(tmp_path / "child")
     return tmp_path / "child"
 
 
@@ -75,7 +75,7 @@ def held(root):
 
 def filled(root):
     with DurableStore(root) as store:
-        store.fill()
+        store.backfill.finish()
         return content(store)
 
 
@@ -93,14 +93,14 @@ class TestMaking:
             np.testing.assert_array_equal(content(fork), right)
             np.testing.assert_array_equal(content(MappedMemory(child)), right)
             assert fork.sequence == 1
-            assert fork.identity.id != parent.identity.id
+            assert read_identity(fork.root).id != read_identity(parent.root).id
 
     def test_of_a_version(self, parent, tmp_path):
         parent.create_version("a")
         right = content(parent)
         parent.write([0], fill(7, 250))
         parent.checkpoint()
-        parent.fork(tmp_path / "child", "a")
+        parent.versions.fork(tmp_path / "child", "a")
         parent.drop_version("a")
         parent.write([256], fill(9, 250))
         parent.checkpoint()
@@ -109,28 +109,28 @@ class TestMaking:
 
     def test_of_a_version_that_is_none(self, parent, tmp_path):
         with pytest.raises(StoreError, match="version 'b' is not kept"):
-            parent.fork(tmp_path / "child", "b")
+            parent.versions.fork(tmp_path / "child", "b")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["parent"]
         assert not forks_of(parent.layout)
 
     def test_where_something_is(self, parent, child):
         with pytest.raises(StoreError, match="child: is not empty; name another directory"):
-            parent.fork(child)
-        assert len(parent.versions) == 1
+            parent.versions.fork(child)
+        assert len(list(parent.versions)) == 1
 
     def test_into_an_empty_directory(self, parent, tmp_path):
         (tmp_path / "empty").mkdir()
-        parent.fork(tmp_path / "empty")
+        parent.versions.fork(tmp_path / "empty")
         np.testing.assert_array_equal(content(MappedMemory(tmp_path / "empty")), content(parent))
 
     def test_of_one_of_several_copies(self, parent, tmp_path):
         write_map(parent.layout.epoch, {"epoch": 1})
         with pytest.raises(StoreError, match="is one of several copies"):
-            parent.fork(tmp_path / "child")
+            parent.versions.fork(tmp_path / "child")
 
     def test_rights_go_along(self, parent, tmp_path):
         save_rights(parent.layout, Rights([Grant(0, 10, "eve")], parent.num_words))
-        parent.fork(tmp_path / "child")
+        parent.versions.fork(tmp_path / "child")
         save_rights(parent.layout, Rights([], parent.num_words))
         assert load_rights(Layout(tmp_path / "child"), 1 << 16).grants == [Grant(0, 10, "eve")]
 
@@ -143,7 +143,7 @@ class TestMaking:
                     store.write(start, fill(7, PAGE, len(start)))
                 store.checkpoint()
                 before = on_disk(store.root)
-                store.fork(tmp_path / f"{name} fork")
+                store.versions.fork(tmp_path / f"{name} fork")
                 taken.append(on_disk(tmp_path / f"{name} fork") + on_disk(store.root) - before)
         assert max(taken) < 64 << 10
         assert taken[0] == taken[1]
@@ -151,9 +151,9 @@ class TestMaking:
     def test_what_holds_nothing_stays_a_hole(self, tmp_path):
         with DurableStore.create(tmp_path / "parent", 32) as store:
             store.write([5, (1 << 32) - 300], fill(7, 250, 2))
-            store.fork(tmp_path / "child")
+            store.versions.fork(tmp_path / "child")
         with DurableStore(tmp_path / "child") as fork:
-            fork.fill()
+            fork.backfill.finish()
             assert fork.read([5, (1 << 32) - 300, 1 << 31], [1, 1, 1]).words.tolist() == [7, 7, 0]
             assert fork.stat()["pages_written"] == 3
             assert fork.stat()["words_bytes"] < 1 << 20
@@ -168,10 +168,10 @@ class TestFilling:
         right = content(parent)
         with DurableStore(child) as fork:
             assert stage(child) == FILLING
-            fork.fill()
+            fork.backfill.finish()
             # The parent is open, so that it is the one who has to.
             assert stage(child) == FILLED
-            assert [version.name for version in parent.versions] == [f"fork-{fork.identity.id}"]
+            assert [version.name for version in parent.versions] == [f"fork-{read_identity(fork.root).id}"]
             assert not (child / "filling").exists()
             assert not (child / "filled").exists()
         parent.close()
@@ -185,7 +185,7 @@ class TestFilling:
     @pytest.mark.parametrize("opened", ["child", "parent"])
     def test_who_is_opened_next_lets_go(self, parent, child, opened):
         filled(child)
-        name = parent.versions[0].name
+        name = next(iter(parent.versions)).name
         # As a process would leave it that ends without closing.
         parent.abandon()
         assert stage(child) == FILLED
@@ -199,7 +199,7 @@ class TestFilling:
         filled(child)
         assert stage(child) == FREE
         with DurableStore(parent.root) as again:
-            assert again.versions == []
+            assert list(again.versions) == []
             assert again.stat()["journal_segments"] == 1
 
     def test_a_reader_beside_goes_on_when_the_parent_is_gone(self, parent, child):
@@ -224,7 +224,7 @@ class TestFilling:
         with DurableStore(child) as fork:
             pass
         with pytest.raises(StoreError, match="child: is closed"):
-            fork.fill()
+            fork.backfill.finish()
 
     @pytest.mark.parametrize("seed", range(4))
     def test_random_writes_to_both_sides(self, parent, child, slow, seed):
@@ -267,7 +267,7 @@ class TestFilling:
             np.testing.assert_array_equal(version_content(stores["child"], version), right)
             assert_same_snapshot(VersionReader(child, version).snapshot(), right)
         assert_same_snapshot(stores["child"].snapshot(), models["child"])
-        stores["child"].fill()
+        stores["child"].backfill.finish()
         np.testing.assert_array_equal(content(stores["child"]), models["child"])
         assert not len(stores["child"].verify())
         stores["child"].close()
@@ -304,7 +304,7 @@ class TestForksOfForks:
         with DurableStore(child) as fork:
             fork.write([0], fill(5, 100))
             second = content(fork)
-            fork.fork(tmp_path / "third")
+            fork.versions.fork(tmp_path / "third")
             fork.write([0, 900], fill(6, 100, 2))
             parent.write([0], fill(7, 256))
             np.testing.assert_array_equal(content(MappedMemory(tmp_path / "third")), second)
@@ -317,7 +317,7 @@ class TestForksOfForks:
     def test_what_is_in_between_may_come_to_hold_everything_first(self, parent, child, tmp_path):
         right = content(parent)
         with DurableStore(child) as fork:
-            fork.fork(tmp_path / "third")
+            fork.versions.fork(tmp_path / "third")
         third = MappedMemory(tmp_path / "third")
         assert third.read([0], [1]).words.tolist() == [1]
         filled(child)
@@ -391,12 +391,12 @@ class TestCrashes:
             model[address : address + 100] = 1000 + step
             if step == 11:
                 fork.checkpoint()
-        fork._filler.close()
+        fork.backfill.close()
         after = start_anew_with_random_words(crashed(fork, tmp_path / "crashed"), random)
         fork.close()
         with DurableStore(after) as again:
             np.testing.assert_array_equal(content(again), model)
-            again.fill()
+            again.backfill.finish()
             np.testing.assert_array_equal(content(again), model)
             assert not len(again.verify())
 
@@ -426,9 +426,9 @@ class TestCrashes:
 
         monkeypatch.setattr(os, "rename", fail)
         with pytest.raises(StoreError, match="child: cannot be made"):
-            parent.fork(tmp_path / "child")
+            parent.versions.fork(tmp_path / "child")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["parent"]
-        assert parent.versions == []
+        assert list(parent.versions) == []
 
     def test_an_interrupted_fork_leaves_a_version_that_can_be_dropped(self, parent, tmp_path, monkeypatch):
         class End(BaseException):
@@ -439,10 +439,10 @@ class TestCrashes:
 
         monkeypatch.setattr(os, "rename", end)
         with pytest.raises(End):
-            parent.fork(tmp_path / "child")
+            parent.versions.fork(tmp_path / "child")
         (version,) = parent.versions
         parent.drop_version(version.name)
-        assert parent.versions == []
+        assert list(parent.versions) == []
 
     def test_a_full_disk_ends_filling_and_no_words_are_wrong(self, parent, child, idle):
         right = content(parent)
@@ -451,16 +451,16 @@ class TestCrashes:
             raise OSError(28, "No space left on device")
 
         with DurableStore(child) as fork:
-            fork._filler.close()
-            fork._filler._stopped.clear()
+            fork.backfill.close()
+            fork.backfill._stopped.clear()
             with idle.context() as patch:
                 patch.setattr(os, "posix_fallocate", refuse)
                 with pytest.raises(StoreError, match="make room"):
-                    fork.fill()
+                    fork.backfill.finish()
                 np.testing.assert_array_equal(content(fork), right)
                 with pytest.raises(StoreError, match="make room"):
                     fork.write([250 * PAGE], block(1))
-            fork.fill()
+            fork.backfill.finish()
             np.testing.assert_array_equal(content(fork), right)
 
 
@@ -498,7 +498,7 @@ class TestReadersBeside:
             values = np.repeat(np.arange(1, 129), 256).reshape(-1, 256).astype(np.uint32)
             for offset in (0, 256):
                 parent.write(start + offset, values)
-            parent.fork(tmp_path / "child")
+            parent.versions.fork(tmp_path / "child")
             context = multiprocessing.get_context("spawn")
             ready, stop, found = context.Event(), context.Event(), context.Queue()
             reader = context.Process(target=read_across, args=(tmp_path / "child", ready, stop, found))
@@ -509,7 +509,7 @@ class TestReadersBeside:
                 for step, first in enumerate(random.permutation(128).tolist()):
                     fork.write([first * 512 + 128], fill(first + 1001, 256))
                     parent.write([first * 512], fill(7 + step, 256))
-                fork.fill()
+                fork.backfill.finish()
                 ready.clear()
                 assert ready.wait(30)
             stop.set()
@@ -530,7 +530,7 @@ class TestReadersBeside:
             threads = [threading.Thread(target=look, args=(fork,)) for _ in range(3)]
             for thread in threads:
                 thread.start()
-            fork.fill()
+            fork.backfill.finish()
             for thread in threads:
                 thread.join()
         assert not errors
@@ -544,11 +544,11 @@ class TestVersionsThatForksNeed:
         idle.undo()
         filled(child)
         parent.drop_version(version.name)
-        assert parent.versions == []
+        assert list(parent.versions) == []
 
     def test_a_fork_that_is_gone_needs_nothing(self, parent, child):
         shutil.rmtree(child)
-        parent.drop_version(parent.versions[0].name)
+        parent.drop_version(next(iter(parent.versions)).name)
         parent.close()
         with DurableStore(parent.root):
             assert not forks_of(parent.layout)
@@ -557,21 +557,21 @@ class TestVersionsThatForksNeed:
         child.rename(tmp_path / "moved")
         DurableStore(tmp_path / "moved").close()
         with pytest.raises(StoreError, match=r"is needed by its fork .*moved"):
-            parent.drop_version(parent.versions[0].name)
+            parent.drop_version(next(iter(parent.versions)).name)
 
     def test_a_note_that_is_lost_is_made_again(self, parent, child, idle):
-        (parent.layout.forks / parent.versions[0].name).unlink()
+        (parent.layout.forks / next(iter(parent.versions)).name).unlink()
         DurableStore(child).close()
         with pytest.raises(StoreError, match=r"is needed by its fork .*child"):
-            parent.drop_version(parent.versions[0].name)
+            parent.drop_version(next(iter(parent.versions)).name)
 
     def test_other_versions_come_and_go(self, parent, child):
         parent.create_version("a")
         parent.drop_version("a")
-        assert len(parent.versions) == 1
+        assert len(list(parent.versions)) == 1
 
     def test_a_version_that_was_dropped_even_so_is_told(self, parent, child, idle):
-        parent._versions.drop(parent.versions[0].name)
+        parent._kept.drop(next(iter(parent.versions)).name)
         parent.write([0], fill(9))
         parent.close()
         with pytest.raises(
@@ -588,11 +588,15 @@ class TestParents:
         parent.root.rename(parent.root.with_name("moved"))
         with DurableStore(child) as fork:
             assert fork.read([0, 1], [1, 1]).words.tolist() == [50, 1]
-            for action in (lambda: fork.read([3 * PAGE], [1]), lambda: fork.write([3 * PAGE], block(1)), fork.fill):
+            for action in (
+                lambda: fork.read([3 * PAGE], [1]),
+                lambda: fork.write([3 * PAGE], block(1)),
+                fork.backfill.finish,
+            ):
                 with pytest.raises(StoreError, match=r"parent, which cannot be read \(.*--parent DIR"):
                     action()
             assert fork.sequence == 1
-            assert "cannot be read" in str(fork._filler.problem)
+            assert "cannot be read" in str(fork.backfill.problem)
 
     def test_moved(self, parent, child):
         right = content(parent)
@@ -638,7 +642,7 @@ class TestParents:
         flip(parent.root / "words", 3 * PAGE * 4)
         with DurableStore(child) as fork:
             with pytest.raises(DamageError, match=r"parent: page 3: .*leworld memory fill") as caught:
-                fork.fill()
+                fork.backfill.finish()
             assert caught.value.pages == (3,)
             assert fork.read([0, 6 * PAGE], [1, 1]).words.tolist() == [1, 7]
             assert fork.verify().tolist() == [3]
@@ -663,16 +667,16 @@ class TestErasing:
     def test_a_write_of_the_parent_is_none_of_the_forks(self, parent, child):
         with DurableStore(child) as fork:
             fork.write([0], block(5))
-            fork.erase(1)
+            fork.eraser.erase(1)
             assert fork.read([0, 1], [1, 1]).words.tolist() == [0, 1]
             with pytest.raises(StoreError, match=r"write 9 is not known: .*; those of .*parent, from which"):
-                fork.erase(9)
+                fork.eraser.erase(9)
 
     def test_what_the_parent_erases_does_not_come_any_more(self, parent, child, idle):
         with DurableStore(child) as fork:
             fork.write([1], block(50))
-            erasure = parent.erase(1)
-            assert parent.is_erased(erasure)
+            erasure = parent.eraser.erase(1)
+            assert parent.eraser.is_erased(erasure)
             # Page 0 was taken over before, the others not.
             right = np.zeros(1 << 16, np.uint32)
             right[:PAGE], right[1] = 1, 50
@@ -683,17 +687,17 @@ class TestErasing:
 
     def test_nor_what_it_wrote_over_and_erases(self, parent, child, idle):
         parent.write([3 * PAGE], fill(9, PAGE))
-        parent.erase(1)
+        parent.eraser.erase(1)
         assert not content(MappedMemory(child)).any()
-        parent.erase(2)
+        parent.eraser.erase(2)
         idle.undo()
         assert not filled(child).any()
 
     def test_what_was_cut_off_while_it_was_taken_over_goes_too(self, parent, child, idle, tmp_path):
         with DurableStore(child) as fork:
-            fork._mapped.reserve(np.arange(16))
-            fork._mapped.pages[3] = 4
-        parent.erase(1)
+            fork._committer.mapped.reserve(np.arange(16))
+            fork.mapped.pages[3] = 4
+        parent.eraser.erase(1)
         idle.undo()
         assert not filled(child).any()
         assert not len(MappedMemory(child).verify_all())
@@ -703,8 +707,8 @@ class TestErasing:
         with DurableStore(child) as fork:
             fork.write([0], fill(8, 200))
             fork.create_version("a")
-            erasure = fork.erase(1)
-            assert fork.is_erased(erasure)
+            erasure = fork.eraser.erase(1)
+            assert fork.eraser.is_erased(erasure)
             right[:200] = 0
             np.testing.assert_array_equal(version_content(fork, "a"), right)
             np.testing.assert_array_equal(content(fork), right)

@@ -9,6 +9,7 @@ import pytest
 
 from leworld.errors import ConfigError, DamageError, StoreError
 from leworld.store.journal import journal as module
+from leworld.store.journal import synced_file
 from leworld.store.journal.journal import POLICIES, Journal
 from leworld.store.journal.record import Record, encode
 from leworld.store.journal.segment import load_segment, load_segments, scan, segment_paths
@@ -166,12 +167,12 @@ def test_a_full_disk_leaves_the_journal_as_it_was(journal, monkeypatch):
         write(file, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.os, "write", half)
+    monkeypatch.setattr(synced_file.os, "write", half)
     with pytest.raises(StoreError, match="not written \\(No space left on device\\): make room") as caught:
         journal.append([record(2, [2]), record(3)])
     assert "\n" not in str(caught.value)
     assert (journal.sequence, journal.last.size, journal.last.path.stat().st_size) == (1, size, size)
-    monkeypatch.setattr(module.os, "write", write)
+    monkeypatch.setattr(synced_file.os, "write", write)
     journal.append([record(2, [2])])
     assert load_segment(journal.last.path).before == journal.last.before
 
@@ -198,7 +199,7 @@ def test_a_disk_that_fails_is_not_written_any_more(tmp_path, monkeypatch):
     def failing(_):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(module.os, "fdatasync", failing)
+    monkeypatch.setattr(synced_file.os, "fdatasync", failing)
     for _ in range(2):
         with pytest.raises(StoreError, match="the disk failed \\(Input/output error\\)"):
             journal.append([record(2)])
@@ -218,7 +219,7 @@ def test_an_interrupted_append_leaves_the_journal_as_it_was(journal, monkeypatch
         real(*given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.os, call, interrupted)
+    monkeypatch.setattr(synced_file.os, call, interrupted)
     with pytest.raises(KeyboardInterrupt):
         journal.append([record(2, [2])])
     monkeypatch.undo()
@@ -242,8 +243,8 @@ def test_a_journal_that_is_closed_writes_into_no_file(tmp_path):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_policy_says_when_records_are_on_the_disk(tmp_path, monkeypatch, policy):
     journal, synced = Journal(tmp_path, policy, 0), []
-    monkeypatch.setattr(module, "SYNC_EVERY_S", 1000)
-    monkeypatch.setattr(module.os, "fdatasync", synced.append)
+    monkeypatch.setattr(synced_file, "SYNC_EVERY_S", 1000)
+    monkeypatch.setattr(synced_file.os, "fdatasync", synced.append)
     journal.append([record(1), record(2)])
     assert len(synced) == (0 if policy == "os" else 1)
     journal.roll()
@@ -252,9 +253,9 @@ def test_the_policy_says_when_records_are_on_the_disk(tmp_path, monkeypatch, pol
 
 
 def test_policy_os_brings_records_to_the_disk_soon(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SYNC_EVERY_S", 0.01)
+    monkeypatch.setattr(synced_file, "SYNC_EVERY_S", 0.01)
     done, journal = threading.Event(), Journal(tmp_path, "os", 0)
-    monkeypatch.setattr(module.os, "fdatasync", lambda _: done.set())
+    monkeypatch.setattr(synced_file.os, "fdatasync", lambda _: done.set())
     journal.append([record(1)])
     assert done.wait(10)
     journal.close()
@@ -262,9 +263,9 @@ def test_policy_os_brings_records_to_the_disk_soon(tmp_path, monkeypatch):
 
 def held_sync(monkeypatch):
     """The disk works, once ``working`` is set, until ``done`` is."""
-    monkeypatch.setattr(module, "SYNC_EVERY_S", 0.01)
+    monkeypatch.setattr(synced_file, "SYNC_EVERY_S", 0.01)
     working, done, sync = threading.Event(), threading.Event(), os.fdatasync
-    monkeypatch.setattr(module.os, "fdatasync", lambda file: (working.set(), done.wait(10), sync(file)))
+    monkeypatch.setattr(synced_file.os, "fdatasync", lambda file: (working.set(), done.wait(10), sync(file)))
     return working, done
 
 
@@ -274,7 +275,7 @@ def test_with_policy_os_others_write_while_the_disk_works_unless_it_is_late(tmp_
     journal.append([record(1)])
     assert working.wait(10)
     journal.append([record(2)])
-    monkeypatch.setattr(module, "MAX_LATE_S", 0)
+    monkeypatch.setattr(synced_file, "MAX_LATE_S", 0)
     late = threading.Thread(target=journal.append, args=([record(3)],))
     late.start()
     late.join(0.1)
@@ -302,18 +303,18 @@ def test_a_new_segment_waits_for_the_sync_of_the_one_before(tmp_path, monkeypatc
 
 
 def test_with_policy_os_nothing_is_written_after_the_disk_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SYNC_EVERY_S", 0.01)
+    monkeypatch.setattr(synced_file, "SYNC_EVERY_S", 0.01)
     tried = threading.Event()
 
     def failing(_):
         tried.set()
         raise OSError(errno.EIO, "no")
 
-    monkeypatch.setattr(module.os, "fdatasync", failing)
+    monkeypatch.setattr(synced_file.os, "fdatasync", failing)
     journal = Journal(tmp_path, "os", 0)
     journal.append([record(1)])
     assert tried.wait(10)
-    journal._thread.join(10)
+    journal._file._thread.join(10)
     for refused in (lambda: journal.append([record(2)]), journal.sync, journal.roll):
         with pytest.raises(StoreError, match="the disk failed"):
             refused()

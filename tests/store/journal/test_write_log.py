@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(store, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("leworld.store.journal.write_log.os.fsync", full)
         with pytest.raises(StoreError, match="ledger: not written \\(No space left on device\\)"):
-            store._history.remember(store._journal.last)
+            store._log.remember(store._journal.last)
     store.checkpoint()
     assert sequences(store.log()) == [2, 1]
     assert sequences(WriteLog(store.layout, store._journal).newest_first()) == [2, 1]
@@ -159,7 +159,7 @@ def test_who_wrote_what_is_kept_though_something_is_erased_meanwhile(store, monk
     store.write_many([one_write(10 * i, i, 3) for i in range(1, 6)])
     store.create_version("a")
     store.write([60], block(6))
-    erasing = threading.Thread(target=store.erase, args=(2,))
+    erasing = threading.Thread(target=store.eraser.erase, args=(2,))
     to_header_only = history.to_header_only
 
     def slowly(*arguments):
@@ -169,7 +169,7 @@ def test_who_wrote_what_is_kept_though_something_is_erased_meanwhile(store, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(history, "to_header_only", slowly)
-        whole = store._history.remember(store._journal.segments[0])
+        whole = store._log.remember(store._journal.segments[0])
     erasing.join()
     assert whole
     store.drop_version("a")
@@ -212,8 +212,8 @@ class TestDamagedSegment:
         with DurableStore(root) as again:
             for write in (1, 2):
                 with pytest.raises(DamageError, match="record 3 after it is missing"):
-                    again.erase(write)
-            again.erase(6)
+                    again.eraser.erase(write)
+            again.eraser.erase(6)
             assert again.read([50, 60], [1, 1]).words.tolist() == [5, 0]
 
     def test_writes_that_came_together_are_lost_together(self, tmp_path):
@@ -232,4 +232,4 @@ class TestDamagedSegment:
         with DurableStore(store.root) as again:
             assert again.read([10, 20, 30, 50], [1, 1, 1, 1]).words.tolist() == [1, 2, 3, 5]
             with pytest.raises(DamageError, match="record 3 after it is missing"):
-                again.erase(2)
+                again.eraser.erase(2)
