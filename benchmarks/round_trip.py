@@ -29,9 +29,9 @@ class Echo:
     """An SLM actor that does not think."""
 
     def serve(self, token: str) -> Any:
-        from actors.rpc.plane import PlaneServer
+        from actors.rpc.method_server import MethodServer
 
-        self._server = PlaneServer(self, ("propose",), token)
+        self._server = MethodServer(self, ("propose",), token)
         return self._server.endpoint
 
     def propose(self, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,14 +65,15 @@ def run(rounds: int, trips: int) -> dict[str, list[float]]:
     import ray
 
     from actors.memory_cluster.cluster_memory import ClusterMemory
-    from actors.ray.actor_calls import ActorPeers, ask
-    from actors.rpc.plane import PlanePeers
+    from actors.ray.actor_calls import ActorPeers
+    from actors.rpc.calls import call_all
+    from actors.rpc.remote_peers import PeerConfig, RemotePeers
     from actors.training.system_actors import run_memory
 
     make = ray.remote(num_cpus=0)(Echo)
     actors = [make.remote() for _ in range(NUM_SLMS)]
     names, to_all = [f"SLM {i}" for i in range(NUM_SLMS)], {i: (QUERY,) for i in range(NUM_SLMS)}
-    plane = PlanePeers(ray.get([actor.serve.remote("token") for actor in actors]), names, "token", 10.0)
+    plane = RemotePeers(ray.get([actor.serve.remote("token") for actor in actors]), names, PeerConfig("token", 10.0))
     calls = ActorPeers(actors, names, 10.0)
     memory = ClusterMemory.launch(run_memory(16, NUM_SHARDS, 1))
     near, far = memory.client(mapped=True), memory.client(mapped=False)
@@ -80,11 +81,11 @@ def run(rounds: int, trips: int) -> dict[str, list[float]]:
     length = np.full(NUM_RANGES, RANGE_WORDS)
     near.write(start, np.ones((NUM_RANGES, RANGE_WORDS), np.uint32))
     ways = {
-        "plane, mapped shards": lambda: (ask(plane, "propose", to_all), near.read(start, length)),
-        "plane, asked shards": lambda: (ask(plane, "propose", to_all), far.read(start, length)),
-        "Ray calls, asked shards": lambda: (ask(calls, "propose", to_all), far.read(start, length)),
-        "SLMs alone, plane": lambda: ask(plane, "propose", to_all),
-        "SLMs alone, Ray calls": lambda: ask(calls, "propose", to_all),
+        "plane, mapped shards": lambda: (call_all(plane, "propose", to_all), near.read(start, length)),
+        "plane, asked shards": lambda: (call_all(plane, "propose", to_all), far.read(start, length)),
+        "Ray calls, asked shards": lambda: (call_all(calls, "propose", to_all), far.read(start, length)),
+        "SLMs alone, plane": lambda: call_all(plane, "propose", to_all),
+        "SLMs alone, Ray calls": lambda: call_all(calls, "propose", to_all),
         "shards alone, mapped": lambda: near.read(start, length),
         "shards alone, asked": lambda: far.read(start, length),
     }

@@ -12,40 +12,32 @@ import zmq
 from numpy.typing import ArrayLike, NDArray
 
 from actors.errors import ActorError, UnreachableError
-from actors.memory.protocol import (
-    MAX_MESSAGE_BYTES,
-    MAX_RANGES,
-    Answer,
-    Request,
-    pack_request,
-    raise_error,
-    unpack_answer,
-)
-from leworld.errors import ConfigError, LeWorldError
+from actors.memory.protocol import MAX_MESSAGE_BYTES, MAX_RANGES, Answer, Request, pack_request, parse_answer
+from actors.rpc.client import LinkConfig, RpcLink, hang_up
+from actors.rpc.sockets import SocketConfig
+from leworld.errors import LeWorldError
 from leworld.memory import Receipt, Words, check_ranges
 from leworld.memory.ranges import Ints
 from leworld.memory.word_store import as_blocks, check_blocks
 from leworld.store.versions.versions import Difference
 
 CONNECT_S = 1.0
-"""A server that is there takes a question within this time, unless it is far behind."""
+"""A server that is there takes a call within this time, unless it is far behind."""
 
 
 @dataclass(frozen=True)
-class Pending:
-    """A question that was asked, whose answer is still to come."""
+class PendingCall:
+    """A call that was sent, whose answer is still to come."""
 
     client: MemoryClient
     request: Request
     failed: ActorError | None = None
 
     def answer(self) -> Answer:
-        """Wait for it; see ``MemoryClient.ask``."""
+        """Wait for it; see ``MemoryClient.call``."""
         if self.failed is not None:
             raise self.failed
-        answer = self.client.wait_for(self.request)
-        raise_error(answer)
-        return answer
+        return self.client.wait_for(self.request)
 
 
 class MemoryClient:
@@ -59,21 +51,27 @@ class MemoryClient:
     def __init__(
         self, address: str, token: str = "", timeout_s: float = 10.0, *, address_bits: int | None = None
     ) -> None:
-        """Connect; the server is asked for ``address_bits`` where they are not given.
+        """Connect; ``address_bits`` come from the server where they are not given.
 
         Raises:
-            ActorError: nobody answers in time.
-            ConfigError: it is no address.
-            RightsError: the token is nobody's.
+            ActorError: no server answers in time.
+            ConfigError: it is not an address.
+            RightsError: the token is unknown.
         """
         self.address, self._token, self._timeout_s = address, token, timeout_s
-        self._link = _ServerLink(address, timeout_s)
+        context, socket = zmq.Context(), SocketConfig(MAX_MESSAGE_BYTES)
+        try:
+            # Where no server listens a call fails, and does not wait in a queue of this side.
+            self._link = RpcLink(context, address, LinkConfig(socket, connect_s=min(timeout_s, CONNECT_S)))
+        except LeWorldError:
+            context.destroy(linger=0)
+            raise
         # Also where nobody closes it.
-        self._hang_up = weakref.finalize(self, self._link.close)
+        self._hang_up = weakref.finalize(self, hang_up, context, [self._link])
         self._lock = threading.Lock()
         self._id = 0
         try:
-            self.address_bits = address_bits or int(self.ask("stat").content["address_bits"])
+            self.address_bits = address_bits or int(self.call("stat").content["address_bits"])
         except LeWorldError:
             self.close()
             raise
@@ -103,15 +101,15 @@ class MemoryClient:
     def write_ragged(self, start: ArrayLike, blocks: Words) -> Receipt:
         """Write R blocks of any lengths as one write."""
         start, length, words = check_blocks(start, blocks, self.num_words)
-        answer = self.ask("write", start=start, length=length, words=words)
+        answer = self.call("write", start=start, length=length, words=words)
         return Receipt(answer.content["sequence"], start.copy(), length.copy(), answer.content["crc32"])
 
     def diff(self, before: str, after: str = "now") -> Difference:
         """The words that differ between two versions."""
-        address, old, new = self.ask("diff", before=before, after=after).words.reshape(3, -1)
+        address, old, new = self.call("diff", before=before, after=after).words.reshape(3, -1)
         return Difference(address.astype(np.int64), old, new)
 
-    def ask(
+    def call(
         self,
         op: str,
         *,
@@ -120,16 +118,14 @@ class MemoryClient:
         words: NDArray[np.uint32] | None = None,
         **arguments: Any,
     ) -> Answer:
-        """Ask for an operation, see ``leworld.store.operations``, and wait for the answer.
+        """Call an operation, see ``leworld.store.operations``, and wait for the answer.
 
         Raises:
             ActorError: there is none in time; whether it was done is not known.
             LeWorldError: the one that the server answers with.
         """
         with self._lock:
-            answer = self._exchange(self._request(op, start, length, words, arguments))
-        raise_error(answer)
-        return answer
+            return self.begin(op, start=start, length=length, words=words, **arguments).answer()
 
     def begin(
         self,
@@ -139,97 +135,42 @@ class MemoryClient:
         length: Ints | None = None,
         words: NDArray[np.uint32] | None = None,
         **arguments: Any,
-    ) -> Pending:
-        """Ask, and wait later; nothing else may be asked meanwhile."""
-        request = self._request(op, start, length, words, arguments)
-        try:
-            self._link.socket.send_multipart(pack_request(request))
-        except zmq.Again:
-            return Pending(self, request, self._silence(request, UnreachableError))
-        return Pending(self, request)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._hang_up()
-
-    def _read(self, start: Ints, length: Ints) -> NDArray[np.uint32]:
-        return self.ask("read", start=start, length=length).words
-
-    def _request(
-        self, op: str, start: Ints | None, length: Ints | None, words: NDArray[np.uint32] | None, arguments: Any
-    ) -> Request:
+    ) -> PendingCall:
+        """Call, and wait later; nothing else may be called meanwhile."""
         self._id += 1
         given = {k: v for k, v in {"start": start, "length": length, "words": words}.items() if v is not None}
-        return Request(op, self._id, self._token, arguments, **given)
-
-    def _exchange(self, request: Request) -> Answer:
-        try:
-            self._link.socket.send_multipart(pack_request(request))
-        except zmq.Again:
-            raise self._silence(request, UnreachableError) from None
-        return self.wait_for(request)
+        request = Request(op, self._id, self._token, arguments, **given)
+        if self._link.send(request.id, pack_request(request)):
+            return PendingCall(self, request)
+        return PendingCall(self, request, self._silence(request, UnreachableError))
 
     def wait_for(self, request: Request) -> Answer:
         """The answer to a request that was sent.
 
         Raises:
             ActorError: there is none in time.
+            LeWorldError: the one that the server answers with.
         """
-        try:
-            while True:
-                answer = unpack_answer(self._link.socket.recv_multipart())
-                # One to a question that was given up on may still come.
-                if answer.id in (request.id, 0):
-                    return answer
-        except zmq.Again:
-            raise self._silence(request) from None
+        reply = self._link.reply(request.id, self._timeout_s)
+        if reply is None:
+            raise self._silence(request)
+        return parse_answer(reply)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._hang_up()
+
+    def _read(self, start: Ints, length: Ints) -> NDArray[np.uint32]:
+        return self.call("read", start=start, length=length).words
 
     def _silence(self, request: Request, kind: type[ActorError] = ActorError) -> ActorError:
-        """What to raise where nobody answers; the next question goes over a new connection."""
+        """What to raise where no answer comes; the next call goes over a new connection."""
         self._link.renew()
         return kind(
             f"memory at {self.address}",
             f"did not answer {request.op} in {self._timeout_s:g} s",
             "see whether it runs, and raise the timeout if it is only slow",
         )
-
-
-class _ServerLink:
-    """A connection that can be made anew. Whoever ends it need not be whoever uses it."""
-
-    def __init__(self, address: str, timeout_s: float) -> None:
-        self._address, self._timeout_s, self._context = address, timeout_s, zmq.Context()
-        try:
-            self.socket = self._connect()
-        except ConfigError:
-            self._context.destroy(linger=0)
-            raise
-
-    def renew(self) -> None:
-        """Give up on all that is on its way."""
-        self.socket.close()
-        self.socket = self._connect()
-
-    def close(self) -> None:
-        """Hang up."""
-        self._context.destroy(linger=0)
-
-    def _connect(self) -> zmq.Socket[bytes]:
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        # Where nobody listens a question fails, and does not wait in a queue of this side.
-        socket.setsockopt(zmq.IMMEDIATE, 1)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        socket.setsockopt(zmq.RCVTIMEO, int(1000 * self._timeout_s))
-        socket.setsockopt(zmq.SNDTIMEO, int(1000 * min(self._timeout_s, CONNECT_S)))
-        try:
-            socket.connect(self._address)
-        except zmq.ZMQError:
-            socket.close()
-            raise ConfigError(
-                f"{self._address}: no address; give one like tcp://127.0.0.1:7077 or ipc:///tmp/memory"
-            ) from None
-        return socket
 
 
 def _chunks(count: int) -> range:

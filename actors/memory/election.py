@@ -26,7 +26,7 @@ def elect(directory: Coordinator, shard: str, peer_token: str = "", timeout_s: f
     for name in state.in_sync:
         try:
             with MemoryClient(state.addresses[name], peer_token, timeout_s, address_bits=8) as copy:
-                answer = copy.ask("ping").content
+                answer = copy.call("ping").content
         except LeWorldError:
             continue
         if answer["leads"] and name == state.primary:
@@ -39,7 +39,7 @@ def elect(directory: Coordinator, shard: str, peer_token: str = "", timeout_s: f
         try:
             # Another one that is asked because this one is slow does nothing once this one leads.
             with MemoryClient(state.addresses[name], peer_token, TAKE_LEAD_S, address_bits=8) as copy:
-                copy.ask("take_lead", epoch=state.epoch)
+                copy.call("take_lead", epoch=state.epoch)
         except LeWorldError as error:
             problem = error
         else:

@@ -1,51 +1,34 @@
-"""The wire of a memory server: what clients ask, what it answers. Nothing is ever unpickled.
+"""The bodies of a memory's calls and replies: ranges and words as raw frames after the head; see ``rpc.messages``.
 
-A request is a ZeroMQ message of up to four frames; an answer has up to three::
+::
 
-    request   msgpack map   start, uint32 each   length, uint16 each   words, uint32 each
-    answer    msgpack map   words, uint32 each   (log, diff: further arrays)
+    request   head   start, uint32 each   length, uint16 each   words, uint32 each
+    answer    head   words, uint32 each   (log, diff: further arrays)
 
-All integers are little-endian. The map of a request has v (1), op, id, token and arguments; that of an answer v, id and
-content, which is what was asked for, or error and message.
+All integers are little-endian.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from leworld.errors import (
-    ConfigError,
-    DamageError,
-    DataError,
-    LeWorldError,
-    MovedError,
-    NotPrimaryError,
-    RangeError,
-    RightsError,
-    StoreError,
-)
+from actors.rpc.messages import Call, Reply, error_content, pack_call, pack_reply, raise_error
+from leworld.errors import DataError, LeWorldError
 from leworld.memory import Words
 from leworld.memory.ranges import Ints
 
-VERSION = 1
 MAX_MESSAGE_BYTES = 256 << 20
 MAX_RANGES = 1 << 16
 """In one message at most, so that an answer of whole pages is well within a message."""
-ERRORS = {
-    kind.__name__: kind
-    for kind in (RangeError, DataError, ConfigError, RightsError, NotPrimaryError, MovedError, DamageError, StoreError)
-}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asks: ``op`` with ``arguments``, about (R,) ranges and (W,) words where it is about any."""
+    """A call of ``op`` with ``arguments``, about (R,) ranges and (W,) words where it is about any."""
 
     op: str
     id: int
@@ -72,87 +55,51 @@ class Answer:
 
 def pack_request(request: Request) -> list[Any]:
     """The frames of a request."""
-    head = {"v": VERSION, "op": request.op, "id": request.id, "token": request.token, "arguments": request.arguments}
-    frames = [_pack(head), request.start.astype("<u4").tobytes(), request.length.astype("<u2").tobytes()]
-    return [*frames, np.ascontiguousarray(request.words.astype("<u4", copy=False)).data]
+    body = (request.start.astype("<u4").tobytes(), request.length.astype("<u2").tobytes(), _to_frame(request.words))
+    return pack_call(Call(request.op, request.id, request.token, request.arguments, body))
 
 
-def unpack_request(frames: Sequence[Any]) -> Request:
-    """Inverse of ``pack_request``.
+def parse_request(call: Call) -> Request:
+    """The request that a call is.
 
     Raises:
-        DataError: they are no request.
+        DataError: its body is not a request's.
     """
-    head = _head(frames, {"op": str, "id": int, "token": str, "arguments": dict}, "request")
-    if len(frames) != 4:
-        raise DataError(f"a request of {len(frames)} frames: 4 are needed")
-    start, length = _integers(frames[1], "<u4", "starts"), _integers(frames[2], "<u2", "lengths")
+    if len(call.body) != 3:
+        raise DataError(f"a request of {len(call.body) + 1} frames: 4 are needed")
+    start, length = _integers(call.body[0], "<u4", "starts"), _integers(call.body[1], "<u2", "lengths")
     if len(start) > MAX_RANGES:
         raise DataError(f"a request of {len(start)} ranges: send at most {MAX_RANGES} at a time")
     if len(start) != len(length):
         raise DataError(f"a request of {len(start)} starts and {len(length)} lengths: one length a range is needed")
-    return Request(head["op"], head["id"], head["token"], head["arguments"], start, length, _words(frames[3]))
+    return Request(call.op, call.id, call.token, call.arguments, start, length, _words(call.body[2]))
 
 
 def pack_answer(answer: Answer) -> list[Any]:
     """The frames of an answer."""
-    head = {"v": VERSION, "id": answer.id, "content": answer.content}
-    return [_pack(head), np.ascontiguousarray(answer.words.astype("<u4", copy=False)).data]
+    return pack_reply(Reply(answer.id, answer.content, (_to_frame(answer.words),)))
 
 
-def unpack_answer(frames: Sequence[Any]) -> Answer:
-    """Inverse of ``pack_answer``.
+def parse_answer(reply: Reply) -> Answer:
+    """The answer that a reply is.
 
     Raises:
-        DataError: they are no answer.
-        LeWorldError: the one that the server answers with.
+        DataError: its body is not an answer's.
+        LeWorldError: the one that the server replies with.
     """
-    head = _head(frames, {"id": int, "content": dict}, "answer")
-    if len(frames) != 2:
-        raise DataError(f"an answer of {len(frames)} frames: 2 are needed")
-    return Answer(head["id"], head["content"], _words(frames[1]))
+    raise_error(reply.content)
+    if len(reply.body) != 1:
+        raise DataError(f"an answer of {len(reply.body) + 1} frames: 2 are needed")
+    return Answer(reply.id, reply.content, _words(reply.body[0]))
 
 
 def error_answer(request_id: int, error: LeWorldError) -> Answer:
     """An answer that says what went wrong."""
-    kind = next((name for name, kind in ERRORS.items() if isinstance(error, kind)), "StoreError")
-    content: dict[str, Any] = {"error": kind, "message": str(error)}
-    if isinstance(error, DamageError):
-        content["pages"] = list(error.pages)
-    if isinstance(error, NotPrimaryError):
-        content["address"] = error.address
-    return Answer(request_id, content)
+    return Answer(request_id, error_content(error))
 
 
-def raise_error(answer: Answer) -> None:
-    """Raise what an answer says went wrong."""
-    if "error" not in answer.content:
-        return
-    message = str(answer.content.get("message"))
-    if answer.content["error"] == "NotPrimaryError":
-        raise NotPrimaryError(message, str(answer.content.get("address", "")))
-    if answer.content["error"] == "DamageError":
-        raise DamageError(message, tuple(answer.content.get("pages", ())))
-    raise ERRORS.get(answer.content["error"], StoreError)(message)
-
-
-def _pack(content: dict[str, Any]) -> bytes:
-    return msgpack.Packer().pack(content)
-
-
-def _head(frames: Sequence[Any], fields: dict[str, type], what: str) -> dict[str, Any]:
-    if not frames:
-        raise DataError(f"a {what} without frames")
-    try:
-        head = msgpack.unpackb(bytes(frames[0]))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"a {what} that cannot be read ({error})") from None
-    if not isinstance(head, dict) or head.get("v") != VERSION:
-        raise DataError(f"a {what} of another version: this program speaks {VERSION}")
-    for name, kind in fields.items():
-        if type(head.get(name)) is not kind:
-            raise DataError(f"a {what} without {name} of type {kind.__name__}")
-    return head
+def _to_frame(words: NDArray[np.uint32]) -> Any:
+    return np.ascontiguousarray(words.astype("<u4", copy=False)).data
 
 
 def _integers(frame: Any, kind: str, name: str) -> Ints:

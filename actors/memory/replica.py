@@ -184,7 +184,7 @@ class Replica:
                 # but an older one, if this copy or another one was ended while it waited here.
                 time.sleep(self.config.lease_s)
             self.store.lead(self._followers)
-            self.server.forget_names()
+            self.server.names.forget()
             # Not before: up to here the old leader may have been told of a newer map.
             self._holdings.look_up()
             self._see_that_it_leads(time.monotonic(), after)
@@ -323,7 +323,7 @@ class Replica:
         if number(request.arguments, "sequence", 0, 1 << 62) != self.store.sequence:
             return Answer(request.id, {"admitted": False})
         link = self._link(address)
-        answer = link.ask("follow", epoch=self.epoch, roll=False, num_bytes=0)
+        answer = link.call("follow", epoch=self.epoch, roll=False, num_bytes=0)
         if answer.content["sequence"] != self.store.sequence:
             # The question was long on its way, and the copy has begun anew meanwhile.
             link.close()
@@ -458,7 +458,7 @@ class Replica:
         address, config = state.addresses[state.primary], self.config
         try:
             with MemoryClient(address, config.peer_token, config.lease_s / 2, address_bits=8) as leader:
-                answer = leader.ask("ping").content
+                answer = leader.call("ping").content
                 # One that was started again knows its epoch, but does not lead.
                 return answer["epoch"] >= state.epoch and answer["leads_soon"]
         except LeWorldError:
@@ -480,7 +480,7 @@ class Replica:
 
     def _copy(self, leader: MemoryClient) -> None:
         """Begin anew as a copy of the leader's memory."""
-        plan = leader.ask("copy_begin", id=self.config.id).content
+        plan = leader.call("copy_begin", id=self.config.id).content
         with self.server.exchange():
             self.store.abandon()
             self._unfinished.touch()
@@ -500,13 +500,13 @@ class Replica:
         while True:
             self._take_over(leader)
             asked = {"id": self.config.id, "address": self.server.address, "sequence": self.store.sequence}
-            answer = leader.ask("admit", **asked).content
+            answer = leader.call("admit", **asked).content
             if answer["admitted"]:
                 return
 
     def _take_over(self, leader: MemoryClient) -> None:
         while True:
-            answer = leader.ask("records_after", sequence=self.store.sequence)
+            answer = leader.call("records_after", sequence=self.store.sequence)
             records = decode_all(answer)
             for record in records:
                 self.store.follow([record], roll=record.sequence in answer.content["firsts"])

@@ -43,18 +43,18 @@ def _decode(data: bytes, num_bytes: int) -> list[Record]:
 
 def ask_part(leader: MemoryClient, name: str, offset: int) -> bytes:
     """Some bytes of one of the leader's files."""
-    answer = leader.ask("copy_part", name=name, offset=offset)
+    answer = leader.call("copy_part", name=name, offset=offset)
     return answer.words.tobytes()[: answer.content["num_bytes"]]
 
 
 def ask_pages(leader: MemoryClient, after: int) -> tuple[Ints, NDArray[np.uint32]]:
     """Some of the leader's pages after one: (P,) numbers and (P, 256) words."""
-    return _numbered(leader.ask("copy_pages", after=after))
+    return _numbered(leader.call("copy_pages", after=after))
 
 
 def ask_page_words(copy: MemoryClient, pages: Ints) -> tuple[Ints, NDArray[np.uint32]]:
     """Those of pages that another copy has whole: (P,) numbers and (P, 256) words."""
-    return _numbered(copy.ask("page_words", words=pages.astype(np.uint32)))
+    return _numbered(copy.call("page_words", words=pages.astype(np.uint32)))
 
 
 def _numbered(answer: Answer) -> tuple[Ints, NDArray[np.uint32]]:

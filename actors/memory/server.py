@@ -1,16 +1,12 @@
-"""A memory's server: other processes and machines read and write it over ZeroMQ.
+"""A memory's server: other processes and machines read and write it.
 
-One thread talks, another one writes: reads never wait for the disk, and writes that came while the disk was busy go to
-it together. What waits to be written is bounded; beyond that the server stops listening until there is room, so that
-whoever sends waits.
+Reads never wait for the disk, and writes that came while the disk was busy go to it together.
 """
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,22 +14,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import msgpack
-import zmq
-
-from actors.memory.protocol import MAX_MESSAGE_BYTES, Answer, Request, error_answer, pack_answer, unpack_request
+from actors.memory.named_writes import NamedWrites
+from actors.memory.protocol import Answer, Request, error_answer, pack_answer, parse_request
+from actors.rpc.messages import Call, Frames
+from actors.rpc.server import ADMIN, Received, RpcConfig, RpcServer
 from leworld.errors import ConfigError, DamageError, LeWorldError, NotPrimaryError, RightsError, StoreError
 from leworld.store.access_control import Guarded, load_rights
 from leworld.store.durable_store import DurableStore, Write
 from leworld.store.operations import OPERATIONS, Caller, text
 
 LOG = logging.getLogger(__name__)
-PATIENCE_MS = 100
-MAX_GROUP = 1024
+MOST_WRITES = 1024
+"""That go to the disk together."""
 Result = TypeVar("Result")
-PEERS = ("peer", "admin")
-MAX_NAMES = 1 << 14
-"""Named writes that are remembered: one may come again only before so many others."""
+PEERS = ("peer", ADMIN)
 
 
 @dataclass(frozen=True)
@@ -58,13 +52,13 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a copy, or a shard, has to say where its memory is served.
+    """What a replica, or a shard, has to say where its memory is served.
 
     Attributes:
         gate: raises a ``LeWorldError`` as long as nothing may be read or written.
-        owns: raises MovedError where what is asked for is not here.
+        owns: raises MovedError where a request is about words that are not here.
         mend: puts damaged pages right, or raises DamageError; called in the writing thread.
-        operations: what only "peer" may ask for, and "admin".
+        operations: what only "peer" and "admin" may call.
     """
 
     gate: Callable[[], None] = _nothing
@@ -73,21 +67,12 @@ class Hooks:
     operations: Mapping[str, Callable[[Request], Answer]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    """A request to be done by the writing thread: who sent it, what, and who they are."""
-
-    peer: bytes
-    request: Request
-    who: str
-    num_bytes: int
-
-
 class MemoryServer:
-    """Serves a ``DurableStore`` until ``stop``.
+    """Serves a ``DurableStore`` until ``stop``; the service of an ``RpcServer``.
 
     Attributes:
         address: that it is bound to.
+        names: writes that are made once, see ``NamedWrites``.
     """
 
     def __init__(self, store: DurableStore, config: ServerConfig | None = None, hooks: Hooks | None = None) -> None:
@@ -96,7 +81,7 @@ class MemoryServer:
         Args:
             store: what is served.
             config: how.
-            hooks: where it is one of several copies or shards.
+            hooks: where it is one of several replicas or shards.
 
         Raises:
             ConfigError: the address cannot be bound, or would be open to other machines without tokens.
@@ -104,33 +89,19 @@ class MemoryServer:
         self.store, self.config = store, config or ServerConfig()
         self._hooks = hooks or Hooks()
         self._using, self._exchanging = threading.RLock(), False
-        self._named: dict[str, tuple[int, int]] | None = None
-        if not self.config.tokens and not is_local(self.config.address):
-            raise ConfigError(f"{self.config.address} is open to other machines: give tokens, or bind to 127.0.0.1")
+        self.names = NamedWrites(lambda: self.store)
+        address, tokens = self.config.address, self.config.tokens
+        if not tokens and not is_local(address):
+            raise ConfigError(f"{address} is open to other machines: give tokens, or bind to 127.0.0.1")
         self._rights = load_rights(store.layout, store.num_words)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self._socket.setsockopt(zmq.RCVHWM, 64)
-        self._socket.setsockopt(zmq.LINGER, 1000)
-        try:
-            self.address = _bind(self._socket, self.config.address)
-        except ConfigError:
-            self._context.destroy(linger=0)
-            raise
-        self._done = self._context.socket(zmq.PULL)
-        self._done.bind("inproc://done")
-        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._waiting_bytes = 0
-        self._peers_waiting: dict[bytes, int] = {}
-        self._stopping = threading.Event()
-        self._started, self._counts = time.time(), {"reads": 0, "writes": 0, "refused": 0}
-        self._writer = threading.Thread(target=self._write_loop, name="memory-writer")
-        self._loop = threading.Thread(target=self.serve, name="memory-server")
+        limit = self.config.max_waiting_bytes
+        self.rpc = RpcServer(self, RpcConfig((address,), tokens, has_worker=True, max_waiting_bytes=limit))
+        (self.address,) = self.rpc.addresses
+        self._started, self._counts = time.time(), {"reads": 0, "writes": 0}
 
     def start(self) -> MemoryServer:
         """Serve in a thread of its own."""
-        self._loop.start()
+        self.rpc.start()
         return self
 
     @contextmanager
@@ -140,89 +111,58 @@ class MemoryServer:
             self._exchanging = True
             try:
                 yield
-                self.forget_names()
+                self.names.forget()
                 self._rights = load_rights(self.store.layout, self.store.num_words)
             finally:
                 self._exchanging = False
 
     def stop(self) -> None:
         """Finish what was begun, and close; the store stays open."""
-        self._stopping.set()
-        if self._loop.ident is None and self._writer.ident is None:
-            self._context.destroy(linger=0)
-        elif self._loop.is_alive():
-            self._loop.join()
+        self.rpc.stop()
 
     def serve(self) -> None:
-        """Serve until ``stop``, in the thread of whoever calls."""
-        self._writer.start()
-        try:
-            while not self._stopping.is_set() or self._waiting_bytes:
-                self._turn()
-        finally:
-            self._waiting.put(None)
-            self._writer.join()
-            # What was answered last is on its way for a second at most.
-            self._context.destroy()
+        """Serve until ``stop``, in the caller's thread."""
+        self.rpc.serve()
 
-    def _turn(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._done, zmq.POLLIN)
-        if self._waiting_bytes < self.config.max_waiting_bytes and not self._stopping.is_set():
-            poller.register(self._socket, zmq.POLLIN)
-        ready = dict(poller.poll(PATIENCE_MS))
-        if self._done in ready:
-            self._settle()
-        if self._socket in ready:
-            self._receive()
+    def stat(self) -> dict[str, Any]:
+        """What the server has done, and what waits."""
+        limit, waiting_bytes = self.config.max_waiting_bytes, self.rpc.waiting_bytes
+        return {
+            **self._counts, "refused": self.rpc.num_refused, "uptime_s": round(time.time() - self._started, 1),
+            "waiting": self.rpc.num_waiting, "waiting_bytes": waiting_bytes, "max_waiting_bytes": limit,
+            "state": "behind" if waiting_bytes >= limit else "ready",
+        }  # fmt: skip
 
-    def _receive(self) -> None:
-        """Take what is there; what needs the writing thread goes to it, all else is answered now."""
-        for _ in range(MAX_GROUP):
-            try:
-                peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=True)
-            except zmq.Again:
-                return
-            try:
-                request = unpack_request(frames)
-                who = self._who(request)
-            except LeWorldError as error:
-                self._counts["refused"] += 1
-                self._send(peer, error_answer(_id_of(frames), error))
-                continue
-            self._take(peer, request, who)
-            if self._waiting_bytes >= self.config.max_waiting_bytes:
-                return
+    @property
+    def most_at_once(self) -> int:
+        """See ``Service``: each write goes to the disk by itself where the journal's policy says so."""
+        return 1 if self.store.config.policy == "always" else MOST_WRITES
 
-    def _take(self, peer: bytes, request: Request, who: str) -> None:
-        # Who waits for a write is answered in order: a read that follows it must see it.
+    def parse(self, call: Call) -> Request:
+        """See ``Service``."""
+        return parse_request(call)
+
+    def reply_now(self, received: Received, *, is_next: bool) -> Frames | None:
+        """See ``Service``: a read must see the writes that its client sent before it."""
+        request, who = received.content, received.who
         if request.op == "ping" and who in PEERS and "ping" in self._hooks.operations:
-            self._send(peer, self._hooks.operations["ping"](request))
-            return
-        if request.op == "read" and not self._peers_waiting.get(peer):
+            return pack_answer(self._hooks.operations["ping"](request))
+        if request.op == "read" and is_next:
             with suppress(DamageError):
-                self._send(peer, self._read(request, who))
-                return
-        num_bytes = request.words.nbytes + 256
-        self._waiting_bytes += num_bytes
-        self._peers_waiting[peer] = self._peers_waiting.get(peer, 0) + 1
-        self._waiting.put(_Waiting(peer, request, who, num_bytes))
+                return pack_answer(self._read(request, who))
+        return None
 
-    def _settle(self) -> None:
-        """Send what the writing thread has done."""
-        while True:
+    def replies(self, batch: Sequence[Received]) -> Iterator[Frames]:
+        """See ``Service``; writes that follow each other go to the disk together."""
+        with self._using:
             try:
-                peer, size, *frames = self._done.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._waiting_bytes -= int.from_bytes(size, "little")
-            self._peers_waiting[peer] -= 1
-            if not self._peers_waiting[peer]:
-                del self._peers_waiting[peer]
-            self._socket.send_multipart([peer, *frames])
-
-    def _send(self, peer: bytes, answer: Answer) -> None:
-        self._socket.send_multipart([peer, *pack_answer(answer)])
+                answers = self._answer_in_order([(each.content, each.who) for each in batch])
+            except Exception as error:
+                # Whatever it is, the clients that wait must hear of it, and others are to be served.
+                LOG.exception("a request failed")
+                failure = StoreError(f"the server failed with {type(error).__name__} ({error}): see its log")
+                answers = [error_answer(each.call.id, failure) for each in batch]
+        return map(pack_answer, answers)
 
     def _read(self, request: Request, who: str) -> Answer:
         """Read what may be read.
@@ -233,7 +173,7 @@ class MemoryServer:
         self._counts["reads"] += len(request.start)
         try:
             if self._exchanging:
-                raise NotPrimaryError("this copy is being made anew")
+                raise NotPrimaryError("this replica is being made again")
             self._check(request)
             found = Guarded(self.store, self._rights, who).read(request.start, request.length)
             # What was read while this one did not lead any more, or handed it over, may be out of date.
@@ -258,143 +198,56 @@ class MemoryServer:
             self._hooks.mend(error.pages)
         return act()
 
-    def _who(self, request: Request) -> str:
-        """Whose token a request brings.
-
-        Raises:
-            RightsError: nobody's.
-        """
-        if not self.config.tokens:
-            return "admin"
-        for token, who in self.config.tokens.items():
-            if hmac.compare_digest(token.encode(), request.token.encode()):
-                return who
-        raise RightsError("the token is nobody's: ask for one")
-
-    def _write_loop(self) -> None:
-        done = self._context.socket(zmq.PUSH)
-        done.connect("inproc://done")
-        try:
-            while (first := self._waiting.get()) is not None:
-                group, end = self._group(first)
-                for waiting, answer in zip(group, self._do(group), strict=True):
-                    size = waiting.num_bytes.to_bytes(8, "little")
-                    done.send_multipart([waiting.peer, size, *pack_answer(answer)])
-                if end:
-                    return
-        finally:
-            done.close()
-
-    def _group(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
-        """What waits now, and whether nothing more will come; by itself where the policy says so."""
-        group = [first]
-        while self.store.config.policy != "always" and len(group) < MAX_GROUP:
-            try:
-                more = self._waiting.get_nowait()
-            except queue.Empty:
-                break
-            if more is None:
-                return group, True
-            group.append(more)
-        return group, False
-
-    def _do(self, group: Sequence[_Waiting]) -> list[Answer]:
-        """PredictionService in the order of the group; writes that follow each other go to the disk together."""
-        with self._using:
-            try:
-                return self._do_in_order(group)
-            except Exception as error:
-                # Whatever it is, those who wait must hear of it, and others are to be served.
-                LOG.exception("a request failed")
-                failure = StoreError(f"the server failed with {type(error).__name__} ({error}): see its log")
-                return [error_answer(waiting.request.id, failure) for waiting in group]
-
-    def _do_in_order(self, group: Sequence[_Waiting]) -> list[Answer]:
+    def _answer_in_order(self, batch: Sequence[tuple[Request, str]]) -> list[Answer]:
         answers: list[Answer] = []
-        index = 0
-        while index < len(group):
-            run = index
-            while run < len(group) and group[run].request.op == "write":
+        while len(answers) < len(batch):
+            first = len(answers)
+            run = first
+            while run < len(batch) and batch[run][0].op == "write":
                 run += 1
-            if run > index:
-                answers.extend(self._write(group[index:run]))
-                index = run
-            else:
-                answers.append(self._operate(group[index]))
-                index += 1
+            answers.extend(self._write(batch[first:run]) if run > first else [self._operate(*batch[first])])
         return answers
 
-    def _write(self, group: Sequence[_Waiting]) -> list[Answer]:
+    def _write(self, batch: Sequence[tuple[Request, str]]) -> list[Answer]:
         try:
-            return self._mended(lambda: self._write_together(group))
+            return self._mended(lambda: self._write_together(batch))
         except LeWorldError as error:
-            if len(group) == 1:
-                return [error_answer(group[0].request.id, error)]
+            if len(batch) == 1:
+                return [error_answer(batch[0][0].id, error)]
         # One of them cannot be made, and so none was: each by itself, then.
-        return [answer for waiting in group for answer in self._write([waiting])]
+        return [answer for each in batch for answer in self._write([each])]
 
-    def _write_together(self, group: Sequence[_Waiting]) -> list[Answer]:
+    def _write_together(self, batch: Sequence[tuple[Request, str]]) -> list[Answer]:
         self._hooks.gate()
-        for waiting in group:
-            self._rights.check_write(waiting.who, waiting.request.start, waiting.request.length)
-        made: dict[str, tuple[int, int]] = {}
-        names = [text(waiting.request.arguments, "name", "") for waiting in group]
-        new = self._not_made(names)
+        for request, who in batch:
+            self._rights.check_write(who, request.start, request.length)
+        names = [text(request.arguments, "name", "") for request, _ in batch]
+        new = self.names.not_made(names)
         for i in new:
-            self._hooks.owns(group[i].request)
-        writes = [Write(group[i].request.start, group[i].request.blocks, group[i].who, names[i]) for i in new]
-        receipts = dict(zip(new, self.store.write_many(writes), strict=True))
-        for i, receipt in receipts.items():
-            self._counts["writes"] += len(group[i].request.start)
-            made[names[i]] = (receipt.sequence, receipt.crc32)
-        if any(names):
-            self._remember(made)
-        answers = []
-        for i, waiting in enumerate(group):
-            sequence, crc32 = (
-                (receipts[i].sequence, receipts[i].crc32) if i in receipts else self._named_writes()[names[i]]
-            )
-            answers.append(Answer(waiting.request.id, {"sequence": sequence, "crc32": crc32}))
-        return answers
+            self._hooks.owns(batch[i][0])
+        writes = [Write(batch[i][0].start, batch[i][0].blocks, batch[i][1], names[i]) for i in new]
+        receipts = zip(new, self.store.write_many(writes), strict=True)
+        made = {i: (receipt.sequence, receipt.crc32) for i, receipt in receipts}
+        self._counts["writes"] += sum(len(batch[i][0].start) for i in new)
+        self.names.remember({names[i]: write for i, write in made.items()})
+        found = [made[i] if i in made else self.names.known()[name] for i, name in enumerate(names)]
+        return [
+            Answer(request.id, {"sequence": sequence, "crc32": crc32})
+            for (request, _), (sequence, crc32) in zip(batch, found, strict=True)
+        ]
 
-    def _not_made(self, names: Sequence[str]) -> list[int]:
-        """Which of several writes are still to be made: those without a name, and the first of each new one."""
-        found, seen, known = [], set(), self._named_writes() if any(names) else {}
-        for i, name in enumerate(names):
-            if not name or (name not in known and name not in seen):
-                found.append(i)
-                seen.add(name)
-        return found
-
-    def _named_writes(self) -> dict[str, tuple[int, int]]:
-        """Sequence and checksum of the last writes that had names, so that one that is sent again is made once."""
-        if self._named is None:
-            records = reversed(self.store.log(MAX_NAMES))
-            self._named = {r.note: (r.sequence, r.crc32) for r in records if r.kind == "write" and r.note}
-        return self._named
-
-    def _remember(self, made: Mapping[str, tuple[int, int]]) -> None:
-        named = self._named_writes()
-        named.update({name: write for name, write in made.items() if name})
-        for name in list(named)[: max(0, len(named) - MAX_NAMES)]:
-            del named[name]
-
-    def forget_names(self) -> None:
-        """Look them up anew: others have written meanwhile."""
-        self._named = None
-
-    def _operate(self, waiting: _Waiting) -> Answer:
+    def _operate(self, request: Request, who: str) -> Answer:
         try:
-            return self._mended(lambda: self._perform(waiting.request, waiting.who))
+            return self._mended(lambda: self._perform(request, who))
         except LeWorldError as error:
-            return error_answer(waiting.request.id, error)
+            return error_answer(request.id, error)
 
     def _perform(self, request: Request, who: str) -> Answer:
         if request.op == "read":
             return self._read(request, who)
         if request.op in self._hooks.operations:
             if who not in PEERS:
-                raise RightsError(f"{who or 'nobody'} may not ask for {request.op}: only copies may")
+                raise RightsError(f"{who or 'nobody'} may not call {request.op}: only replicas may")
             return self._hooks.operations[request.op](request)
         self._hooks.gate()
         if request.op == "stat":
@@ -406,16 +259,6 @@ class MemoryServer:
             self._rights = load_rights(self.store.layout, self.store.num_words)
         return Answer(request.id, content, words)
 
-    def stat(self) -> dict[str, Any]:
-        """What the server has done, and what waits."""
-        waiting = sum(self._peers_waiting.values())
-        limit = self.config.max_waiting_bytes
-        return {
-            **self._counts, "uptime_s": round(time.time() - self._started, 1), "waiting": waiting,
-            "waiting_bytes": self._waiting_bytes, "max_waiting_bytes": limit,
-            "state": "behind" if self._waiting_bytes >= limit else "ready",
-        }  # fmt: skip
-
 
 def is_local(address: str) -> bool:
     """Whether only this machine can reach an address."""
@@ -426,20 +269,3 @@ def is_local(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _bind(socket: zmq.Socket[bytes], address: str) -> str:
-    try:
-        socket.bind(address.replace(":0", ":*") if address.endswith(":0") else address)
-    except zmq.ZMQError as error:
-        raise ConfigError(f"{address} cannot be bound ({error.strerror}): use another address or port") from None
-    return socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\x00")
-
-
-def _id_of(frames: Sequence[bytes]) -> int:
-    """The number of a request that cannot be read, if it has one."""
-    try:
-        head = msgpack.unpackb(frames[0])
-        return head["id"] if isinstance(head["id"], int) else 0
-    except Exception:  # Whatever a stranger sends.
-        return 0

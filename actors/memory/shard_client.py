@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from actors.errors import ActorError, UnreachableError
-from actors.memory.client import MemoryClient, Pending
+from actors.memory.client import MemoryClient, PendingCall
 from actors.memory.coordinator import Coordinator
 from actors.memory.protocol import Answer
 from leworld.errors import MovedError, NotPrimaryError, StoreError
@@ -30,7 +30,7 @@ class ShardPending:
     """A question to whoever leads a shard, whose answer is still to come."""
 
     client: ShardClient
-    pending: Pending | None
+    pending: PendingCall | None
     op: str
     given: Mapping[str, Any]
 
@@ -90,13 +90,13 @@ class ShardClient:
         self._count += 1
         name = f"{self._name}:{self._count}"
         answer = self._again(
-            lambda client: client.ask("write", start=start, length=length, words=words, name=name), is_write=True
+            lambda client: client.call("write", start=start, length=length, words=words, name=name), is_write=True
         )
         return Receipt(answer.content["sequence"], start.copy(), length.copy(), answer.content["crc32"])
 
-    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, op: str, **arguments: Any) -> dict[str, Any]:
         """Another operation; it may be done twice where the leader changes meanwhile."""
-        return self._again(lambda client: client.ask(op, **arguments)).content
+        return self._again(lambda client: client.call(op, **arguments)).content
 
     def diff(self, before: str, after: str = "now") -> Difference:
         """The words that differ between two versions."""
@@ -122,7 +122,7 @@ class ShardClient:
             ActorError: nobody did in time.
             MovedError: there is no such shard any more; nothing was done.
         """
-        return self._again(lambda client: client.ask(op, **given), is_known=is_known, is_write=op == "write")
+        return self._again(lambda client: client.call(op, **given), is_known=is_known, is_write=op == "write")
 
     def is_connected_by(self, client: MemoryClient) -> bool:
         """Whether a connection is still the one that is used."""

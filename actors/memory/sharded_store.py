@@ -67,7 +67,7 @@ class ShardedStore:
         self.address_bits = self.map.address_bits
         self._token, self._timeout_s, self._message_timeout_s = token, timeout_s, message_timeout_s
         self._shards: dict[int, ShardClient] = {}
-        self._files = LocalShardReader(lambda shard: self.shard(shard).ask("whereabouts")) if mapped else None
+        self._files = LocalShardReader(lambda shard: self.shard(shard).call("whereabouts")) if mapped else None
         self._name, self._count = secrets.token_hex(6), 0
 
     def read(self, start: ArrayLike, length: ArrayLike) -> Words:
@@ -129,7 +129,7 @@ class ShardedStore:
         words = [self.read(start, np.full(len(start), PAGE_WORDS)).words for start in starts]
         found = np.concatenate(words).reshape(-1, PAGE_WORDS)
         keep = found.any(1)
-        sequence = max(self.shard(shard).ask("stat")["sequence"] for shard in self.map.all_shards)
+        sequence = max(self.shard(shard).call("stat")["sequence"] for shard in self.map.all_shards)
         return Snapshot(self.address_bits, sequence, pages[keep], found[keep])
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -150,7 +150,7 @@ class ShardedStore:
             shards[shard] = {
                 **known,
                 "address": state.addresses.get(state.primary, ""),
-                **self.shard(shard).ask("stat"),
+                **self.shard(shard).call("stat"),
             }
         return {"address_bits": self.address_bits, "map": vars(self.map), "shards": shards}
 

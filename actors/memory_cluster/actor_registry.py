@@ -1,21 +1,22 @@
-"""The actors of a cluster's memory by their names: asked all at once, and ended."""
+"""The actors of a cluster's memory by their names: called all at once, and ended."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
 from actors.errors import ActorError
 from actors.memory.shard_map import shard_name
+from actors.ray.actor_calls import translate
+from actors.rpc.retry import Pause, attempts
 from leworld.errors import LeWorldError
 
 RAY_NAMESPACE = "leworld"
-PAUSE_S = 0.1
+PAUSE = Pause(0.1)
 STOP_S = 30.0
 GONE_S = 10.0
 LOGS = "see Ray's logs, and whether its node is up"
@@ -55,8 +56,8 @@ def copies_of(memory: str) -> dict[Place, str]:
     return found
 
 
-def ask_actors(names: Mapping[Any, str], method: str, timeout_s: float, *arguments: Any) -> dict[Any, Any]:
-    """Ask actors, and again those that are lost and started again meanwhile.
+def call_actors(names: Mapping[Any, str], method: str, timeout_s: float, *arguments: Any) -> dict[Any, Any]:
+    """Call actors, and again those that are lost and started again meanwhile.
 
     Args:
         names: of the actors, by what they are called in the answer.
@@ -68,23 +69,21 @@ def ask_actors(names: Mapping[Any, str], method: str, timeout_s: float, *argumen
         LeWorldError: the first that one of them raises.
         ActorError: one does not answer in time, or there is none of its name.
     """
-    end, answers, asked = time.monotonic() + timeout_s, {}, {}
-    while len(answers) < len(names):
+    answers, pending, late = {}, {}, list[str]()
+    for _ in attempts(timeout_s, PAUSE):
         for key, name in names.items():
-            if key not in answers and key not in asked:
+            if key not in answers and key not in pending:
                 with suppress(ValueError):
-                    asked[key] = getattr(ray.get_actor(name, RAY_NAMESPACE), method).remote(*arguments)
-        done = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PAUSE_S)[0] if asked else []
-        for key in [key for key, ref in asked.items() if ref in done]:
+                    pending[key] = getattr(ray.get_actor(name, RAY_NAMESPACE), method).remote(*arguments)
+        done = ray.wait(list(pending.values()), num_returns=len(pending), timeout=PAUSE.first_s)[0] if pending else []
+        for key in [key for key, ref in pending.items() if ref in done]:
             with suppress(RayActorError):
-                answers[key] = _answer(asked[key], names[key])
-            del asked[key]
+                answers[key] = _answer(pending[key], names[key])
+            del pending[key]
         late = [name for key, name in names.items() if key not in answers]
-        if late and time.monotonic() > end:
-            raise ActorError(", ".join(late), f"did not answer in {timeout_s:g} s", LOGS)
-        if len(asked) < len(late):
-            time.sleep(PAUSE_S)
-    return answers
+        if not late:
+            return answers
+    raise ActorError(", ".join(late), f"did not answer in {timeout_s:g} s", LOGS)
 
 
 def end_actors(names: Mapping[Any, str], method: str = "stop") -> None:
@@ -93,14 +92,14 @@ def end_actors(names: Mapping[Any, str], method: str = "stop") -> None:
     for name in names.values():
         with suppress(ValueError):
             handles[name] = ray.get_actor(name, RAY_NAMESPACE)
-    asked = [getattr(handle, method).remote() for handle in handles.values()]
-    if asked:
-        ray.wait(asked, num_returns=len(asked), timeout=STOP_S)
+    pending = [getattr(handle, method).remote() for handle in handles.values()]
+    if pending:
+        ray.wait(pending, num_returns=len(pending), timeout=STOP_S)
     for handle in handles.values():
         ray.kill(handle)
-    end = time.monotonic() + GONE_S
-    while any(is_up(name) for name in handles) and time.monotonic() < end:
-        time.sleep(PAUSE_S)
+    for _ in attempts(GONE_S, PAUSE):
+        if not any(is_up(name) for name in handles):
+            return
 
 
 def _answer(ref: Any, name: str) -> Any:
@@ -109,8 +108,4 @@ def _answer(ref: Any, name: str) -> Any:
     except RayActorError:
         raise
     except (RayError, LeWorldError) as error:
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(cause, LeWorldError):
-            raise cause from None
-        first_line = (str(cause).strip() or "no message").splitlines()[0]
-        raise ActorError(name, f"failed with {type(cause).__name__} ({first_line})", LOGS) from None
+        raise translate(error, name, LOGS) from None

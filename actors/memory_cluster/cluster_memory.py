@@ -22,7 +22,7 @@ from actors.memory.sharded_store import ShardedStore
 from actors.memory_cluster.actor_registry import (
     RAY_NAMESPACE,
     Place,
-    ask_actors,
+    call_actors,
     copies_of,
     copy_name,
     end_actors,
@@ -119,7 +119,7 @@ class ClusterMemory:
             restore_entry(self.directory, shard_name(shard), copies, accept_loss=accept_loss)
             if not self.directory.get(shard_name(shard)).in_sync:
                 # Nothing was ever in it, or nothing since its copies were retired.
-                ask_actors({0: copy_name(self.config.name, (shard, 0))}, "begin", START_S)
+                call_actors({0: copy_name(self.config.name, (shard, 0))}, "begin", START_S)
         # Not that of before: the shards that were started last may know a newer one.
         self.directory.seed(ENTRY, self._newest_map(known).to_bytes())
         self._wait_until_in_sync(wanted, timeout_s)
@@ -175,7 +175,7 @@ class ClusterMemory:
 
     def processes(self) -> list[ProcessStat]:
         """Every copy's process and its peak memory."""
-        found = ask_actors(self._names(set(load_map(self.directory).all_shards)), "process", ANSWER_S)
+        found = call_actors(self._names(set(load_map(self.directory).all_shards)), "process", ANSWER_S)
         return [found[place] for place in sorted(found)]
 
     def _known(self, shards: set[int], timeout_s: float | None) -> dict[Place, Any]:
@@ -183,17 +183,17 @@ class ClusterMemory:
         if not shards:
             return {}
         self._ask_keeper("keep", sorted(shards))
-        return ask_actors(self._names(shards), "known", self._start_s(shards, timeout_s))
+        return call_actors(self._names(shards), "known", self._start_s(shards, timeout_s))
 
     def _wait_until_in_sync(self, shards: set[int], timeout_s: float | None) -> None:
         names, seconds = self._names(shards), self._start_s(shards, timeout_s)
         try:
-            ask_actors(names, "wait_until_in_sync", seconds + START_S, seconds)
+            call_actors(names, "wait_until_in_sync", seconds + START_S, seconds)
         except ActorError:
             store = self.client(START_OF_A_COPY_S)
             try:
                 for shard in shards:
-                    store.shard(shard).ask("stat")
+                    store.shard(shard).call("stat")
             finally:
                 store.close()
 
@@ -236,7 +236,7 @@ class ClusterMemory:
                 name=name, namespace=RAY_NAMESPACE, lifetime=lifetime(self.config), get_if_exists=True,
                 max_concurrency=4,
             ).remote(self.config, self._tokens)  # fmt: skip
-        return ask_actors({0: name}, method, START_S, *arguments)[0]
+        return call_actors({0: name}, method, START_S, *arguments)[0]
 
     def _retire(self) -> None:
         """End the copies of shards that the map does not know."""

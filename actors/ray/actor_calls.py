@@ -1,66 +1,19 @@
-"""Calls to many actors at once: every one has a timeout, and a failure names the actor and the way out."""
+"""Calls to many Ray actors at once: every one has a timeout, and a failure names the actor and the way out."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
 from ray.exceptions import ActorUnschedulableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from actors.errors import ActorError, LostError
+from actors.rpc.calls import RESUME, PendingCalls
+from actors.rpc.retry import Pause, attempts
 from leworld.errors import LeWorldError
 
-PAUSE_S, DIED = 0.2, "died"
-RESUME = "continue from the last checkpoint with 'leworld resume'"
-
-PredictionService = Callable[[], dict[int, Any]]
-"""Waits for what was asked, and gives each target's answer."""
-
-
-class Peers(Protocol):
-    """Some objects that can be asked, wherever they live."""
-
-    names: tuple[str, ...]
-
-    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PredictionService:
-        """Send one message to each target.
-
-        Args:
-            method: what to call.
-            messages: target to the arguments that it gets.
-            patience: multiple of the usual timeout.
-        """
-        ...
-
-
-class PeerGroup:
-    """Several ``Peers`` as one, numbered one after the other, but for one of them.
-
-    Attributes:
-        names: of all.
-    """
-
-    def __init__(self, parts: Sequence[Peers], without: int | None = None) -> None:
-        every = [(part, target) for part in parts for target in range(len(part.names))]
-        self._places = [place for number, place in enumerate(every) if number != without]
-        self.names = tuple(part.names[target] for part, target in self._places)
-
-    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PredictionService:
-        """See ``Peers``."""
-        asked: dict[int, tuple[Peers, dict[int, tuple[Any, ...]], dict[int, int]]] = {}
-        for number, arguments in messages.items():
-            part, target = self._places[number]
-            _, own, numbers = asked.setdefault(id(part), (part, {}, {}))
-            own[target], numbers[target] = arguments, number
-        pending = [(part.start(method, own, patience), numbers) for part, own, numbers in asked.values()]
-
-        def answers() -> dict[int, Any]:
-            found = {numbers[target]: answer for wait, numbers in pending for target, answer in wait().items()}
-            return {number: found[number] for number in messages}
-
-        return answers
+PAUSE, DIED = Pause(0.2), "died"
 
 
 class ActorPeers:
@@ -72,7 +25,7 @@ class ActorPeers:
         self.names = tuple(names)
         self.timeout_s = timeout_s
 
-    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PredictionService:
+    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingCalls:
         """See ``Peers``."""
         refs = [getattr(self.handles[target], method).remote(*arguments) for target, arguments in messages.items()]
         names = [self.names[target] for target in messages]
@@ -82,24 +35,25 @@ class ActorPeers:
 def when_up(
     handles: Sequence[Any], method: str, messages: Sequence[tuple[Any, ...]], names: Sequence[str], timeout_s: float
 ) -> list[Any]:
-    """Ask actors what may be asked again; those that are just being started again are waited for.
+    """Call actors what may be called again; those that are just being started again are waited for.
 
     Raises:
         ActorError: one does not come up.
     """
-    end = time.monotonic() + timeout_s
-    while True:
+    problem = ActorError(", ".join(names), DIED, RESUME)
+    for _ in attempts(timeout_s, PAUSE):
         try:
-            asked = [getattr(handle, method).remote(*given) for handle, given in zip(handles, messages, strict=True)]
-            return gather(asked, names, timeout_s)
+            refs = [getattr(handle, method).remote(*given) for handle, given in zip(handles, messages, strict=True)]
+            return gather(refs, names, timeout_s)
         except ActorError as error:
-            if error.problem != DIED or time.monotonic() > end:
+            if error.problem != DIED:
                 raise
-        time.sleep(PAUSE_S)
+            problem = error
+    raise problem
 
 
 class Watch:
-    """Sees whether actors are gone, without asking them anything."""
+    """Sees whether actors are gone, without a call."""
 
     def __init__(self, handles: Sequence[Any], names: Sequence[str]) -> None:
         """Watch actors that have a method ``watch``, which never returns."""
@@ -114,11 +68,6 @@ class Watch:
         except (RayError, LeWorldError) as error:
             return translate(error, self._names[target])
         return None
-
-
-def ask(peers: Peers, method: str, messages: Mapping[int, tuple[Any, ...]] | None = None) -> dict[int, Any]:
-    """Send one message to each target (everyone, without arguments, by default) and wait for the answers."""
-    return peers.start(method, dict.fromkeys(range(len(peers.names)), ()) if messages is None else messages)()
 
 
 def gather(refs: Sequence[Any], names: Sequence[str], timeout_s: float) -> list[Any]:
@@ -163,7 +112,7 @@ def _is_done(ref: Any) -> bool:
     return bool(done)
 
 
-def translate(error: Exception, name: str) -> LeWorldError:
+def translate(error: Exception, name: str, way_out: str = f"mend the cause, then {RESUME}") -> LeWorldError:
     """Turn what Ray raises for a call into an error of ours."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, LeWorldError):
@@ -173,4 +122,4 @@ def translate(error: Exception, name: str) -> LeWorldError:
     if isinstance(cause, ActorUnschedulableError):
         return LostError(name, "was lost with its machine", f"{RESUME}, which takes the machines that are there")
     first_line = (str(cause).strip() or "no message").splitlines()[0]
-    return ActorError(name, f"failed with {type(cause).__name__} ({first_line})", f"mend the cause, then {RESUME}")
+    return ActorError(name, f"failed with {type(cause).__name__} ({first_line})", way_out)

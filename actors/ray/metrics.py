@@ -17,7 +17,7 @@ COUNTERS = {
     "leworld_reads_total": "Ranges that the learner read.",
     "leworld_read_bytes_total": "Bytes of words that the learner read.",
     "leworld_restarts_total": "Times that a run went on from a checkpoint after something died.",
-    "leworld_answers_total": "Questions that an SLM actor answered, by method.",
+    "leworld_answers_total": "Calls that an SLM actor answered, by method.",
     "leworld_answer_seconds_total": "Seconds that answering them took.",
     "leworld_memory_reads_total": "Ranges that a copy of a shard was asked for over the wire.",
     "leworld_memory_writes_total": "Blocks that a copy of a shard wrote.",
@@ -25,7 +25,7 @@ COUNTERS = {
 GAUGES = {
     "leworld_loss": "Loss of the last step.",
     "leworld_slm_use_ratio": "Part of the last step's samples that trusted an SLM.",
-    "leworld_queue_depth": "Questions that wait for an SLM actor.",
+    "leworld_queue_depth": "Calls that wait for an SLM actor.",
     "leworld_memory_waiting_bytes": "Bytes of writes that wait for a copy's disk.",
     "leworld_memory_sequence": "Number of the last write that a copy has; less than its leader's is stale.",
     "leworld_memory_leads": "1 where a copy leads its shard.",
@@ -82,7 +82,7 @@ def export_copy(totals: Totals, stat: Mapping[str, Any], sequence: int, leads: b
 
 
 def answer_observer(actor: str) -> Callable[[str, float, int], None]:
-    """For ``PlaneServer``: what was asked of an actor, how long it took, and how many wait."""
+    """For ``MethodServer``: what was called of an actor, how long it took, and how many calls wait."""
 
     def observe(method: str, seconds: float, waiting: int) -> None:
         add("leworld_answers_total", 1, actor=actor, method=method)

@@ -1,6 +1,6 @@
-"""The wire of the data plane: calls and answers as msgpack and array frames. Nothing is ever unpickled.
+"""Values as msgpack and array frames, the bodies of calls and replies. Nothing is ever unpickled.
 
-A message is a msgpack frame and one frame an array. Where a value holds an array or a record, the msgpack frame has an
+A value is a msgpack frame and one frame an array. Where a value holds an array or a record, the msgpack frame has an
 extension: of an array its frame's number, type and shape, of a record its class and fields.
 """
 
@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from math import prod
 from typing import Any
 
 import msgpack
 import numpy as np
 
-from actors.processes import ProcessStat
-from actors.rpc.tensor_dict import Entry, Packed
 from leworld.errors import DataError
-from leworld.types import Credit, Proposals, Query, Ranges
 
-RECORDS = {kind.__name__: kind for kind in (Query, Proposals, Credit, Ranges, Packed, Entry, ProcessStat)}
+RECORDS = {
+    **dict.fromkeys(("Query", "Proposals", "Credit", "Ranges"), "leworld.types"),
+    **dict.fromkeys(("Packed", "Entry"), "actors.rpc.tensor_dict"),
+    "ProcessStat": "actors.processes",
+}
+"""The classes that travel, by the module that has them."""
 ARRAY, RECORD, TUPLE = 1, 2, 3
 KINDS = "biuf"
 
@@ -38,7 +41,7 @@ def encode(value: Any) -> list[Any]:
             return msgpack.ExtType(ARRAY, _pack([len(arrays) - 1, part.dtype.str, list(part.shape)]))
         if isinstance(part, tuple):
             return msgpack.ExtType(TUPLE, _pack(list(part)))
-        if is_dataclass(part) and type(part).__name__ in RECORDS:
+        if is_dataclass(part) and RECORDS.get(type(part).__name__) == type(part).__module__:
             known = {field.name: getattr(part, field.name) for field in fields(part)}
             return msgpack.ExtType(RECORD, _pack([type(part).__name__, known]))
         raise DataError(f"a {type(part).__name__} does not travel: send arrays, records or plain values")
@@ -63,7 +66,7 @@ def decode(frames: Sequence[Any]) -> Any:
             return tuple(content)
         if code == RECORD:
             name, known = content
-            return RECORDS[name](**known)
+            return getattr(import_module(RECORDS[name]), name)(**known)
         if code == ARRAY:
             return _array(frames, *content)
         raise DataError(f"an extension {code} that is not known")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.ray.actor_calls import PeerGroup, Peers, ask
+from actors.rpc.calls import PeerGroup, Peers, call_all
 from actors.rpc.tensor_dict import pack, unpack
 from actors.rpc.tensors import from_wire, to_wire
 from leworld.errors import ConfigError
@@ -101,7 +101,7 @@ class RemoteFleet:
         target = next(target for target, ids in enumerate(self.slm_ids) if slm_id in ids)
         left = tuple(other for other in self.slm_ids[target] if other != slm_id)
         if left:
-            ask(self.slm_actors, "host", {target: (left,)})
+            call_all(self.slm_actors, "host", {target: (left,)})
         else:
             self.slm_actors = PeerGroup([self.slm_actors], without=target)
         now = [*self.slm_ids[:target], left, *self.slm_ids[target + 1 :]]
@@ -117,7 +117,7 @@ class RemoteFleet:
     def propose(self, query: Query, shortlist: Tensor | None = None, *, learn: bool = False) -> Proposals:
         """See ``TrainableFleet``."""
         chosen = None if shortlist is None else self._split(Pairs.of(shortlist.cpu()))
-        proposals = self._ask_all(query, learn) if chosen is None else self._ask_some(query, chosen, learn)
+        proposals = self._call_all(query, learn) if chosen is None else self._call_some(query, chosen, learn)
         if learn:
             self.kept.append(chosen)
         return proposals
@@ -131,13 +131,15 @@ class RemoteFleet:
             for target, part in self._parts(chosen, credit).items():
                 parts.setdefault(target, []).append(to_wire(part))
         messages = {target: (parts[target], lr, moment) for target in sorted(parts)}
-        answers = {target: iter(part) for target, part in ask(self.slm_actors, "learn", messages).items()}
+        answers = {target: iter(part) for target, part in call_all(self.slm_actors, "learn", messages).items()}
         return [_sum_in_order(chosen, answers) for chosen in kept]
 
     def state(self) -> dict[str, Tensor]:
         """See ``TrainableFleet``."""
         return {
-            name: tensor for part in ask(self.slm_actors, "state").values() for name, tensor in unpack(part).items()
+            name: tensor
+            for part in call_all(self.slm_actors, "state").values()
+            for name, tensor in unpack(part).items()
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -147,21 +149,21 @@ class RemoteFleet:
             prefixes = tuple(f"slm.{slm_id}." for slm_id in ids)
             messages[target] = (pack({name: t for name, t in state.items() if name.startswith(prefixes)}),)
         # One that a fleet before this one told to drop an SLM takes it up again.
-        ask(self.slm_actors, "host", dict(enumerate((ids,) for ids in self.slm_ids)))
-        ask(self.slm_actors, "load_state", messages)
+        call_all(self.slm_actors, "host", dict(enumerate((ids,) for ids in self.slm_ids)))
+        call_all(self.slm_actors, "load_state", messages)
         self.kept = []
 
-    def _ask_all(self, query: Query, learn: bool) -> Proposals:
-        parts = ask(self.slm_actors, "propose", self._to_all(to_wire(query), learn))
+    def _call_all(self, query: Query, learn: bool) -> Proposals:
+        parts = call_all(self.slm_actors, "propose", self._to_all(to_wire(query), learn))
         return join_proposals([from_wire(part) for part in parts.values()])
 
-    def _ask_some(self, query: Query, shortlist: Asked, learn: bool) -> Proposals:
+    def _call_some(self, query: Query, shortlist: Asked, learn: bool) -> Proposals:
         messages, samples, first = {}, shortlist.pairs.samples, self._borders()
         for target, share in shortlist.shares.items():
             own = to_wire(query.map(lambda x, rows=share.rows: x[rows.to(x.device)]))
             slm = shortlist.pairs.slm[share.place] - first[target]
             messages[target] = (own, learn, share.row.numpy(), slm.numpy(), samples)
-        answers = [from_wire(part) for part in ask(self.slm_actors, "propose_some", messages).values()]
+        answers = [from_wire(part) for part in call_all(self.slm_actors, "propose_some", messages).values()]
         listed = answers[0].map(lambda *same: torch.cat([part.flatten(0, 1) for part in same]), *answers[1:])
         return shortlist.pairs.put(listed)
 

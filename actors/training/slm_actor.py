@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from actors.processes import ProcessStat, own_stat
-from actors.rpc.plane import Endpoint, PlaneServer
+from actors.rpc.method_server import Endpoint, MethodServer
 from actors.rpc.tensor_dict import Packed, pack, unpack
 from actors.rpc.tensors import from_wire, to_wire
 from leworld.memory.ranges import Ints
@@ -24,7 +24,7 @@ METHODS = ("pretrain", "propose", "propose_some", "learn", "state", "load_state"
 class SLMActor:
     """An ``SLMGroup`` whose messages are arrays. It owns its SLMs' weights and optimisers.
 
-    In a process of its own it is asked over the data plane, one thing after another; see ``SLMProcess``.
+    In a process of its own it answers one call after another; see ``SLMProcess``.
     """
 
     def __init__(self, name: str, config: SLMTrainingConfig, world: World, slm_ids: Sequence[int]) -> None:
@@ -85,7 +85,7 @@ class SLMProcess:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._server: PlaneServer | None = None
+        self._server: MethodServer | None = None
 
     def serve(self, config: SLMTrainingConfig, world: World, slm_ids: Sequence[int], token: str) -> Endpoint:
         """Where its SLMs answer; they are made where there are none yet.
@@ -94,7 +94,7 @@ class SLMProcess:
             config: of the SLMs.
             world: that they are of.
             slm_ids: which of them.
-            token: that whoever asks them has to bring.
+            token: that every caller has to bring.
         """
         import ray
 
@@ -102,8 +102,8 @@ class SLMProcess:
 
         if self._server is None:
             actor = SLMActor(self._name, config, world, slm_ids)
-            host, observe = ray.util.get_node_ip_address(), answer_observer(self._name)
-            self._server = PlaneServer(actor, METHODS, token, host, observe=observe)
+            address = f"tcp://{ray.util.get_node_ip_address()}:0"
+            self._server = MethodServer(actor, METHODS, token, address, answer_observer(self._name))
         return self._server.endpoint
 
     async def watch(self) -> None:

@@ -16,9 +16,10 @@ from actors.memory.sharded_store import ShardedStore
 from actors.memory_cluster.cluster_memory import ClusterMemory
 from actors.memory_cluster.replica_actor import MemoryConfig
 from actors.processes import ProcessStat
-from actors.ray.actor_calls import Watch, ask, when_up
+from actors.ray.actor_calls import Watch, when_up
 from actors.ray.node_placement import spread
-from actors.rpc.plane import PlanePeers
+from actors.rpc.calls import call_all
+from actors.rpc.remote_peers import PeerConfig, RemotePeers
 from actors.training.remote_fleet import RemoteFleet
 from actors.training.slm_actor import SLMProcess
 from leworld.errors import StoreError
@@ -82,7 +83,7 @@ class Handles:
 
     def processes(self) -> list[ProcessStat]:
         """Every actor's process and its peak memory."""
-        return [*self._memory().processes(), *ask(self._slms(), "process").values()]
+        return [*self._memory().processes(), *call_all(self._slms(), "process").values()]
 
     def stop(self) -> None:
         """End every actor; one that is gone already does no harm."""
@@ -97,7 +98,7 @@ class Handles:
     def _actors(self) -> list[Any]:
         return [self.anew.get(i, actor) for i, actor in enumerate(self.slm_actors)]
 
-    def _slms(self) -> PlanePeers:
+    def _slms(self) -> RemotePeers:
         names = slm_actor_names(self.slm_ids)
         while True:
             try:
@@ -106,15 +107,17 @@ class Handles:
                 lost = names.index(error.actor)
                 self.anew[lost] = start_slm_actor(names, lost)
 
-    def _recruit(self, slm_id: int) -> PlanePeers:
+    def _recruit(self, slm_id: int) -> RemotePeers:
         """An actor more, which ends with whoever started it."""
         name = f"SLM actor of SLM {slm_id}"
         return self._connect([start_slm_actor([name], 0)], [(slm_id,)], [name])
 
-    def _connect(self, actors: Sequence[Any], slm_ids: Sequence[Sequence[int]], names: Sequence[str]) -> PlanePeers:
+    def _connect(self, actors: Sequence[Any], slm_ids: Sequence[Sequence[int]], names: Sequence[str]) -> RemotePeers:
         given = [(self.config, self.world, ids, self.token) for ids in slm_ids]
         endpoints = when_up(actors, "serve", given, names, START_PATIENCE * self.timeout_s)
-        return PlanePeers(endpoints, names, self.token, self.timeout_s, Watch(actors, names).is_lost, actors)
+        return RemotePeers(
+            endpoints, names, PeerConfig(self.token, self.timeout_s, Watch(actors, names).is_lost, actors)
+        )
 
 
 def launch(

@@ -92,13 +92,13 @@ class ClusterTarget(Operations):
         found = [
             {**record, "shard": shard}
             for shard in shards
-            for record in self._store.shard(shard).ask("log", limit=limit, **given)["records"]
+            for record in self._store.shard(shard).call("log", limit=limit, **given)["records"]
         ]
         return sorted(found, key=lambda record: -record["time_ns"])[:limit]
 
     def versions(self) -> list[Outcome]:
         """See ``MemoryTarget``. A version counts only where every shard has it."""
-        found = [self._store.shard(shard).ask("versions")["versions"] for shard in self._shards()]
+        found = [self._store.shard(shard).call("versions")["versions"] for shard in self._shards()]
         names = set.intersection(*({version["name"] for version in kept} for kept in found))
         return [version for version in found[0] if version["name"] in names]
 
@@ -111,7 +111,7 @@ class ClusterTarget(Operations):
 
     def verify(self) -> Outcome:
         """See ``MemoryTarget``."""
-        damaged = [page for shard in self._shards() for page in self._store.shard(shard).ask("verify")["damaged"]]
+        damaged = [page for shard in self._shards() for page in self._store.shard(shard).call("verify")["damaged"]]
         return {"damaged": sorted(damaged), "journal": None, "checked": None}
 
     def is_erased(self, content: Any) -> bool:
@@ -133,7 +133,7 @@ class ClusterTarget(Operations):
             raise self._no_erasing()
         if operation == "keep" and arguments["name"] in {version["name"] for version in self.versions()}:
             raise StoreError(f"version {arguments['name']}: is kept already; drop it, or take another name")
-        answers = [self._store.shard(shard).ask(operation, **arguments) for shard in self._shards()]
+        answers = [self._store.shard(shard).call(operation, **arguments) for shard in self._shards()]
         return {**answers[-1], **_largest(answers, "sequence")}
 
     def _shards(self) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ class RemoteTarget(Operations):
 
     def written(self) -> Ints:
         """See ``MemoryTarget``."""
-        return self.client.ask("pages").words.astype(np.int64)
+        return self.client.call("pages").words.astype(np.int64)
 
     def difference(self, before: str, after: str) -> Difference:
         """See ``MemoryTarget``."""
@@ -67,7 +67,7 @@ class RemoteTarget(Operations):
         if limit > LARGEST_LOG:
             raise ConfigError(f"limit {limit - 1}: a server lists at most {LARGEST_LOG - 1}; lower it")
         given: Outcome = {} if address is None else {"address": address}
-        return self.client.ask("log", limit=limit, **given).content["records"]
+        return self.client.call("log", limit=limit, **given).content["records"]
 
     def versions(self) -> list[Outcome]:
         """See ``MemoryTarget``."""
@@ -112,7 +112,7 @@ class RemoteTarget(Operations):
 
     def ask(self, operation: str, **arguments: Any) -> Outcome:
         """See ``MemoryTarget``."""
-        return self.client.ask(operation, **arguments).content
+        return self.client.call(operation, **arguments).content
 
     def _no_whole(self, command: str) -> StoreError:
         return StoreError(f"{self.address}: serves the memory; end the server, then {command} with the directory")

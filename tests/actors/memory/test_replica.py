@@ -78,11 +78,11 @@ def test_a_copy_that_comes_late_holds_content_versions_and_history(copies):
     for step in range(30):
         copies.write(64 * step, step + 1)
         if step == 9:
-            copies.client.ask("keep", name="ten")
-    erased = copies.client.ask("erase", sequence=3)
+            copies.client.call("keep", name="ten")
+    erased = copies.client.call("erase", sequence=3)
     copies.start("b")
     copies.write(9, 77)
-    copies.client.ask("keep", name="late")
+    copies.client.call("keep", name="late")
     copies.write(9, 78)
     first, second = copies.running["a"].store, copies.running["b"].store
     assert np.array_equal(everything(first), everything(second))
@@ -98,9 +98,9 @@ def test_a_copy_that_comes_late_holds_content_versions_and_history(copies):
 def test_an_erasure_reaches_every_copy(copies):
     copies.start("a", "b")
     copies.client.write([100], np.full((1, 8), 0xDEADBEEF, np.uint32))
-    copies.client.ask("keep", name="with-it")
+    copies.client.call("keep", name="with-it")
     copies.write(100, 5)
-    copies.client.ask("erase", sequence=1)
+    copies.client.call("erase", sequence=1)
     for name in ("a", "b"):
         found = [p for p in (copies.root / name).rglob("*") if p.is_file() and b"\xef\xbe\xad\xde" in p.read_bytes()]
         assert found == [], name
@@ -117,7 +117,7 @@ def write_together(copies: Copies, name: str, written: Sequence[tuple[int, int, 
             words = np.full(4, value, np.uint32)
             sent = {"start": np.array([address]), "length": np.array([4]), "words": words, "name": named}
             pending.append(client.begin("write", **sent))
-            while sum(server._peers_waiting.values()) < len(pending):
+            while server.rpc.num_waiting < len(pending):
                 time.sleep(0.001)
     answers = [each.answer().content for each in pending]
     for client in clients:
@@ -136,17 +136,17 @@ def what_was_done(store) -> list[tuple]:
 def test_writes_that_came_together_are_followed_listed_and_erased_as_with_the_leader(copies):
     copies.start("a", "b")
     copies.write(0, 1)
-    copies.client.ask("keep", name="before")
+    copies.client.call("keep", name="before")
     named = [(100 + 100 * i, 0xDEADBEEF if i == 2 else i + 1, f"name {i}") for i in range(6)]
     answers = write_together(copies, "a", named)
     assert [answer["sequence"] for answer in answers] == list(range(2, 8))
     # One that comes late takes over what came together as such, too.
     copies.start("c")
     assert sum(kind == "writes" for kind in kinds(copies.running["a"].store)) == 1
-    copies.client.ask("keep", name="with-it")
+    copies.client.call("keep", name="with-it")
     copies.write(800, 8)
     stores = [copies.running[name].store for name in ("a", "b", "c")]
-    erased = copies.client.ask("erase", sequence=4)
+    erased = copies.client.call("erase", sequence=4)
     for store in stores:
         assert what_was_done(store) == what_was_done(stores[0])
         assert [(r.sequence, r.note) for r in store.log(99) if r.note.startswith("name")] == [
@@ -263,7 +263,7 @@ def test_followers_refuse_records_of_an_epoch_that_is_over(copies):
         with pytest.raises(NotPrimaryError, match="does not lead"):
             direct.read([1], [1])
         with pytest.raises(NotPrimaryError, match="epoch 0 is over: copy b follows epoch 1"):
-            direct.ask("follow", epoch=0, roll=False, num_bytes=0)
+            direct.call("follow", epoch=0, roll=False, num_bytes=0)
     assert follower.store.sequence == 1
 
 
@@ -272,13 +272,13 @@ def test_a_write_that_is_sent_again_is_made_once_even_by_the_next_leader(copies)
     start, length, words = np.array([3]), np.array([2]), np.array([7, 7], np.uint32)
     sent = {"start": start, "length": length, "words": words, "name": "one"}
     with MemoryClient(copies.running["a"].server.address, address_bits=BITS) as direct:
-        first = direct.ask("write", **sent).content
-        assert direct.ask("write", **sent).content == first
+        first = direct.call("write", **sent).content
+        assert direct.call("write", **sent).content == first
     copies.write(3, 8)
     copies.stop("a")
     copies.write(20, 1)
     with MemoryClient(copies.running["b"].server.address, address_bits=BITS) as direct:
-        assert direct.ask("write", **sent).content == first
+        assert direct.call("write", **sent).content == first
     assert copies.client.read([3], [2]).words.tolist() == [8, 8]
 
 

@@ -138,7 +138,7 @@ def test_a_copy_that_is_made_anew_does_not_follow_who_led_before(copies):
         late._copy(leader)
     assert late.epoch == second.epoch == 2
     with direct(late) as old, pytest.raises(NotPrimaryError, match="epoch 1 is over"):
-        old.ask("follow", epoch=1, roll=False, num_bytes=0)
+        old.call("follow", epoch=1, roll=False, num_bytes=0)
 
 
 def test_a_copy_that_was_begun_anew_since_it_asked_is_not_admitted(copies):
@@ -148,7 +148,7 @@ def test_a_copy_that_was_begun_anew_since_it_asked_is_not_admitted(copies):
     empty.server.start()
     asked = {"id": "b", "address": empty.server.address, "sequence": leader.store.sequence}
     with direct(leader) as client:
-        assert not client.ask("admit", **asked).content["admitted"]
+        assert not client.call("admit", **asked).content["admitted"]
     assert leader.state.in_sync == ("a",)
 
 

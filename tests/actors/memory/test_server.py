@@ -62,13 +62,13 @@ def test_more_ranges_than_fit_a_message_are_read_in_several(client):
 
 def test_errors_arrive_as_what_they_are(client):
     with pytest.raises(RangeError, match="range 0"):
-        client.ask("read", start=np.array([65_535]), length=np.array([2]))
+        client.call("read", start=np.array([65_535]), length=np.array([2]))
     with pytest.raises(ConfigError, match="op 'dance' is unknown: use one of"):
-        client.ask("dance")
+        client.call("dance")
     with pytest.raises(StoreError, match="version 'x' is not kept"):
-        client.ask("go_back", name="x")
+        client.call("go_back", name="x")
     with pytest.raises(ConfigError, match=r"address -1: a whole number in \[0, 65535\] is needed"):
-        client.ask("why", address=-1)
+        client.call("why", address=-1)
     assert client.read([0], [1]).words.tolist() == [0]
 
 
@@ -79,7 +79,7 @@ def test_one_write_that_cannot_be_made_does_not_keep_others_from_it(server, stor
     def write(index: int) -> None:
         start = np.array([65_535 if index == 3 else 10 * index])
         try:
-            clients[index].ask("write", start=start, length=np.array([2]), words=np.full(2, index, np.uint32))
+            clients[index].call("write", start=start, length=np.array([2]), words=np.full(2, index, np.uint32))
         except RangeError as error:
             failed.append(str(error))
 
@@ -158,7 +158,7 @@ def test_reads_do_not_wait_for_the_disk_and_who_writes_waits_when_it_is_behind(s
 def test_tokens_say_who_may_what(store):
     server = MemoryServer(store, ServerConfig(tokens=TOKENS)).start()
     with MemoryClient(server.address, "boss") as boss, MemoryClient(server.address, "a-token") as ann:
-        boss.ask("grant", first=100, stop=200, owner="ann", readers="")
+        boss.call("grant", first=100, stop=200, owner="ann", readers="")
         ann.write([100], np.full((1, 4), 7, np.uint32))
         with MemoryClient(server.address, "b-token") as bob:
             assert bob.read([100], [4]).words.tolist() == [0, 0, 0, 0]
@@ -166,16 +166,16 @@ def test_tokens_say_who_may_what(store):
             with pytest.raises(RightsError, match=r"range 0 \(start 150, length 1\) is not bob's to write"):
                 bob.write([150], np.ones((1, 1), np.uint32))
             with pytest.raises(RightsError, match="address 150 is not bob's to ask about: ask its owner"):
-                bob.ask("why", address=150)
+                bob.call("why", address=150)
             with pytest.raises(RightsError, match="address 150 is not bob's"):
-                bob.ask("log", address=150)
-            assert bob.ask("why", address=9).content == {"record": None}
-            assert ann.ask("why", address=100).content["record"]["writer"] == "ann"
+                bob.call("log", address=150)
+            assert bob.call("why", address=9).content == {"record": None}
+            assert ann.call("why", address=100).content["record"]["writer"] == "ann"
             for op in ("erase", "keep", "go_back", "drop", "diff", "grant", "log", "verify"):
                 with pytest.raises(RightsError, match="bob may not do this: only admin may"):
-                    bob.ask(op)
+                    bob.call(op)
         for token in ("", "boss ", "Boss"):
-            with pytest.raises(RightsError, match="the token is nobody's: ask for one"):
+            with pytest.raises(RightsError, match="unknown token: ask the server's owner for one"):
                 MemoryClient(server.address, token)
     server.stop()
 

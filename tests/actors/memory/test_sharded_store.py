@@ -104,7 +104,7 @@ def test_a_shard_that_hands_over_refuses_what_it_held(shards):
     stripes, source, _ = load_map(shards.directory).moves(0, found.num_stripes)
     start, shard = stripes[:1] * found.stripe_words, int(source[0])
     client = store.shard(shard)
-    client.ask("see_map")
+    client.call("see_map")
     with pytest.raises(MovedError, match=f"shard {shard} does not hold stripe {stripes[0]}"):
         client.read(start, [1])
     with pytest.raises(MovedError):
@@ -203,7 +203,7 @@ def test_who_reads_the_files_sees_what_is_written_and_asks_where_words_have_move
 def test_what_keeps_versions_does_not_move(shards):
     store = shards.make(0, 1)
     shards.start(2)
-    store.shard(1).ask("keep", name="monday")
+    store.shard(1).call("keep", name="monday")
     with pytest.raises(StoreError, match="shard 1 keeps version monday"):
         reshard(store, [0, 1, 2])
     assert not load_map(shards.directory).is_moving

@@ -21,7 +21,7 @@ from actors.memory.shard_map import load_map
 from actors.memory_cluster import ray_coordinator as ray_directory
 from actors.memory_cluster.actor_registry import (
     RAY_NAMESPACE,
-    ask_actors,
+    call_actors,
     copies_of,
     copy_name,
     end_actors,
@@ -222,7 +222,7 @@ def words_in(memory: ClusterMemory) -> np.ndarray:
 
 def kill_copies(config: MemoryConfig) -> None:
     """``kill -9`` of the processes of all copies."""
-    for process in ask_actors(copies_of(config.name), "process", 60).values():
+    for process in call_actors(copies_of(config.name), "process", 60).values():
         os.kill(process.pid, signal.SIGKILL)
 
 
@@ -366,7 +366,7 @@ def test_shards_are_added_and_retired_with_their_files_and_a_client_that_was_the
 @pytest.mark.ray
 def test_who_does_not_answer_is_named(ray_cluster):
     with pytest.raises(ActorError, match=r"nobody/keeper did not answer in 0\.2 s: see Ray's logs"):
-        ask_actors({0: keeper_name("nobody")}, "nodes", 0.2)
+        call_actors({0: keeper_name("nobody")}, "nodes", 0.2)
 
 
 STORY = """

@@ -1,4 +1,4 @@
-"""The data plane: what is asked comes back as it was sent, from whoever may ask, in time or with a clear error."""
+"""Calls over sockets: what is called comes back as it was sent, from whoever may ask, in time or with a clear error."""
 
 import gc
 import socket
@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from actors.errors import ActorError
 from actors.processes import ProcessStat
-from actors.rpc import plane
+from actors.rpc import remote_peers, sockets
 from actors.rpc.codec import decode, encode
-from actors.rpc.plane import Endpoint, PlanePeers, PlaneServer
-from leworld.errors import DataError, RangeError
+from actors.rpc.method_server import Endpoint, MethodServer
+from actors.rpc.remote_peers import PeerConfig, RemotePeers
+from leworld.errors import DataError, RangeError, RightsError
 from leworld.types import Ranges
 from tests.actors.training.systems import small
 
@@ -55,16 +56,16 @@ class Target:
 
 
 @pytest.fixture
-def servers() -> Iterator[list[PlaneServer]]:
-    found = [PlaneServer(Target(), ("echo", "sleep", "fail", "refuse"), "s3cret") for _ in range(2)]
+def servers() -> Iterator[list[MethodServer]]:
+    found = [MethodServer(Target(), ("echo", "sleep", "fail", "refuse"), "s3cret") for _ in range(2)]
     yield found
     for server in found:
         server.stop()
 
 
-def peers(servers: list[PlaneServer], **changes) -> PlanePeers:
+def peers(servers: list[MethodServer], **changes) -> RemotePeers:
     given = {"token": "s3cret", "timeout_s": 10.0, **changes}
-    return PlanePeers([server.endpoint for server in servers], ["first", "second"], **given)
+    return RemotePeers([server.endpoint for server in servers], ["first", "second"], PeerConfig(**given))
 
 
 @given(PLAIN)
@@ -139,7 +140,7 @@ def test_over_tcp_it_is_the_same(servers):
     far = [replace(server.endpoint, machine="of another") for server in servers]
     assert far[0].address.startswith("tcp://")
     assert servers[0].endpoint.address.startswith("ipc://")
-    other = PlanePeers(far, ["first", "second"], "s3cret", 10.0)
+    other = RemotePeers(far, ["first", "second"], PeerConfig("s3cret", 10.0))
     assert other.start("echo", {0: (5,), 1: (6,)})() == {0: 5, 1: 6}
     other.close()
 
@@ -158,7 +159,7 @@ def test_errors_are_those_of_the_actor_in_one_line(servers):
 
 def test_who_brings_another_token_is_told_so_and_nothing_is_done(servers):
     stranger = peers(servers, token="guess")
-    with pytest.raises(DataError, match="the token is not this actor's"):
+    with pytest.raises(RightsError, match="unknown token: ask the server's owner for one"):
         stranger.start("echo", {0: (1,)})()
     stranger.close()
     assert servers[0]._target.calls == []
@@ -185,15 +186,15 @@ def test_who_is_gone_is_named_before_the_time_is_over(servers):
 def test_a_server_that_comes_back_is_found_again(servers):
     both = peers(servers)
     address = servers[0].endpoint.far
-    far = PlanePeers([Endpoint("", "", address)], ["first"], "s3cret", 20.0)
+    far = RemotePeers([Endpoint("", "", address)], ["first"], PeerConfig("s3cret", 20.0))
     assert far.start("echo", {0: (1,)})() == {0: 1}
     port = int(address.rpartition(":")[2])
     servers[0].stop()
-    renewed: list[PlaneServer] = []
+    renewed: list[MethodServer] = []
 
     def begin_again() -> None:
         time.sleep(0.5)
-        renewed.append(PlaneServer(Target(), ("echo",), "s3cret", port=port))
+        renewed.append(MethodServer(Target(), ("echo",), "s3cret", f"tcp://127.0.0.1:{port}"))
 
     thread = threading.Thread(target=begin_again)
     thread.start()
@@ -239,15 +240,15 @@ class Cable:
 
 @pytest.fixture
 def hasty(monkeypatch) -> None:
-    monkeypatch.setattr(plane, "PING_MS", 100)
-    monkeypatch.setattr(plane, "SILENT_MS", 1000)
-    monkeypatch.setattr(plane, "DOUBT_S", 0.3)
+    monkeypatch.setattr(sockets, "PING_MS", 100)
+    monkeypatch.setattr(sockets, "SILENT_MS", 1000)
+    monkeypatch.setattr(remote_peers, "DOUBT_S", 0.3)
 
 
 @pytest.mark.usefixtures("hasty")
 def test_who_is_cut_off_is_named_long_before_the_time_is_over(servers):
     cable = Cable(servers[0].endpoint.far)
-    far = PlanePeers([Endpoint("", "", cable.address)], ["first"], "s3cret", 60.0)
+    far = RemotePeers([Endpoint("", "", cable.address)], ["first"], PeerConfig("s3cret", 60.0))
     assert far.start("echo", {0: (1,)})() == {0: 1}
     cable.pull()
     begin = time.monotonic()
@@ -262,7 +263,7 @@ def test_who_is_cut_off_is_named_long_before_the_time_is_over(servers):
 @pytest.mark.usefixtures("hasty")
 def test_a_short_cut_and_a_long_answer_harm_nobody(servers):
     cable = Cable(servers[0].endpoint.far)
-    far = PlanePeers([Endpoint("", "", cable.address)], ["first"], "s3cret", 60.0)
+    far = RemotePeers([Endpoint("", "", cable.address)], ["first"], PeerConfig("s3cret", 60.0))
     assert far.start("sleep", {0: (2.5,)})() == {0: 2.5}
     answers = far.start("echo", {0: (1,)})
     cable.pull()
