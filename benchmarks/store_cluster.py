@@ -132,10 +132,10 @@ class Run:
         from actors.memory_cluster.cluster_memory import ClusterMemory
 
         memory = ClusterMemory(NAME)
-        before, pages = load_map(memory.directory), [self._written()]
+        before, pages = load_map(memory.coordinator), [self._written()]
         begin = time.monotonic()
         moved = memory.reshard(shards)
-        seconds, after = round(time.monotonic() - begin, 1), load_map(memory.directory)
+        seconds, after = round(time.monotonic() - begin, 1), load_map(memory.coordinator)
         # Clients write pages for the first time meanwhile.
         pages.append(self._written())
         stripes = [each * 256 // before.stripe_words for each in pages]

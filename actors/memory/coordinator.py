@@ -1,6 +1,6 @@
-"""Coordinator: which copy of a shard leads, and which are up to date. Whoever wants another state has to know the last.
+"""Coordinator: which replica of a shard leads, and which are in sync. A state is replaced only by one who knows it.
 
-The one thing that all copies and clients must agree on. It is Ray's control store on a cluster, and a file where all
+The one thing that all replicas and clients must agree on. It is Ray's control store on a cluster, and a file where all
 processes share a disk.
 """
 
@@ -24,25 +24,26 @@ from leworld.files import replace_file
 
 @dataclass(frozen=True)
 class ShardState:
-    """What the directory holds of a shard.
+    """What the coordinator holds of a shard.
 
     Attributes:
         version: of this state; each later one has one more.
         epoch: grows with every leader.
-        primary: id of the copy that leads; "" where none does.
-        in_sync: ids of the copies that have every acknowledged write, the primary among them.
-        addresses: id to address of every copy that is known.
+        leader: id of the replica that leads; "" where none does.
+        in_sync: ids of the replicas that have every acknowledged write, the leader among them.
+        addresses: id to address of every replica that is known.
     """
 
     version: int = 0
     epoch: int = 0
-    primary: str = ""
+    leader: str = ""
     in_sync: tuple[str, ...] = ()
     addresses: dict[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """As msgpack."""
-        return msgpack.Packer().pack({**vars(self), "in_sync": list(self.in_sync)})
+        known = {"primary" if name == "leader" else name: value for name, value in vars(self).items()}
+        return msgpack.Packer().pack({**known, "in_sync": list(self.in_sync)})
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> ShardState:
@@ -53,9 +54,9 @@ class ShardState:
         """
         try:
             found: dict[str, Any] = msgpack.unpackb(raw)
-            return cls(**{**found, "in_sync": tuple(found["in_sync"])})
+            return cls(leader=found.pop("primary"), **{**found, "in_sync": tuple(found["in_sync"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"the directory's entry of a shard is damaged ({error})") from None
+            raise StoreError(f"the coordinator's entry of a shard is damaged ({error})") from None
 
 
 class Coordinator(ABC):
@@ -66,7 +67,7 @@ class Coordinator(ABC):
         """What an entry holds now, a msgpack map with "version"; None where there is none.
 
         Raises:
-            LeWorldError: the directory cannot be reached; ``store``, too.
+            LeWorldError: the coordinator cannot be reached; ``store``, too.
         """
 
     @abstractmethod
@@ -124,7 +125,7 @@ class FileCoordinator(Coordinator):
             raise self._out_of_reach(error) from None
 
     def _out_of_reach(self, error: OSError) -> StoreError:
-        return StoreError(f"{self._root}: the directory of copies cannot be used ({error.strerror}): see to that disk")
+        return StoreError(f"{self._root}: the coordinator's folder cannot be used ({error.strerror}): see to that disk")
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -137,34 +138,34 @@ class FileCoordinator(Coordinator):
 
 
 class MirroredCoordinator(Coordinator):
-    """Another directory, all of whose entries that were seen are kept in a folder, too, before anyone acts on them.
+    """Another coordinator, all of whose entries that were seen are kept in a folder, too, before anyone acts on them.
 
-    Where all that the other one held is lost, it can be made again from the folders of all copies.
+    Where all that the other one held is lost, it can be made again from the folders of all replicas.
     """
 
-    def __init__(self, directory: Coordinator, root: str | Path) -> None:
-        self._directory, self._root = directory, Path(root)
+    def __init__(self, coordinator: Coordinator, root: str | Path) -> None:
+        self._coordinator, self._root = coordinator, Path(root)
         self._root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._seen = {name: version_of(raw) for name, raw in self.entries().items()}
 
     def load(self, name: str) -> bytes | None:
         """See ``Coordinator``."""
-        raw = self._directory.load(name)
+        raw = self._coordinator.load(name)
         if raw is not None:
             self._keep(name, version_of(raw), raw)
         return raw
 
     def store(self, name: str, version: int, raw: bytes) -> bool:
         """See ``Coordinator``."""
-        done = self._directory.store(name, version, raw)
+        done = self._coordinator.store(name, version, raw)
         if done:
             self._keep(name, version, raw)
         return done
 
     def seed(self, name: str, raw: bytes) -> bool:
         """See ``Coordinator``."""
-        return self._directory.seed(name, raw)
+        return self._coordinator.seed(name, raw)
 
     def entries(self) -> dict[str, bytes]:
         """What was seen last of each entry."""
@@ -193,10 +194,10 @@ def version_of(raw: bytes | None) -> int:
     try:
         return int(msgpack.unpackb(raw)["version"])
     except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(f"an entry of the directory is damaged ({error})") from None
+        raise StoreError(f"an entry of the coordinator is damaged ({error})") from None
 
 
-def change(directory: Coordinator, shard: str, before: ShardState, **parts: Any) -> ShardState | None:
+def change(coordinator: Coordinator, shard: str, before: ShardState, **parts: Any) -> ShardState | None:
     """Another state in place of one; None where someone else was first."""
     after = replace(before, version=before.version + 1, **parts)
-    return after if directory.replace(shard, after) else None
+    return after if coordinator.replace(shard, after) else None

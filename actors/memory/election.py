@@ -11,7 +11,7 @@ TAKE_LEAD_S = 5.0
 """After that long another copy is asked to lead: the first one may have been lost just then."""
 
 
-def elect(directory: Coordinator, shard: str, peer_token: str = "", timeout_s: float = 1.0) -> str:
+def elect(coordinator: Coordinator, shard: str, peer_token: str = "", timeout_s: float = 1.0) -> str:
     """Have a copy in sync lead a shard whose leader does not answer: the one that is furthest, if it can.
 
     Returns:
@@ -21,7 +21,7 @@ def elect(directory: Coordinator, shard: str, peer_token: str = "", timeout_s: f
         ActorError: no copy that is in sync answers.
         LeWorldError: none of them can lead.
     """
-    state = directory.get(shard)
+    state = coordinator.get(shard)
     found: list[tuple[int, str]] = []
     for name in state.in_sync:
         try:
@@ -29,11 +29,11 @@ def elect(directory: Coordinator, shard: str, peer_token: str = "", timeout_s: f
                 answer = copy.call("ping").content
         except LeWorldError:
             continue
-        if answer["leads"] and name == state.primary:
+        if answer["leads"] and name == state.leader:
             return state.addresses[name]
         found.append((answer["sequence"], name))
     if not found:
-        raise ActorError(f"shard {shard}", "has no copy in sync that answers", "start one of its copies again")
+        raise ActorError(f"shard {shard}", "has no replica in sync that answers", "start one of its replicas again")
     problem = LeWorldError()
     for _, name in sorted(found, reverse=True):
         try:

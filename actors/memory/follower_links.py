@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.memory.client import MemoryClient, PendingCall
-from actors.memory.replication_codec import ask_page_words, to_words
+from actors.memory.replication_codec import call_page_words, to_words
 from leworld.errors import LeWorldError, NotPrimaryError
 from leworld.memory.ranges import Ints
 from leworld.store.journal.record import Record, encode
@@ -86,7 +86,7 @@ class FollowerLinks:
         """Those of pages that a follower has whole, and their (P, 256) words; one follower after another."""
         for link in list(self._links.values()):
             with suppress(LeWorldError):
-                yield ask_page_words(link, pages)
+                yield call_page_words(link, pages)
 
     def _send(self, op: str, words: NDArray[np.uint32], arguments: dict[str, Any]) -> None:
         epoch = self._leader.epoch

@@ -1,4 +1,4 @@
-"""What copies send each other: records and pages, as words of a message."""
+"""Records and pages that replicas send each other, as words of a message."""
 
 from __future__ import annotations
 
@@ -41,20 +41,26 @@ def _decode(data: bytes, num_bytes: int) -> list[Record]:
     return found
 
 
-def ask_part(leader: MemoryClient, name: str, offset: int) -> bytes:
+def call_part(leader: MemoryClient, name: str, offset: int) -> bytes:
     """Some bytes of one of the leader's files."""
     answer = leader.call("copy_part", name=name, offset=offset)
     return answer.words.tobytes()[: answer.content["num_bytes"]]
 
 
-def ask_pages(leader: MemoryClient, after: int) -> tuple[Ints, NDArray[np.uint32]]:
+def call_pages(leader: MemoryClient, after: int) -> tuple[Ints, NDArray[np.uint32]]:
     """Some of the leader's pages after one: (P,) numbers and (P, 256) words."""
     return _numbered(leader.call("copy_pages", after=after))
 
 
-def ask_page_words(copy: MemoryClient, pages: Ints) -> tuple[Ints, NDArray[np.uint32]]:
-    """Those of pages that another copy has whole: (P,) numbers and (P, 256) words."""
-    return _numbered(copy.call("page_words", words=pages.astype(np.uint32)))
+def call_page_words(replica: MemoryClient, pages: Ints) -> tuple[Ints, NDArray[np.uint32]]:
+    """Those of pages that another replica has whole: (P,) numbers and (P, 256) words."""
+    return _numbered(replica.call("page_words", words=pages.astype(np.uint32)))
+
+
+def numbered_pages(request: Request, pages: Ints, words: NDArray[np.uint32]) -> Answer:
+    """An answer of (P,) pages: their numbers, then their (P, 256) words."""
+    joined = np.concatenate([pages.astype(np.uint32), words.reshape(-1)])
+    return Answer(request.id, {"num_pages": len(pages)}, joined)
 
 
 def _numbered(answer: Answer) -> tuple[Ints, NDArray[np.uint32]]:

@@ -53,7 +53,7 @@ def reshard(store: ShardedStore, target: Sequence[int], progress: Callable[[floa
 class _Move:
     def __init__(self, store: ShardedStore, target: tuple[int, ...], progress: Callable[[float], None]) -> None:
         self._store, self._target, self._progress = store, target, progress
-        self._map = load_map(store.directory)
+        self._map = load_map(store.coordinator)
         self._pages = self._batches = 0
 
     def run(self) -> Moved:
@@ -64,7 +64,7 @@ class _Move:
             self._progress(self._map.done_below / self._map.num_stripes)
         self._change(shards=self._target, target=self._target, done_below=0, frozen=0)
         for shard in self._target:
-            # Their copies keep it, so that it is known after a loss of the directory.
+            # Their copies keep it, so that it is known after a loss of the coordinator.
             self._see_map(shard)
         return Moved(self._pages, len(written), self._batches)
 
@@ -131,7 +131,7 @@ class _Move:
         return self._store.shard(shard).again(op, {**given, "map": self._map.version})
 
     def _change(self, **parts: Any) -> None:
-        after = change_map(self._store.directory, self._map, **parts)
+        after = change_map(self._store.coordinator, self._map, **parts)
         if after is None:
             raise ActorError("the memory", "is being moved by someone else, too", "let that one end")
         self._map = after

@@ -1,9 +1,8 @@
-"""A replicated shard's client: it finds whoever leads, and goes on when another copy takes over."""
+"""A replicated shard's client: it finds the leader, and goes on when another replica takes over."""
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,18 +15,33 @@ from actors.errors import ActorError, UnreachableError
 from actors.memory.client import MemoryClient, PendingCall
 from actors.memory.coordinator import Coordinator
 from actors.memory.protocol import Answer
+from actors.rpc.retry import Pause, attempts
 from leworld.errors import MovedError, NotPrimaryError, StoreError
 from leworld.memory import Receipt, Words
 from leworld.memory.word_store import as_blocks, check_blocks
 from leworld.store.versions.versions import Difference
 
 Result = TypeVar("Result")
-PAUSE_S = 0.05
+PAUSE = Pause(0.05)
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """How shards are called.
+
+    Attributes:
+        token: for their servers.
+        timeout_s: of a call, with all that is tried again; ``message_timeout_s``: of one message.
+    """
+
+    token: str = ""
+    timeout_s: float = 30.0
+    message_timeout_s: float = 3.0
 
 
 @dataclass(frozen=True)
 class ShardPending:
-    """A question to whoever leads a shard, whose answer is still to come."""
+    """A call to the leader of a shard, whose answer is still to come."""
 
     client: ShardClient
     pending: PendingCall | None
@@ -35,8 +49,8 @@ class ShardPending:
     given: Mapping[str, Any]
 
     def answer(self) -> Answer:
-        """Wait for it; it is asked again where there is none, so that a write needs a name."""
-        # It went with its connection where one that was asked before it was not answered.
+        """Wait for it; it is called again where there is none, so that a write needs a name."""
+        # It went with its connection where an earlier call was not answered.
         if self.pending is not None and self.client.is_connected_by(self.pending.client):
             try:
                 return self.pending.answer()
@@ -47,7 +61,7 @@ class ShardPending:
 
 
 class ShardClient:
-    """A memory of which there are several copies; threads may share it, and take turns.
+    """A memory of which there are several replicas; threads may share it, and take turns.
 
     A write that was not answered is sent again under the same name, and is made once.
 
@@ -56,23 +70,20 @@ class ShardClient:
     """
 
     def __init__(
-        self, directory: Coordinator, shard: str, address_bits: int, *, token: str = "", timeout_s: float = 30.0,
-        message_timeout_s: float = 3.0, is_there: Callable[[], bool] = lambda: True,
+        self, coordinator: Coordinator, shard: str, address_bits: int, config: ClientConfig | None = None,
+        is_there: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         """Name a shard.
 
         Args:
-            directory: that knows it.
+            coordinator: that knows it.
             shard: its name there.
             address_bits: of the memory.
-            token: for its servers.
-            timeout_s: of a call, with all that is tried again.
-            message_timeout_s: of one message.
-            is_there: says whether there is still such a shard, where nobody answers.
+            config: how it is called.
+            is_there: says whether there is still such a shard, where no replica answers.
         """
-        self._is_there = is_there
-        self.directory, self.shard, self.address_bits = directory, shard, address_bits
-        self._token, self._timeout_s, self._message_timeout_s = token, timeout_s, message_timeout_s
+        self.coordinator, self.shard, self.address_bits = coordinator, shard, address_bits
+        self._config, self._is_there = config or ClientConfig(), is_there
         self._client: MemoryClient | None = None
         self._name, self._count = secrets.token_hex(6), 0
 
@@ -81,7 +92,7 @@ class ShardClient:
         return self._again(lambda client: client.read(start, length))
 
     def write(self, start: ArrayLike, words: NDArray[np.uint32]) -> Receipt:
-        """Write R blocks of one length; see ``Memory.write``. It is with every copy in sync when this returns."""
+        """Write R blocks of one length; see ``Memory.write``. It is with every replica in sync when this returns."""
         return self.write_ragged(start, as_blocks(words))
 
     def write_ragged(self, start: ArrayLike, blocks: Words) -> Receipt:
@@ -103,20 +114,20 @@ class ShardClient:
         return self._again(lambda client: client.diff(before, after))
 
     def begin(self, op: str, **given: Any) -> ShardPending:
-        """Ask, and wait later; nothing else may be asked meanwhile."""
+        """Call, and wait later; nothing else may be called meanwhile."""
         pending = None
-        # Else it is asked, again and again, when it is waited for.
+        # Else it is called, again and again, when it is waited for.
         with suppress(NotPrimaryError, ActorError):
             pending = self._connected().begin(op, **given)
         return ShardPending(self, pending, op, given)
 
     def again(self, op: str, given: Mapping[str, Any], *, is_known: bool = True) -> Answer:
-        """Ask until whoever leads has answered.
+        """Call until the leader has answered.
 
         Args:
-            op: what is asked for; a write must have a name.
+            op: what is called; a write must have a name.
             given: its arguments.
-            is_known: that nothing was done yet; else it was asked before, without an answer.
+            is_known: that nothing was done yet; else it was called before, without an answer.
 
         Raises:
             ActorError: nobody did in time.
@@ -135,9 +146,9 @@ class ShardClient:
             self._client = None
 
     def _again(self, act: Callable[[MemoryClient], Result], *, is_known: bool = True, is_write: bool = False) -> Result:
-        """Try until whoever leads has answered; see ``again``."""
-        end, problem = time.monotonic() + self._timeout_s, "nobody leads it"
-        while time.monotonic() < end:
+        """Try until the leader has answered; see ``again``."""
+        timeout_s, problem = self._config.timeout_s, "nobody leads it"
+        for _ in attempts(timeout_s, PAUSE):
             try:
                 return act(self._connected())
             except (NotPrimaryError, ActorError) as error:
@@ -145,8 +156,7 @@ class ShardClient:
                 self.close()
                 if not self._is_there():
                     self._give_up(is_known or not is_write)
-                time.sleep(PAUSE_S)
-        raise ActorError(f"shard {self.shard}", f"did not answer in {self._timeout_s:g} s ({problem})", "start a copy")
+        raise ActorError(f"shard {self.shard}", f"did not answer in {timeout_s:g} s ({problem})", "start a replica")
 
     def _give_up(self, is_known: bool) -> None:
         if is_known:
@@ -159,18 +169,18 @@ class ShardClient:
     def _connected(self) -> MemoryClient:
         if self._client is None:
             try:
-                state = self.directory.get(self.shard)
+                state = self.coordinator.get(self.shard)
             except StoreError as error:
                 raise UnreachableError(f"shard {self.shard}", f"cannot be looked for ({error})", "try again") from None
-            address = state.addresses.get(state.primary)
+            address = state.addresses.get(state.leader)
             if address is None:
-                raise UnreachableError(f"shard {self.shard}", "has nobody who leads it", "start one of its copies")
-            bits, timeout_s = self.address_bits, self._message_timeout_s
-            self._client = MemoryClient(address, self._token, timeout_s, address_bits=bits)
+                raise UnreachableError(f"shard {self.shard}", "has nobody who leads it", "start one of its replicas")
+            token, timeout_s = self._config.token, self._config.message_timeout_s
+            self._client = MemoryClient(address, token, timeout_s, address_bits=self.address_bits)
         return self._client
 
 
 def _is_known(error: Exception) -> bool:
     """Whether an error says that nothing was done."""
-    # Who stopped to lead in the middle of a write says so, too.
+    # One that stopped leading in the middle of a write says so, too.
     return isinstance(error, UnreachableError)

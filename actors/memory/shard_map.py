@@ -119,23 +119,23 @@ class ShardMap:
             found: dict[str, Any] = msgpack.unpackb(raw)
             return cls(**{**found, "shards": tuple(found["shards"]), "target": tuple(found["target"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"the directory's map is damaged ({error})") from None
+            raise StoreError(f"the coordinator's map is damaged ({error})") from None
 
 
-def load_map(directory: Coordinator) -> ShardMap:
+def load_map(coordinator: Coordinator) -> ShardMap:
     """The map of now; one of version 0 where the memory is a single shard."""
-    raw = directory.load(ENTRY)
+    raw = coordinator.load(ENTRY)
     return ShardMap() if raw is None else ShardMap.from_bytes(raw)
 
 
-def change_map(directory: Coordinator, before: ShardMap, **parts: Any) -> ShardMap | None:
+def change_map(coordinator: Coordinator, before: ShardMap, **parts: Any) -> ShardMap | None:
     """Another map in place of one; None where someone else was first."""
     after = replace(before, version=before.version + 1, **parts)
-    return after if directory.store(ENTRY, after.version, after.to_bytes()) else None
+    return after if coordinator.store(ENTRY, after.version, after.to_bytes()) else None
 
 
 def shard_name(shard: int) -> str:
-    """Its entry in the directory."""
+    """Its entry in the coordinator."""
     return f"shard-{shard}"
 
 

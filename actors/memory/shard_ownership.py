@@ -36,20 +36,20 @@ class ShardOwnership:
         map: the newest one that was seen.
     """
 
-    def __init__(self, directory: Coordinator, shard: int, store: Callable[[], ReplicaStore]) -> None:
+    def __init__(self, coordinator: Coordinator, shard: int, store: Callable[[], ReplicaStore]) -> None:
         """Name a shard.
 
         Args:
-            directory: where the map is.
+            coordinator: where the map is.
             shard: its number in the map.
             store: gives its memory of now.
         """
-        self._directory, self._shard, self._store = directory, shard, store
+        self._coordinator, self._shard, self._store = coordinator, shard, store
         self.map = ShardMap()
 
     def look_up(self) -> None:
         """See the map of now."""
-        found = load_map(self._directory)
+        found = load_map(self._coordinator)
         if found.version > self.map.version:
             self.map = found
         self._store().go_by(self.map.version)

@@ -10,7 +10,6 @@ Shapes:
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -22,8 +21,9 @@ from actors.errors import ActorError
 from actors.memory.coordinator import Coordinator
 from actors.memory.local_shard_reader import LocalShardReader
 from actors.memory.protocol import MAX_RANGES, Answer
-from actors.memory.shard_client import PAUSE_S, ShardClient
+from actors.memory.shard_client import PAUSE, ClientConfig, ShardClient
 from actors.memory.shard_map import ShardMap, load_map, shard_name
+from actors.rpc.retry import attempts
 from leworld.errors import ConfigError, LeWorldError, MovedError, StoreError
 from leworld.memory import Receipt, Snapshot, Words, check_ranges
 from leworld.memory.partition import Fragments
@@ -32,7 +32,7 @@ from leworld.memory.ranges import Ints
 from leworld.memory.word_store import as_blocks, check_blocks, check_pages, check_width
 from leworld.memory.words import checksum
 
-Ask = Callable[[Fragments], dict[str, Any]]
+Given = Callable[[Fragments], dict[str, Any]]
 Took = Callable[[Fragments, Answer], None]
 PAGES_AT_ONCE = 1 << 13
 
@@ -46,26 +46,26 @@ class ShardedStore:
     """
 
     def __init__(
-        self, directory: Coordinator, *, token: str = "", timeout_s: float = 30.0, message_timeout_s: float = 3.0,
+        self, coordinator: Coordinator, *, token: str = "", timeout_s: float = 30.0, message_timeout_s: float = 3.0,
         mapped: bool = False,
     ) -> None:  # fmt: skip
         """Look at the map; shards are connected to when they are needed.
 
         Args:
-            directory: that knows it.
+            coordinator: that knows it.
             token: for the servers.
             timeout_s: of a call, with all that is tried again.
             message_timeout_s: of one message.
             mapped: read the files of shards that are on this machine, whatever is granted to whom.
 
         Raises:
-            ConfigError: the directory knows no such memory.
+            ConfigError: the coordinator knows no such memory.
         """
-        self.directory, self.map = directory, load_map(directory)
+        self.coordinator, self.map = coordinator, load_map(coordinator)
         if not self.map.version:
-            raise ConfigError("the directory knows no memory of several shards: launch one first")
+            raise ConfigError("the coordinator knows no memory of several shards: launch one first")
         self.address_bits = self.map.address_bits
-        self._token, self._timeout_s, self._message_timeout_s = token, timeout_s, message_timeout_s
+        self._client_config = ClientConfig(token, timeout_s, message_timeout_s)
         self._shards: dict[int, ShardClient] = {}
         self._files = LocalShardReader(lambda shard: self.shard(shard).call("whereabouts")) if mapped else None
         self._name, self._count = secrets.token_hex(6), 0
@@ -84,7 +84,7 @@ class ShardedStore:
         return Words(words, offsets)
 
     def write(self, start: ArrayLike, words: NDArray[np.uint32]) -> Receipt:
-        """Write R blocks of one length; see ``Memory.write``. It is with every copy in sync when this returns."""
+        """Write R blocks of one length; see ``Memory.write``. It is with every replica in sync when this returns."""
         return self.write_ragged(start, as_blocks(words))
 
     def write_ragged(self, start: ArrayLike, blocks: Words) -> Receipt:
@@ -93,7 +93,7 @@ class ShardedStore:
         sequences = [0]
 
         def given(part: Fragments) -> dict[str, Any]:
-            # Whoever sends it again does so under this name, so that it is made once.
+            # A client that sends it again does so under this name, so that it is made once.
             self._count += 1
             return {"start": part.start, "length": part.length, "words": part.gather(words),
                     "name": f"{self._name}:{self._count}"}  # fmt: skip
@@ -115,8 +115,8 @@ class ShardedStore:
             except MovedError:
                 # A shard that was is no more.
                 continue
-            # Else some may have gone from a shard that was still to be asked to one that was asked already.
-            if load_map(self.directory).version == self.map.version:
+            # Else some may have gone from a shard that was still to be called to one that was called already.
+            if load_map(self.coordinator).version == self.map.version:
                 return np.unique(np.concatenate(found))
 
     def snapshot(self) -> Snapshot:
@@ -141,15 +141,15 @@ class ShardedStore:
         self._write_pages(pages, words)
 
     def stat(self) -> dict[str, Any]:
-        """The map, and what each shard says of itself, which copy leads it and which are in sync."""
+        """The map, and what each shard says of itself, which replica leads it and which are in sync."""
         self._look_up()
         shards = {}
         for shard in self.map.all_shards:
-            state = self.directory.get(shard_name(shard))
-            known = {"leader": state.primary, "epoch": state.epoch, "in_sync": list(state.in_sync)}
+            state = self.coordinator.get(shard_name(shard))
+            known = {"leader": state.leader, "epoch": state.epoch, "in_sync": list(state.in_sync)}
             shards[shard] = {
                 **known,
-                "address": state.addresses.get(state.primary, ""),
+                "address": state.addresses.get(state.leader, ""),
                 **self.shard(shard).call("stat"),
             }
         return {"address_bits": self.address_bits, "map": vars(self.map), "shards": shards}
@@ -158,8 +158,7 @@ class ShardedStore:
         """The client of one shard."""
         if shard not in self._shards:
             self._shards[shard] = ShardClient(
-                self.directory, shard_name(shard), self.address_bits, token=self._token, timeout_s=self._timeout_s,
-                message_timeout_s=self._message_timeout_s,
+                self.coordinator, shard_name(shard), self.address_bits, self._client_config,
                 is_there=lambda: self._is_there(shard),
             )  # fmt: skip
         return self._shards[shard]
@@ -173,7 +172,7 @@ class ShardedStore:
             self._files.forget()
 
     def _read_mapped(self, fragments: Fragments, words: NDArray[np.uint32]) -> Fragments:
-        """Read what is on this machine; the fragments for which shards have to be asked."""
+        """Read what is on this machine; the fragments for which shards have to be called."""
         if self._files is None:
             return fragments
         left = [_slice(fragments, slice(0))]
@@ -188,46 +187,43 @@ class ShardedStore:
 
     def _look_up(self) -> None:
         """See the map of now, and hang up where nothing is any more."""
-        self.map = load_map(self.directory)
+        self.map = load_map(self.coordinator)
         for shard in self._shards.keys() - set(self.map.all_shards):
             self._shards.pop(shard).close()
 
     def _is_there(self, shard: int) -> bool:
         """Whether a shard, if it ever was in the map, still is."""
         with suppress(LeWorldError):
-            return shard not in self.map.all_shards or shard in load_map(self.directory).all_shards
+            return shard not in self.map.all_shards or shard in load_map(self.coordinator).all_shards
         return True
 
-    def _exchange(self, op: str, fragments: Fragments, given: Ask, took: Took) -> None:
-        """Ask every shard about the fragments that it holds, and again about those that moved meanwhile.
+    def _exchange(self, op: str, fragments: Fragments, given: Given, took: Took) -> None:
+        """Call every shard about the fragments that it holds, and again about those that moved meanwhile.
 
         Raises:
             ActorError: a shard does not answer, or stripes are on the way for too long.
         """
-        end = time.monotonic() + self._timeout_s
-        while len(fragments.start):
-            moved = self._ask_all(op, fragments, given, took)
+        timeout_s, moved = self._client_config.timeout_s, list[tuple[Fragments, str]]()
+        for _ in attempts(timeout_s, PAUSE):
+            if moved:
+                # Where the coordinator does not answer the old map leads here again.
+                with suppress(StoreError):
+                    self._look_up()
+                fragments = _owned_by(self.map, _joined([part for part, _ in moved]))
+            moved = self._call_all(op, fragments, given, took) if len(fragments.start) else []
             if not moved:
                 return
-            if time.monotonic() > end:
-                raise ActorError(
-                    "the memory", f"moves words for more than {self._timeout_s:g} s ({moved[0][1]})",
-                    "end the move with: leworld memory reshard",
-                )  # fmt: skip
-            time.sleep(PAUSE_S)
-            # Where the directory does not answer the old one leads here again.
-            with suppress(StoreError):
-                self._look_up()
-            fragments = _owned_by(self.map, _joined([part for part, _ in moved]))
+        way_out = "end the move with: leworld memory reshard"
+        raise ActorError("the memory", f"moves words for more than {timeout_s:g} s ({moved[0][1]})", way_out)
 
-    def _ask_all(self, op: str, fragments: Fragments, given: Ask, took: Took) -> list[tuple[Fragments, str]]:
+    def _call_all(self, op: str, fragments: Fragments, given: Given, took: Took) -> list[tuple[Fragments, str]]:
         """One message to each shard concerned; what is not there, with what it said."""
-        asked = []
+        calls = []
         for part in _messages(fragments):
             client = self.shard(int(part.shard[0]))
-            asked.append((part, client.begin(op, map=self.map.version, **given(part))))
+            calls.append((part, client.begin(op, map=self.map.version, **given(part))))
         moved = []
-        for part, pending in asked:
+        for part, pending in calls:
             try:
                 took(part, pending.answer())
             except MovedError as error:

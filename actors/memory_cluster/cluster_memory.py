@@ -1,6 +1,6 @@
 """A memory of a cluster: its copies as actors that outlive whoever launches them, each on a node of its own.
 
-A keeper has them run; what leads, and what is in sync, is in the directory.
+A keeper has them run; what leads, and what is in sync, is in the coordinator.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ START_S = 60.0
 ANSWER_S = 5.0
 GRACE_S = 3.0
 """That shards which hold nothing any more still answer: longer than clients wait for one message."""
+Seen = tuple[str, str, dict[str, bytes]]
+"""Of a replica: its id, its address, and the coordinator's entries that it saw last."""
 START_OF_A_COPY_S = 5.0
 """More for each copy: they start one after another on a machine that has few processors."""
 
@@ -48,7 +50,7 @@ class ClusterMemory:
     """A memory of the cluster that this process is connected to, by its name.
 
     Attributes:
-        directory: where it is known.
+        coordinator: where it is known.
         config: as it was launched.
         keeper: the actor that keeps it, if it was made here.
     """
@@ -61,8 +63,8 @@ class ClusterMemory:
         Raises:
             StoreError: the cluster has none of this name.
         """
-        self.directory = RayCoordinator(name)
-        raw = self.directory.load(LAUNCH)
+        self.coordinator = RayCoordinator(name)
+        raw = self.coordinator.load(LAUNCH)
         if raw is None:
             raise StoreError(f"memory {name}: the cluster has none of this name; start one with: leworld memory launch")
         content: dict[str, Any] = msgpack.unpackb(raw)
@@ -88,9 +90,9 @@ class ClusterMemory:
             ActorError: a copy does not come up.
             StoreError: files of copies are missing that may hold what the others do not, or cannot be used.
         """
-        directory = RayCoordinator(config.name)
+        coordinator = RayCoordinator(config.name)
         tokens = {secrets.token_hex(16): who for who in ("peer", "admin")}
-        is_new = directory.seed(LAUNCH, _launch_entry(1, config, tokens))
+        is_new = coordinator.seed(LAUNCH, _launch_entry(1, config, tokens))
         memory = cls(config.name)
         other = [name for name, value in asdict(memory.config).items() if value != getattr(config, name)]
         if other:
@@ -116,12 +118,12 @@ class ClusterMemory:
         known |= self._known(wanted - {shard for shard, _ in known}, timeout_s)
         for shard in wanted:
             copies = [seen for place, seen in known.items() if place[0] == shard]
-            restore_entry(self.directory, shard_name(shard), copies, accept_loss=accept_loss)
-            if not self.directory.get(shard_name(shard)).in_sync:
+            restore_entry(self.coordinator, shard_name(shard), copies, accept_loss=accept_loss)
+            if not self.coordinator.get(shard_name(shard)).in_sync:
                 # Nothing was ever in it, or nothing since its copies were retired.
                 call_actors({0: copy_name(self.config.name, (shard, 0))}, "begin", START_S)
         # Not that of before: the shards that were started last may know a newer one.
-        self.directory.seed(ENTRY, self._newest_map(known).to_bytes())
+        self.coordinator.seed(ENTRY, self._newest_map(known).to_bytes())
         self._wait_until_in_sync(wanted, timeout_s)
 
     def client(self, timeout_s: float = 30.0, *, mapped: bool | None = None) -> ShardedStore:
@@ -132,7 +134,7 @@ class ClusterMemory:
             mapped: see ``ShardedStore``; by default so for a run's memory, of which nothing is granted to anyone.
         """
         mapped = self.config.ends_with_run if mapped is None else mapped
-        return ShardedStore(self.directory, token=self._token("admin"), timeout_s=timeout_s, mapped=mapped)
+        return ShardedStore(self.coordinator, token=self._token("admin"), timeout_s=timeout_s, mapped=mapped)
 
     def reshard(self, shards: int, progress: Callable[[float], None] = lambda _: None) -> Moved:
         """Have the words with another number of shards, while they are read and written.
@@ -145,7 +147,7 @@ class ClusterMemory:
         """
         if not 1 <= shards <= 1 << 16:
             raise ConfigError(f"{shards} shards: 1 to {1 << 16} are possible")
-        before = load_map(self.directory)
+        before = load_map(self.coordinator)
         if before.is_moving and before.target != tuple(range(shards)):
             raise ConfigError(f"memory {self.config.name}: {moving(self.config.name, before)}")
         self.start(sorted({*before.all_shards, *range(shards)}))
@@ -167,7 +169,7 @@ class ClusterMemory:
         # Else it would start them again.
         end_actors({0: keeper_name(name)})
         end_actors(copies_of(name))
-        self.directory.forget()
+        self.coordinator.forget()
 
     def nodes(self) -> dict[str, str]:
         """Name of each copy's actor to the node that it is on."""
@@ -175,11 +177,11 @@ class ClusterMemory:
 
     def processes(self) -> list[ProcessStat]:
         """Every copy's process and its peak memory."""
-        found = call_actors(self._names(set(load_map(self.directory).all_shards)), "process", ANSWER_S)
+        found = call_actors(self._names(set(load_map(self.coordinator).all_shards)), "process", ANSWER_S)
         return [found[place] for place in sorted(found)]
 
     def _known(self, shards: set[int], timeout_s: float | None) -> dict[Place, Any]:
-        """Have copies run; of each its id, its address and what it saw of the directory."""
+        """Have copies run; of each its id, its address and what it saw of the coordinator."""
         if not shards:
             return {}
         self._ask_keeper("keep", sorted(shards))
@@ -205,12 +207,12 @@ class ClusterMemory:
         return START_S + START_OF_A_COPY_S * len(shards) * self.config.copies if timeout_s is None else timeout_s
 
     def _newest_map(self, known: dict[Place, Any]) -> ShardMap:
-        """The map of now; where the directory has none, the newest one that a copy saw, else that of a new memory.
+        """The map of now; where the coordinator has none, the newest one that a copy saw, else that of a new memory.
 
         Raises:
             ConfigError: that is not of a memory like this one.
         """
-        config, found = self.config, load_map(self.directory)
+        config, found = self.config, load_map(self.coordinator)
         if found.version:
             return found
         maps = [entries[ENTRY] for _, _, entries in known.values() if ENTRY in entries]
@@ -240,17 +242,17 @@ class ClusterMemory:
 
     def _retire(self) -> None:
         """End the copies of shards that the map does not know."""
-        held = load_map(self.directory).all_shards
+        held = load_map(self.coordinator).all_shards
         retired = {place: name for place, name in copies_of(self.config.name).items() if place[0] not in held}
         end_actors(retired, "retire")
-        for shard in {shard for shard, _ in retired} - set(load_map(self.directory).all_shards):
+        for shard in {shard for shard, _ in retired} - set(load_map(self.coordinator).all_shards):
             name = shard_name(shard)
             # Its version goes on, as copies of lost nodes have an older one.
-            change(self.directory, name, self.directory.get(name), primary="", in_sync=(), addresses={})
+            change(self.coordinator, name, self.coordinator.get(name), leader="", in_sync=(), addresses={})
 
     def _change(self, config: MemoryConfig) -> None:
         self._version += 1
-        self.directory.store(LAUNCH, self._version, _launch_entry(self._version, config, self._tokens))
+        self.coordinator.store(LAUNCH, self._version, _launch_entry(self._version, config, self._tokens))
         self.config = config
 
 
@@ -261,12 +263,16 @@ def moving(name: str, found: ShardMap) -> str:
 
 
 def restore_entry(
-    directory: Coordinator, shard: str, known: Sequence[tuple[str, str, dict[str, bytes]]], *, accept_loss: bool = False
+    coordinator: Coordinator,
+    shard: str,
+    known: Sequence[tuple[str, str, dict[str, bytes]]],
+    *,
+    accept_loss: bool = False,
 ) -> None:
-    """Tell a directory that lost everything what the copies of a shard saw last.
+    """Tell a coordinator that lost everything what the copies of a shard saw last.
 
     Args:
-        directory: that may have lost it; nothing happens where it has not.
+        coordinator: that may have lost it; nothing happens where it has not.
         shard: its entry.
         known: id, address and entries that were seen of every copy that runs.
         accept_loss: do without a copy that is missing, if one that runs was in sync by what they saw.
@@ -275,7 +281,7 @@ def restore_entry(
         StoreError: a copy is missing that may be newer than all of these.
     """
     states = [ShardState.from_bytes(entries[shard]) for _, _, entries in known if shard in entries]
-    if not states or directory.load(shard) is not None:
+    if not states or coordinator.load(shard) is not None:
         return
     newest = max(states, key=lambda state: state.version)
     addresses = {name: address for name, address, _ in known}
@@ -287,7 +293,7 @@ def restore_entry(
             f"{shard}: copy {', '.join(missing)} is not among those that run, and may hold writes that the others do"
             f" not: start its node, which has its files{way_out}"
         )
-    directory.seed(shard, replace(newest, in_sync=here, addresses={**newest.addresses, **addresses}).to_bytes())
+    coordinator.seed(shard, replace(newest, in_sync=here, addresses={**newest.addresses, **addresses}).to_bytes())
 
 
 def _launch_entry(version: int, config: MemoryConfig, tokens: dict[str, str]) -> bytes:

@@ -1,4 +1,4 @@
-"""RayCoordinator: the directory in Ray's control store, which every process of a cluster reaches.
+"""RayCoordinator: the coordinator in Ray's control store, which every process of a cluster reaches.
 
 That store knows no compare and replace, but a key can be put only where there is none. So each version of an entry is a
 key of its own, and the last one holds.

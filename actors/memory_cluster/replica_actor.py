@@ -13,7 +13,8 @@ from pathlib import Path
 
 from actors.errors import ActorError
 from actors.memory.coordinator import MirroredCoordinator, version_of
-from actors.memory.replica import Replica, ReplicaConfig
+from actors.memory.replica import Replica
+from actors.memory.replica_config import ReplicaConfig
 from actors.memory.server import ServerConfig
 from actors.memory.shard_map import load_map, shard_name
 from actors.memory_cluster.ray_coordinator import RayCoordinator
@@ -87,7 +88,7 @@ class ReplicaActor:
         threading.Thread(target=self._export_until_it_ends, name="copy-metrics", daemon=True).start()
 
     def known(self) -> tuple[str, str, dict[str, bytes]]:
-        """Its id, its address, and what it saw last of the directory.
+        """Its id, its address, and what it saw last of the coordinator.
 
         Raises:
             LeWorldError: why it cannot be opened, not even after ``PATIENCE_S``.
@@ -110,7 +111,7 @@ class ReplicaActor:
             if self._replica is not None:
                 with suppress(LeWorldError, OSError):
                     replica = self._replica
-                    export_copy(totals, replica.server.stat(), replica.store.sequence, replica.leads, **who)
+                    export_copy(totals, replica.server.stat(), replica.store.sequence, replica.leadership.leads, **who)
 
     def stop(self) -> None:
         """Close its files; its process is of no use then."""

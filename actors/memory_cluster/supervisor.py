@@ -1,7 +1,7 @@
 """Keeper: has every copy of a cluster's memory run, on a node of its own, also when nodes come and go.
 
 Ray starts a copy again on the node that holds its files. If that node is gone, the keeper starts one elsewhere, which
-is then made anew from the copy that leads. Where it put each copy is in the directory, so that it may be lost itself.
+is then made anew from the copy that leads. Where it put each copy is in the coordinator, so that it may be lost itself.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Supervisor:
         """Begin to watch.
 
         Args:
-            config: of the memory, as it was launched; how many shards it has now is in the directory.
+            config: of the memory, as it was launched; how many shards it has now is in the coordinator.
             tokens: token to who brings it.
         """
         self._config, self._tokens = config, tokens
-        self._directory = RayCoordinator(config.name)
+        self._coordinator = RayCoordinator(config.name)
         self._asked: tuple[int, ...] = ()
         self._stopped, self._problem = False, ""
         # One that nobody holds a handle of would end, if it ends with the run.
@@ -92,7 +92,7 @@ class Supervisor:
 
     def _shards(self) -> set[int]:
         """Those of the map, and those that are just being added; after a loss of this keeper the map knows them."""
-        known = load_map(self._directory).all_shards
+        known = load_map(self._coordinator).all_shards
         return {*known, *(self._asked or (() if known else range(self._config.shards)))}
 
     def _start_missing(self) -> None:
@@ -113,7 +113,7 @@ class Supervisor:
                 problem = error
         # Before they are started: whoever comes after this keeper must know where they are.
         placed = [place for place in missing if place in nodes]
-        if placed and self._directory.store(PLACES, version + 1, _places_entry(version + 1, nodes)):
+        if placed and self._coordinator.store(PLACES, version + 1, _places_entry(version + 1, nodes)):
             for place in placed:
                 self._start(place, nodes[place])
         if problem is not None:
@@ -121,7 +121,7 @@ class Supervisor:
 
     def _load_places(self) -> tuple[int, dict[Place, str]]:
         """Version and content of the entry that says where each copy is."""
-        raw = self._directory.load(PLACES)
+        raw = self._coordinator.load(PLACES)
         rows = [] if raw is None else msgpack.unpackb(raw)["nodes"]
         return version_of(raw), {(shard, copy): node for shard, copy, node in rows}
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from actors.memory.client import MemoryClient
 from actors.memory.coordinator import Coordinator, ShardState
-from actors.memory.shard_client import ShardClient
+from actors.memory.shard_client import ClientConfig, ShardClient
 from leworld.errors import LeWorldError
 from leworld.memory import Words
 from leworld.store.mapped_memory import MappedMemory
@@ -241,7 +241,9 @@ def _with_addresses(state: ShardState, other: Mapping[str, str]) -> ShardState:
 
 def shard_client(directory: Coordinator, timeout_s: float, message_timeout_s: float) -> ShardClient:
     """A client of whoever leads."""
-    return ShardClient(directory, "s", ADDRESS_BITS, timeout_s=timeout_s, message_timeout_s=message_timeout_s)
+    return ShardClient(
+        directory, "s", ADDRESS_BITS, ClientConfig(timeout_s=timeout_s, message_timeout_s=message_timeout_s)
+    )
 
 
 def errors_of(directory: Path) -> Counter[str]:

@@ -223,7 +223,7 @@ class Replicas(Mode):
     @property
     def leader(self) -> str:
         """Whom the directory says to lead."""
-        return self._directory.get("s").primary or COPIES[0]
+        return self._directory.get("s").leader or COPIES[0]
 
     def disturbances(self) -> Sequence[tuple[float, Disturbance]]:
         """See ``Mode``."""

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.memory.coordinator import Coordinator, FileCoordinator
-from actors.memory.replica import Replica, ReplicaConfig
+from actors.memory.replica import Replica
+from actors.memory.replica_config import ReplicaConfig
 from actors.memory.server import MemoryServer
 from leworld.errors import StoreError
 from leworld.memory.pages import WordPages

@@ -112,7 +112,7 @@ class Nodes:
 
         directory = RayCoordinator(self.name)
         shard = int(self.random.choice(load_map(directory).shards))
-        copy = int(directory.get(shard_name(shard)).primary.split("-")[0])
+        copy = int(directory.get(shard_name(shard)).leader.split("-")[0])
         names = [f"{self.name}/{shard_name(shard)}/copy-{(copy + i) % self.copies}" for i in range(2)]
         return names[0], names[1], self._node(names[0])
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from actors.memory.coordinator import FileCoordinator
-from actors.memory.replica import Replica, ReplicaConfig
+from actors.memory.replica import Replica
+from actors.memory.replica_config import ReplicaConfig
 from actors.memory.resharding import first_map
 from actors.memory.shard_map import ENTRY, shard_name
 from actors.memory.sharded_store import ShardedStore

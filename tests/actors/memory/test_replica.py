@@ -13,8 +13,9 @@ import pytest
 from actors.memory.client import MemoryClient
 from actors.memory.coordinator import FileCoordinator, ShardState, change
 from actors.memory.election import elect
-from actors.memory.replica import Replica, ReplicaConfig
-from actors.memory.shard_client import ShardClient
+from actors.memory.replica import Replica
+from actors.memory.replica_config import ReplicaConfig
+from actors.memory.shard_client import ClientConfig, ShardClient
 from leworld.errors import LeWorldError, NotPrimaryError, StoreError
 from leworld.store.durable_store import StoreConfig
 from leworld.store.mapped_memory import MappedMemory
@@ -33,7 +34,7 @@ class Copies:
     def __init__(self, root: Path) -> None:
         self.root, self.directory = root, FileCoordinator(root / "directory")
         self.running: dict[str, Replica] = {}
-        self.client = ShardClient(self.directory, "s", BITS, message_timeout_s=1.0)
+        self.client = ShardClient(self.directory, "s", BITS, ClientConfig(message_timeout_s=1.0))
 
     def start(self, *names: str) -> None:
         for name in names:
@@ -167,7 +168,7 @@ def test_a_copy_that_was_away_follows_what_came_together(copies):
     copies.start("a", "b")
     copies.write(0, 1)
     leader, follower = copies.running["a"].store, copies.running["b"].store
-    link = copies.running["a"]._followers._links.pop("b")
+    link = copies.running["a"].leadership.followers._links.pop("b")
     write_together(copies, "a", [(100 * i, i, f"name {i}") for i in range(1, 6)])
     records, firsts = leader.records_after(follower.sequence, 1 << 20)
     assert [(r.sequence, r.last) for r in records] == [(2, 2), (3, 6)]
@@ -175,7 +176,7 @@ def test_a_copy_that_was_away_follows_what_came_together(copies):
         follower.follow([record], roll=record.sequence in firsts)
     # Of one that it has a part of, only the rest comes.
     assert [(r.sequence, r.kind) for r in leader.records_after(4, 1 << 20)[0]] == [(5, "write"), (6, "write")]
-    copies.running["a"]._followers._links["b"] = link
+    copies.running["a"].leadership.followers._links["b"] = link
     copies.write(900, 9)
     assert what_was_done(follower) == what_was_done(leader)
     assert np.array_equal(everything(follower), everything(leader))
@@ -202,7 +203,7 @@ def test_another_copy_leads_when_the_leader_is_gone_and_nothing_is_lost(copies):
     copies.stop("a")
     copies.write(5000, 5)
     state = copies.directory.get("s")
-    assert state.primary in ("b", "c")
+    assert state.leader in ("b", "c")
     assert state.epoch == 2
     before[5000:5008] = 5
     assert np.array_equal(everything(copies.client), before)
@@ -218,14 +219,14 @@ def test_a_copy_that_does_not_answer_is_struck_off_before_anything_is_acknowledg
     copies.running["b"].server.stop()
     copies.write(1, 1)
     assert copies.directory.get("s").in_sync == ("a",)
-    with pytest.raises(StoreError, match="copy b of s is not in sync: it must not lead"):
+    with pytest.raises(StoreError, match="replica b of s is not in sync: it must not lead"):
         copies.running["b"].lead()
 
 
 def test_a_leader_that_was_replaced_neither_answers_nor_acknowledges(copies):
     copies.start("a", "b")
     copies.write(1, 1)
-    old, reader = copies.running["a"], MappedMemory(copies.running["a"].root)
+    old, reader = copies.running["a"], MappedMemory(copies.running["a"].store.root)
     assert reader.read([1], [1]).words.tolist() == [1]
     # The old leader sees nothing of the directory any more.
     old._stopping.set()
@@ -233,7 +234,7 @@ def test_a_leader_that_was_replaced_neither_answers_nor_acknowledges(copies):
     with MemoryClient(old.server.address, address_bits=BITS) as direct:
         assert direct.read([1], [1]).words.tolist() == [1]
         copies.running["b"].lead()
-        with pytest.raises(NotPrimaryError, match="copy a of s does not lead"):
+        with pytest.raises(NotPrimaryError, match="replica a of s does not lead"):
             direct.read([1], [1])
         with pytest.raises(NotPrimaryError, match="may be out of date"):
             reader.read([1], [1])
@@ -247,11 +248,11 @@ def test_a_leader_learns_from_its_followers_that_it_was_replaced(copies):
     copies.write(1, 1)
     state = copies.directory.get("s")
     with MemoryClient(copies.running["a"].server.address, address_bits=BITS) as direct:
-        assert change(copies.directory, "s", state, epoch=2, primary="b", in_sync=("b",)) is not None
-        copies.running["b"]._adopt(2)
+        assert change(copies.directory, "s", state, epoch=2, leader="b", in_sync=("b",)) is not None
+        copies.running["b"].leadership.adopt(2)
         with pytest.raises(LeWorldError):
             direct.write([1], np.full((1, 8), 2, np.uint32))
-    assert not copies.running["a"].leads
+    assert not copies.running["a"].leadership.leads
     assert copies.running["b"].store.sequence == 1
 
 
@@ -262,7 +263,7 @@ def test_followers_refuse_records_of_an_epoch_that_is_over(copies):
     with MemoryClient(follower.server.address, address_bits=BITS) as direct:
         with pytest.raises(NotPrimaryError, match="does not lead"):
             direct.read([1], [1])
-        with pytest.raises(NotPrimaryError, match="epoch 0 is over: copy b follows epoch 1"):
+        with pytest.raises(NotPrimaryError, match="epoch 0 is over: replica b of s follows epoch 1"):
             direct.call("follow", epoch=0, roll=False, num_bytes=0)
     assert follower.store.sequence == 1
 
@@ -285,9 +286,9 @@ def test_a_write_that_is_sent_again_is_made_once_even_by_the_next_leader(copies)
 def test_without_a_copy_in_sync_one_line_says_so(tmp_path):
     directory = FileCoordinator(tmp_path)
     directory.replace("s", ShardState(1, 1, "a", ("a",), {"a": "tcp://127.0.0.1:9"}))
-    with pytest.raises(LeWorldError, match="shard s has no copy in sync that answers: start one of its copies again"):
+    with pytest.raises(LeWorldError, match="shard s has no replica in sync that answers: start one of"):
         elect(directory, "s", timeout_s=0.2)
-    client = ShardClient(directory, "s", BITS, timeout_s=0.5, message_timeout_s=0.2)
+    client = ShardClient(directory, "s", BITS, ClientConfig(timeout_s=0.5, message_timeout_s=0.2))
     with pytest.raises(LeWorldError, match=r"shard s did not answer in 0.5 s \(memory at tcp://127.0.0.1:9 did not"):
         client.read([1], [1])
 
@@ -321,7 +322,7 @@ def test_leaders_that_are_killed_lose_nothing_that_was_acknowledged(tmp_path):
     random, model = np.random.default_rng(0), np.zeros(NUM_WORDS, np.uint32)
     running = {name: spawn(tmp_path, name) for name in ("a", "b")}
     directory = FileCoordinator(tmp_path / "directory")
-    client = ShardClient(directory, "s", BITS, message_timeout_s=1.0)
+    client = ShardClient(directory, "s", BITS, ClientConfig(message_timeout_s=1.0))
 
     def write(times: int) -> None:
         for _ in range(times):
@@ -332,11 +333,11 @@ def test_leaders_that_are_killed_lose_nothing_that_was_acknowledged(tmp_path):
     try:
         for _ in range(2):
             write(60)
-            leader = directory.get("s").primary
+            leader = directory.get("s").leader
             running[leader].kill()
             running[leader].wait()
             write(20)
-            assert directory.get("s").primary != leader
+            assert directory.get("s").leader != leader
             running[leader] = spawn(tmp_path, leader)
             assert np.array_equal(everything(client), model)
     finally:

@@ -12,9 +12,10 @@ import pytest
 from actors.memory.client import MemoryClient
 from actors.memory.coordinator import FileCoordinator, ShardState
 from actors.memory.protocol import Request
-from actors.memory.replica import Replica, ReplicaConfig
+from actors.memory.replica import Replica
+from actors.memory.replica_config import ReplicaConfig
 from actors.memory.server import ServerConfig
-from actors.memory.shard_client import ShardClient
+from actors.memory.shard_client import ClientConfig, ShardClient
 from leworld.errors import LeWorldError, NotPrimaryError, StoreError
 from leworld.store import checkpointer as checkpoints
 from leworld.store.durable_store import DurableStore, StoreConfig
@@ -44,7 +45,7 @@ class Copies:
     def __init__(self, root: Path) -> None:
         self.root, self.directory = root, FileCoordinator(root / "directory")
         self.running: dict[str, Replica] = {}
-        self.client = ShardClient(self.directory, "s", BITS, message_timeout_s=1.0)
+        self.client = ShardClient(self.directory, "s", BITS, ClientConfig(message_timeout_s=1.0))
 
     def make(self, name: str, address: str = "tcp://127.0.0.1:0") -> Replica:
         config = replace(CONFIG, id=name, server=ServerConfig(address))
@@ -135,8 +136,8 @@ def test_a_copy_that_is_made_anew_does_not_follow_who_led_before(copies):
     late = copies.make("c")
     late.server.start()
     with direct(second) as leader:
-        late._copy(leader)
-    assert late.epoch == second.epoch == 2
+        late.catch_up.copy(leader)
+    assert late.leadership.epoch == second.leadership.epoch == 2
     with direct(late) as old, pytest.raises(NotPrimaryError, match="epoch 1 is over"):
         old.call("follow", epoch=1, roll=False, num_bytes=0)
 
@@ -158,7 +159,7 @@ def test_a_copy_keeps_what_it_has_though_it_never_heard_that_it_was_admitted(cop
     copy = copies.make("b")
     copy.server.start()
     copy._stopping.set()
-    taken, admit = [], leader.admit
+    taken, admit = [], leader.requests.admit
 
     def admit_and_be_lost(request: Request) -> None:
         taken.append(admit(request).content["admitted"])
@@ -166,7 +167,7 @@ def test_a_copy_keeps_what_it_has_though_it_never_heard_that_it_was_admitted(cop
 
     leader.server._hooks.operations["admit"] = admit_and_be_lost  # type: ignore[assignment]
     with pytest.raises(StoreError, match="the answer is lost"):
-        copy.join()
+        copy.catch_up.join()
     assert taken == [True]
     assert leader.state.in_sync == ("a", "b")
     copies.stop("b")
@@ -180,11 +181,11 @@ def test_a_leader_that_cannot_tell_whether_it_leads_in_the_middle_of_a_write_is_
     def unknown() -> None:
         raise OSError("nobody knows")
 
-    first.check_still_leads = unknown  # type: ignore[method-assign]
+    first.leadership.check_still_leads = unknown  # type: ignore[method-assign]
     with direct(first) as client, pytest.raises(LeWorldError):
         client.write([1], np.full((1, 8), 2, np.uint32))
     assert first.store.is_stopped
-    del first.check_still_leads
+    del first.leadership.check_still_leads
     # It may have been made or not, but that is settled once it was read.
     found = copies.word(1)
     assert found in (1, 2)
@@ -197,7 +198,7 @@ def test_a_lone_leader_whose_write_was_cut_off_leads_again(copies):
     leader.store._gate.shut("was cut off")
     copies.write(1, 3)
     assert copies.word(1) == 3
-    assert leader.epoch == 2
+    assert leader.leadership.epoch == 2
 
 
 def test_a_lease_that_ended_in_the_middle_of_a_write_is_renewed(copies):
@@ -206,11 +207,11 @@ def test_a_lease_that_ended_in_the_middle_of_a_write_is_renewed(copies):
 
     def send_slowly(*given, **named) -> None:
         send(*given, **named)
-        leader._lease_until = 0.0
+        leader.leadership.lease_until = 0.0
 
     leader.store.followers.send = send_slowly
     copies.write(1, 1)
-    assert leader.epoch == 1
+    assert leader.leadership.epoch == 1
     assert copies.word(1) == 1
 
 
@@ -221,7 +222,7 @@ def test_a_copy_that_is_started_again_at_its_address_does_not_pass_for_a_leader(
     copies.stop("a")
     copies.make("a", address).start()
     assert copies.word(1) == 1
-    assert copies.directory.get("s").primary == "b"
+    assert copies.directory.get("s").leader == "b"
 
 
 def test_a_new_leader_that_was_ended_while_it_waited_waits_again(copies):
@@ -235,14 +236,14 @@ def test_a_new_leader_that_was_ended_while_it_waited_waits_again(copies):
 def test_who_cannot_reach_the_directory_refuses_and_goes_on_when_it_can(copies):
     (leader,) = copies.start("a")
     copies.write(1, 1)
-    leader.directory.is_lost = True
+    leader.coordinator.is_lost = True
     time.sleep(2 * CONFIG.lease_s)
     with direct(leader) as client:
-        with pytest.raises(NotPrimaryError, match="copy a of s does not lead"):
+        with pytest.raises(NotPrimaryError, match="replica a of s does not lead"):
             client.read([1], [1])
-        with pytest.raises(NotPrimaryError, match="copy a of s does not lead"):
+        with pytest.raises(NotPrimaryError, match="replica a of s does not lead"):
             client.write([1], np.full((1, 8), 2, np.uint32))
-    leader.directory.is_lost = False
+    leader.coordinator.is_lost = False
     copies.write(2, 2)
     assert copies.word(1) == 1
 
@@ -250,7 +251,7 @@ def test_who_cannot_reach_the_directory_refuses_and_goes_on_when_it_can(copies):
 def test_a_directory_whose_disk_fails_says_so_in_one_line(tmp_path):
     directory = FileCoordinator(tmp_path / "directory")
     (tmp_path / "directory" / "s").mkdir()
-    with pytest.raises(StoreError, match="the directory of copies cannot be used"):
+    with pytest.raises(StoreError, match="the coordinator's folder cannot be used"):
         directory.get("s")
-    with pytest.raises(StoreError, match="the directory of copies cannot be used"):
+    with pytest.raises(StoreError, match="the coordinator's folder cannot be used"):
         directory.replace("s", ShardState(1))

@@ -171,13 +171,13 @@ def test_who_reads_the_files_sees_what_is_written_and_asks_where_words_have_move
     asked = []
     start = np.arange(0, 1 << BITS, 512)
     near.read(start, np.full(len(start), 8))
-    exchange = near._ask_all
+    exchange = near._call_all
 
     def note_down(op, fragments, *others):
         asked.append((op, len(fragments.start)))
         return exchange(op, fragments, *others)
 
-    monkeypatch.setattr(near, "_ask_all", note_down)
+    monkeypatch.setattr(near, "_call_all", note_down)
     for value in range(1, 4):
         store.write(start, np.full((len(start), 8), value, np.uint32))
         assert (near.read(start, np.full(len(start), 8)).words == value).all()
@@ -192,7 +192,7 @@ def test_who_reads_the_files_sees_what_is_written_and_asks_where_words_have_move
     assert (near.read(start, np.full(len(start), 8)).words == 9).all()
     assert asked == []
     # A leader that is gone does not answer by its files for longer than its lease.
-    shards.running[1, "a"].step_down()
+    shards.running[1, "a"].leadership.step_down()
     mine = start[near.map.owners(start // near.map.stripe_words) == 1][:1]
     shards.stop(1)
     shards.start(1)
@@ -237,7 +237,7 @@ def test_nothing_is_lost_where_shards_move_under_load_and_leaders_die(shards):
     for thread in threads:
         thread.start()
     reshard(store, [0, 1, 2, 3, 4])
-    leader = shards.directory.get(shard_name(3)).primary
+    leader = shards.directory.get(shard_name(3)).leader
     shards.stop(3, leader)
     reshard(store, [1, 2, 3])
     time.sleep(0.2)
@@ -332,11 +332,11 @@ def test_a_copy_whose_files_are_of_no_use_is_made_anew_and_does_not_lead_before(
     leader.store._gate.shut("was killed")
     leader.stop()
     if fault == "gone":
-        shutil.rmtree(leader.root)
+        shutil.rmtree(leader.files.root)
     else:
-        damage_the_journal(leader.root)
+        damage_the_journal(leader.files.root)
     shards.start(0)
-    assert shards.directory.get("shard-0").primary == "b"
+    assert shards.directory.get("shard-0").leader == "b"
     assert set(shards.directory.get("shard-0").in_sync) == {"a", "b"}
     shards.stop(0, "b")
     assert store.read(np.arange(16) * 256, np.ones(16, np.int64)).words.tolist() == list(range(1, 17))
@@ -348,10 +348,10 @@ def test_the_only_copy_is_not_begun_anew_where_its_files_are_not(shards):
     store.write([0], np.ones((1, 8), np.uint32))
     only = shards.running.pop((0, "a"))
     only.stop()
-    only.root.rename(only.root.with_name("elsewhere"))
-    with pytest.raises(StoreError, match="copy a of shard-0 is not here, and it is the only one"):
+    only.files.root.rename(only.files.root.with_name("elsewhere"))
+    with pytest.raises(StoreError, match="replica a of shard-0 is not here, and it is the only one"):
         shards.start(0)
-    assert not only.root.exists()
+    assert not only.files.root.exists()
 
 
 def test_a_map_is_as_it_was_when_it_comes_back_from_the_directory(tmp_path):

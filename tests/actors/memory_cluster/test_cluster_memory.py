@@ -81,7 +81,7 @@ def test_what_was_seen_last_is_restored(tmp_path):
     directory = FileCoordinator(tmp_path)
     restore_entry(directory, "shard-0", [seen("a", OLD), seen("b", ALONE)])
     found = directory.get("shard-0")
-    assert (found.version, found.epoch, found.primary, found.in_sync) == (6, 3, "b", ("b",))
+    assert (found.version, found.epoch, found.leader, found.in_sync) == (6, 3, "b", ("b",))
     assert found.addresses == {"a": "tcp://new-a", "b": "tcp://new-b"}
     # What the directory knows stays.
     restore_entry(directory, "shard-0", [seen("a", replace(OLD, version=99))])
@@ -109,7 +109,7 @@ def test_a_copy_keeps_what_it_saw_of_the_directory(tmp_path):
     again = MirroredCoordinator(plain, tmp_path / "one")
     assert ShardState.from_bytes(again.entries()["shard-0"]).version == 1
     assert again.get("shard-0").version == 2
-    assert ShardState.from_bytes(again.entries()["shard-0"]).primary == "b"
+    assert ShardState.from_bytes(again.entries()["shard-0"]).leader == "b"
 
 
 def entry(version: int, content: str = "") -> bytes:
@@ -342,7 +342,7 @@ def test_shards_are_added_and_retired_with_their_files_and_a_client_that_was_the
     with pytest.raises(ConfigError, match="words are moving to 3 shards; end that with: leworld memory reshard"):
         memory.reshard(2)
     assert memory.reshard(3).written_pages == 16
-    assert load_map(memory.directory).shards == (0, 1, 2)
+    assert load_map(memory.coordinator).shards == (0, 1, 2)
     assert sorted(copies_of(config.name)) == [(0, 0), (1, 0), (2, 0)]
     assert np.array_equal(store.snapshot().words, words)
     # All of it is lost; the copies alone know how many shards there are.
