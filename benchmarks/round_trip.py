@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from actors.rpc.calls import PendingCalls, call_all
 from cluster.raylink.session import prepare_environment
 
 NUM_SLMS, NUM_SHARDS = 3, 2
@@ -36,6 +37,21 @@ class Echo:
 
     def propose(self, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(4 * len(query)), query
+
+
+class ActorPeers:
+    """Ray actors as ``Peers``."""
+
+    def __init__(self, handles: Sequence[Any], names: Sequence[str], timeout_s: float) -> None:
+        self.handles, self.names, self.timeout_s = tuple(handles), tuple(names), timeout_s
+
+    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingCalls:
+        """See ``Peers``."""
+        from actors.ray.actor_calls import gather
+
+        refs = [getattr(self.handles[target], method).remote(*arguments) for target, arguments in messages.items()]
+        names = [self.names[target] for target in messages]
+        return lambda: dict(zip(messages, gather(refs, names, patience * self.timeout_s), strict=True))
 
 
 def timed(act: Callable[[], Any], trips: int) -> list[float]:
@@ -65,8 +81,6 @@ def run(rounds: int, trips: int) -> dict[str, list[float]]:
     import ray
 
     from actors.memory_cluster.cluster_memory import ClusterMemory
-    from actors.ray.actor_calls import ActorPeers
-    from actors.rpc.calls import call_all
     from actors.rpc.remote_peers import PeerConfig, RemotePeers
     from actors.training.system_actors import run_memory
 

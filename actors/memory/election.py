@@ -1,4 +1,4 @@
-"""Election: which copy of a shard leads when the one that led does not answer."""
+"""Election: which replica of a shard leads when the one that led does not answer."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from actors.memory.coordinator import Coordinator
 from leworld.errors import LeWorldError
 
 TAKE_LEAD_S = 5.0
-"""After that long another copy is asked to lead: the first one may have been lost just then."""
+"""After that long another replica is told to lead: the first one may have been lost just then."""
 
 
 def elect(coordinator: Coordinator, shard: str, peer_token: str = "", timeout_s: float = 1.0) -> str:
-    """Have a copy in sync lead a shard whose leader does not answer: the one that is furthest, if it can.
+    """Have a replica in sync lead a shard whose leader does not answer: the one that is furthest, if it can.
 
     Returns:
         the address of the leader.
 
     Raises:
-        ActorError: no copy that is in sync answers.
+        ActorError: no replica that is in sync answers.
         LeWorldError: none of them can lead.
     """
     state = coordinator.get(shard)
     found: list[tuple[int, str]] = []
     for name in state.in_sync:
         try:
-            with MemoryClient(state.addresses[name], peer_token, timeout_s, address_bits=8) as copy:
-                answer = copy.call("ping").content
+            with MemoryClient(state.addresses[name], peer_token, timeout_s, address_bits=8) as replica:
+                answer = replica.call("ping").content
         except LeWorldError:
             continue
         if answer["leads"] and name == state.leader:
@@ -38,8 +38,8 @@ def elect(coordinator: Coordinator, shard: str, peer_token: str = "", timeout_s:
     for _, name in sorted(found, reverse=True):
         try:
             # Another one that is asked because this one is slow does nothing once this one leads.
-            with MemoryClient(state.addresses[name], peer_token, TAKE_LEAD_S, address_bits=8) as copy:
-                copy.call("take_lead", epoch=state.epoch)
+            with MemoryClient(state.addresses[name], peer_token, TAKE_LEAD_S, address_bits=8) as replica:
+                replica.call("take_lead", epoch=state.epoch)
         except LeWorldError as error:
             problem = error
         else:

@@ -1,4 +1,4 @@
-"""A leader's links to the copies that follow it; what its store sends goes over them."""
+"""A leader's links to the replicas that follow it; what its store sends goes over them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leworld.store.versions.versions import Version
 
 
 class Leader(Protocol):
-    """What followers have to know of the copy that leads, and to tell it."""
+    """What followers have to know of the replica that leads, and to tell it."""
 
     epoch: int
 
@@ -27,7 +27,7 @@ class Leader(Protocol):
         ...
 
     def strike_off(self, names: Sequence[str]) -> None:
-        """Have copies that do not answer no longer count as in sync."""
+        """Have replicas that do not answer no longer count as in sync."""
         ...
 
     def check_still_leads(self) -> None:
@@ -44,11 +44,11 @@ class FollowerLinks:
         self._pending: dict[str, PendingCall] = {}
 
     def add(self, name: str, link: MemoryClient) -> None:
-        """Have a copy follow from now on."""
+        """Have a replica follow from now on."""
         self._links[name] = link
 
     def hang_up(self, names: Sequence[str] | None = None) -> None:
-        """Some copies, by default all, follow no more."""
+        """Some replicas, by default all, follow no more."""
         for name in list(self._links) if names is None else names:
             link = self._links.pop(name, None)
             if link is not None:

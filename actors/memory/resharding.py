@@ -64,7 +64,7 @@ class _Move:
             self._progress(self._map.done_below / self._map.num_stripes)
         self._change(shards=self._target, target=self._target, done_below=0, frozen=0)
         for shard in self._target:
-            # Their copies keep it, so that it is known after a loss of the coordinator.
+            # Their replicas keep it, so that it is known after a loss of the coordinator.
             self._see_map(shard)
         return Moved(self._pages, len(written), self._batches)
 

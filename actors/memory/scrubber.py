@@ -1,4 +1,4 @@
-"""Scrubber: looks for pages of a copy that are not what was written, some at a time, and mends them from other copies.
+"""Scrubber: looks for damaged pages of a replica, some at a time, and mends them from other replicas.
 
 Shapes:
     P: pages.
@@ -24,14 +24,14 @@ Ask = Callable[[Ints], Iterator[tuple[Ints, NDArray[np.uint32]]]]
 
 
 class Scrubber:
-    """Of one copy."""
+    """Of one replica."""
 
     def __init__(self, store: Callable[[], ReplicaStore], ask: Ask) -> None:
-        """Name a copy.
+        """Name a replica.
 
         Args:
             store: gives its memory of now.
-            ask: (P,) pages to those that another copy has whole, and their (P, 256) words, one copy after another.
+            ask: (P,) pages to those that another replica has whole, and their (P, 256) words; one replica at a time.
         """
         self._store, self._ask, self._next = store, ask, 0
 
@@ -47,7 +47,7 @@ class Scrubber:
 
 
 def mend(store: ReplicaStore, damaged: Ints, ask: Ask) -> Ints:
-    """Put damaged pages right with the words of other copies; those that are damaged still."""
+    """Put damaged pages right with the words of other replicas; those that are damaged still."""
     left = damaged
     for pages, words in ask(damaged):
         left = np.setdiff1d(left, store.mend(pages, words))
@@ -55,5 +55,5 @@ def mend(store: ReplicaStore, damaged: Ints, ask: Ask) -> Ints:
             break
     mended = np.setdiff1d(damaged, left)
     if len(mended):
-        LOG.warning("%s: page %s: was damaged, and is mended from another copy", store.root, mended.tolist())
+        LOG.warning("%s: page %s: was damaged, and is mended from another replica", store.root, mended.tolist())
     return left

@@ -22,16 +22,16 @@ GONE_S = 10.0
 LOGS = "see Ray's logs, and whether its node is up"
 
 Place = tuple[int, int]
-"""A shard and which copy of it."""
+"""A shard and which replica of it."""
 
 
-def keeper_name(memory: str) -> str:
+def supervisor_name(memory: str) -> str:
     """Of the actor that keeps a memory."""
     return f"{memory}/keeper"
 
 
-def copy_name(memory: str, place: Place) -> str:
-    """Of a copy's actor."""
+def replica_name(memory: str, place: Place) -> str:
+    """Of a replica's actor."""
     return f"{memory}/{shard_name(place[0])}/copy-{place[1]}"
 
 
@@ -44,8 +44,8 @@ def is_up(name: str) -> bool:
     return True
 
 
-def copies_of(memory: str) -> dict[Place, str]:
-    """Names of the actors of all copies that run or are starting, whoever started them."""
+def replicas_of(memory: str) -> dict[Place, str]:
+    """Names of the actors of all replicas that run or are starting, whoever started them."""
     found = {}
     actors: list[Any] = ray.util.list_named_actors(all_namespaces=True)
     for actor in actors:

@@ -1,6 +1,6 @@
-"""A memory of a cluster: its copies as actors that outlive whoever launches them, each on a node of its own.
+"""A memory of a cluster: its replicas as actors that outlive whoever launches them, each on a node of its own.
 
-A keeper has them run; what leads, and what is in sync, is in the coordinator.
+A supervisor has them run; the coordinator knows which leads and which are in sync.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from actors.memory_cluster.actor_registry import (
     RAY_NAMESPACE,
     Place,
     call_actors,
-    copies_of,
-    copy_name,
     end_actors,
     is_up,
-    keeper_name,
+    replica_name,
+    replicas_of,
+    supervisor_name,
 )
 from actors.memory_cluster.ray_coordinator import RayCoordinator
 from actors.memory_cluster.replica_actor import MemoryConfig
@@ -43,7 +43,7 @@ GRACE_S = 3.0
 Seen = tuple[str, str, dict[str, bytes]]
 """Of a replica: its id, its address, and the coordinator's entries that it saw last."""
 START_OF_A_COPY_S = 5.0
-"""More for each copy: they start one after another on a machine that has few processors."""
+"""More for each replica: they start one after another on a machine that has few processors."""
 
 
 class ClusterMemory:
@@ -75,20 +75,20 @@ class ClusterMemory:
     def launch(
         cls, config: MemoryConfig, timeout_s: float | None = None, *, accept_loss: bool = False
     ) -> ClusterMemory:
-        """Start a memory's copies, or those that are missing, and wait until all are in sync.
+        """Start a memory's replicas, or those that are missing, and wait until all are in sync.
 
-        A copy that is still being made anew when the time is over is no error where its shard has a leader.
+        A replica that is still being made again when the time is over is no error where its shard has a leader.
 
         Args:
             config: of the memory.
-            timeout_s: for all of it; by default ``START_S``, and some seconds for each copy.
-            accept_loss: go on with the copies that are there after all else was lost, though a missing one may hold
+            timeout_s: for all of it; by default ``START_S``, and some seconds for each replica.
+            accept_loss: go on with the replicas that are there after all else was lost, though a missing one may hold
                 newer writes.
 
         Raises:
             ConfigError: the cluster has too few nodes, or a memory of this name that is of another kind.
-            ActorError: a copy does not come up.
-            StoreError: files of copies are missing that may hold what the others do not, or cannot be used.
+            ActorError: a replica does not come up.
+            StoreError: files of replicas are missing that may hold what the others do not, or cannot be used.
         """
         coordinator = RayCoordinator(config.name)
         tokens = {secrets.token_hex(16): who for who in ("peer", "admin")}
@@ -110,7 +110,7 @@ class ClusterMemory:
         return memory
 
     def start(self, shards: Sequence[int], timeout_s: float | None = None, *, accept_loss: bool = False) -> None:
-        """Start the copies of shards, and wait until all are in sync; see ``launch``."""
+        """Start the replicas of shards, and wait until all are in sync; see ``launch``."""
         wanted = set(shards)
         known = self._known(wanted, timeout_s)
         # Stripes may be on their way to shards that nobody asked for.
@@ -120,8 +120,8 @@ class ClusterMemory:
             copies = [seen for place, seen in known.items() if place[0] == shard]
             restore_entry(self.coordinator, shard_name(shard), copies, accept_loss=accept_loss)
             if not self.coordinator.get(shard_name(shard)).in_sync:
-                # Nothing was ever in it, or nothing since its copies were retired.
-                call_actors({0: copy_name(self.config.name, (shard, 0))}, "begin", START_S)
+                # Nothing was ever in it, or nothing since its replicas were retired.
+                call_actors({0: replica_name(self.config.name, (shard, 0))}, "begin", START_S)
         # Not that of before: the shards that were started last may know a newer one.
         self.coordinator.seed(ENTRY, self._newest_map(known).to_bytes())
         self._wait_until_in_sync(wanted, timeout_s)
@@ -139,7 +139,7 @@ class ClusterMemory:
     def reshard(self, shards: int, progress: Callable[[float], None] = lambda _: None) -> Moved:
         """Have the words with another number of shards, while they are read and written.
 
-        The copies of shards that hold nothing then are ended, and their files deleted.
+        The replicas of shards that hold nothing then are ended, and their files deleted.
 
         Raises:
             ConfigError: there are too few nodes, or it is no number of shards.
@@ -157,34 +157,34 @@ class ClusterMemory:
         finally:
             store.close()
         self._change(replace(self.config, shards=shards))
-        self._ask_keeper("keep", range(shards))
+        self._call_supervisor("keep", range(shards))
         # Whoever asks them still is told where the words are, and whether a write was made.
         time.sleep(GRACE_S if set(before.all_shards) - set(range(shards)) else 0.0)
         self._retire()
         return moved
 
     def stop(self) -> None:
-        """End every copy, and forget the memory; its files stay, and ``launch`` goes on with them."""
+        """End every replica, and forget the memory; its files stay, and ``launch`` goes on with them."""
         name = self.config.name
         # Else it would start them again.
-        end_actors({0: keeper_name(name)})
-        end_actors(copies_of(name))
+        end_actors({0: supervisor_name(name)})
+        end_actors(replicas_of(name))
         self.coordinator.forget()
 
     def nodes(self) -> dict[str, str]:
-        """Name of each copy's actor to the node that it is on."""
-        return self._ask_keeper("nodes")
+        """Name of each replica's actor to the node that it is on."""
+        return self._call_supervisor("nodes")
 
     def processes(self) -> list[ProcessStat]:
-        """Every copy's process and its peak memory."""
+        """Every replica's process and its peak memory."""
         found = call_actors(self._names(set(load_map(self.coordinator).all_shards)), "process", ANSWER_S)
         return [found[place] for place in sorted(found)]
 
     def _known(self, shards: set[int], timeout_s: float | None) -> dict[Place, Any]:
-        """Have copies run; of each its id, its address and what it saw of the coordinator."""
+        """Have replicas run; of each its id, its address and what it saw of the coordinator."""
         if not shards:
             return {}
-        self._ask_keeper("keep", sorted(shards))
+        self._call_supervisor("keep", sorted(shards))
         return call_actors(self._names(shards), "known", self._start_s(shards, timeout_s))
 
     def _wait_until_in_sync(self, shards: set[int], timeout_s: float | None) -> None:
@@ -201,13 +201,13 @@ class ClusterMemory:
 
     def _names(self, shards: set[int]) -> dict[Place, str]:
         places = [(shard, copy) for shard in sorted(shards) for copy in range(self.config.copies)]
-        return {place: copy_name(self.config.name, place) for place in places}
+        return {place: replica_name(self.config.name, place) for place in places}
 
     def _start_s(self, shards: set[int], timeout_s: float | None) -> float:
         return START_S + START_OF_A_COPY_S * len(shards) * self.config.copies if timeout_s is None else timeout_s
 
     def _newest_map(self, known: dict[Place, Any]) -> ShardMap:
-        """The map of now; where the coordinator has none, the newest one that a copy saw, else that of a new memory.
+        """The map of now; where the coordinator has none, the newest one that a replica saw, else that of a new memory.
 
         Raises:
             ConfigError: that is not of a memory like this one.
@@ -229,8 +229,8 @@ class ClusterMemory:
     def _token(self, who: str) -> str:
         return next(token for token, name in self._tokens.items() if name == who)
 
-    def _ask_keeper(self, method: str, *arguments: Any) -> Any:
-        name = keeper_name(self.config.name)
+    def _call_supervisor(self, method: str, *arguments: Any) -> Any:
+        name = supervisor_name(self.config.name)
         if not is_up(name):
             make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Supervisor)
             # Where the memory ends with the run, it is this handle that keeps it alive.
@@ -241,13 +241,13 @@ class ClusterMemory:
         return call_actors({0: name}, method, START_S, *arguments)[0]
 
     def _retire(self) -> None:
-        """End the copies of shards that the map does not know."""
+        """End the replicas of shards that the map does not know."""
         held = load_map(self.coordinator).all_shards
-        retired = {place: name for place, name in copies_of(self.config.name).items() if place[0] not in held}
+        retired = {place: name for place, name in replicas_of(self.config.name).items() if place[0] not in held}
         end_actors(retired, "retire")
         for shard in {shard for shard, _ in retired} - set(load_map(self.coordinator).all_shards):
             name = shard_name(shard)
-            # Its version goes on, as copies of lost nodes have an older one.
+            # Its version goes on, as replicas of lost nodes have an older one.
             change(self.coordinator, name, self.coordinator.get(name), leader="", in_sync=(), addresses={})
 
     def _change(self, config: MemoryConfig) -> None:
@@ -265,20 +265,20 @@ def moving(name: str, found: ShardMap) -> str:
 def restore_entry(
     coordinator: Coordinator,
     shard: str,
-    known: Sequence[tuple[str, str, dict[str, bytes]]],
+    known: Sequence[Seen],
     *,
     accept_loss: bool = False,
 ) -> None:
-    """Tell a coordinator that lost everything what the copies of a shard saw last.
+    """Tell a coordinator that lost everything what the replicas of a shard saw last.
 
     Args:
         coordinator: that may have lost it; nothing happens where it has not.
         shard: its entry.
-        known: id, address and entries that were seen of every copy that runs.
-        accept_loss: do without a copy that is missing, if one that runs was in sync by what they saw.
+        known: id, address and entries that were seen of every replica that runs.
+        accept_loss: do without a replica that is missing, if one that runs was in sync by what they saw.
 
     Raises:
-        StoreError: a copy is missing that may be newer than all of these.
+        StoreError: a replica is missing that may be newer than all of these.
     """
     states = [ShardState.from_bytes(entries[shard]) for _, _, entries in known if shard in entries]
     if not states or coordinator.load(shard) is not None:

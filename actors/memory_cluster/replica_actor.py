@@ -1,4 +1,4 @@
-"""A copy of a shard as an actor of its own process. Made remote in ``actors.memory_cluster.cluster_memory``."""
+"""A replica of a shard as an actor of its own process. Made remote in ``actors.memory_cluster.cluster_memory``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from actors.memory.shard_map import load_map, shard_name
 from actors.memory_cluster.ray_coordinator import RayCoordinator
 from actors.processes import ProcessStat, own_stat
 from actors.ray.metrics import Totals, export_copy
+from actors.rpc.retry import Pause, attempts
 from leworld.errors import LeWorldError, StoreError
 from leworld.files import replace_file
 from leworld.store.durable_store import StoreConfig
 
 LOG = logging.getLogger(__name__)
 PATIENCE_S = 8.0
-"""That a copy is waited for; a process that had it before has ended by then."""
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 10.0
+"""That a replica is waited for; a process that had it before has ended by then."""
+OPENING = Pause(0.25, growth=2.0, longest_s=10.0)
 EXPORT_S = 5.0
 NODE = "{node}"
 """In a folder's name, the node's id: on a test's cluster all nodes are one machine, and share its disk."""
@@ -39,13 +40,13 @@ class MemoryConfig:
 
     Attributes:
         name: in the cluster.
-        folder: on every node, for its copies' files.
+        folder: on every node, for its replicas' files.
         address_bits: of the memory.
         shards: how many; they are numbered from 0.
-        copies: of each shard, each on a node of its own.
+        copies: replicas of each shard, each on a node of its own.
         policy: of the journal, see ``StoreConfig``.
         lease_s: see ``ReplicaConfig``.
-        together: copies may be on one node, which then takes all of them with it.
+        together: replicas may be on one node, which then takes all of them with it.
         ends_with_run: it ends with the process that launched it, and leaves no files.
     """
 
@@ -61,14 +62,14 @@ class MemoryConfig:
 
 
 class ReplicaActor:
-    """One copy of one shard, from when it is made until its process ends; what it holds is on its node's disk.
+    """One replica of one shard, from when it is made until its process ends; what it holds is on its node's disk.
 
     It is opened in a thread of its own, again and again until that works: the process that had it before may be about
     to end. Whoever asks for it is told what the matter is.
     """
 
     def __init__(self, config: MemoryConfig, shard: int, copy: int, tokens: dict[str, str]) -> None:
-        """Begin to open the copy, or to make one, and to serve it.
+        """Begin to open the replica, or to make one, and to serve it.
 
         Args:
             config: of the memory.
@@ -98,7 +99,7 @@ class ReplicaActor:
         return replica.config.id, replica.server.address, self._entries.entries()
 
     def begin(self) -> None:
-        """See ``Replica.begin``: a new copy cannot know whether others have what it has not."""
+        """See ``Replica.begin``: a new replica cannot know whether others have what it has not."""
         self._open_replica().begin()
 
     def wait_until_in_sync(self, timeout_s: float) -> None:
@@ -125,7 +126,7 @@ class ReplicaActor:
     def retire(self) -> None:
         """Stop, and delete its files: nothing is in them, as by the map its shard holds no words any more.
 
-        Else a later copy of this shard would have to wait for whoever is in sync now.
+        Else a later replica of this shard would have to wait for whoever is in sync now.
         """
         self.stop()
         # After the end, so that nobody can have put anything here in between.
@@ -157,8 +158,7 @@ class ReplicaActor:
         return self._replica
 
     def _open_until_it_works(self) -> None:
-        wait_s = FIRST_WAIT_S
-        while not self._ending.is_set():
+        for _ in attempts(float("inf"), OPENING, self._ending):
             try:
                 self._replica = self._open()
             except Exception as error:
@@ -167,8 +167,6 @@ class ReplicaActor:
             else:
                 self._opened.set()
                 return
-            self._ending.wait(wait_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _open(self) -> Replica:
         import ray
@@ -197,7 +195,7 @@ class ReplicaActor:
 
 
 def files_here(config: MemoryConfig) -> dict[tuple[int, int], int]:
-    """(shard, copy) of the copies that have files on this node, to the version of their shard's state that they saw."""
+    """(shard, replica) of those that have files on this node, to the version of their shard's state that they saw."""
     found = {}
     for path in _folder(config).glob("shard-*-copy-*.id"):
         _, shard, _, copy = path.stem.split("-")
@@ -214,7 +212,7 @@ def _folder(config: MemoryConfig) -> Path:
 
 
 def _id_of(root: Path, copy: int) -> str:
-    """Of the files: where they are gone, what is made in their place is another copy."""
+    """Of the files: where they are gone, what is made in their place is another replica."""
     path = root.with_name(f"{root.name}.id")
     if not path.exists():
         replace_file(path, [f"{copy}-{secrets.token_hex(4)}".encode()])

@@ -1,7 +1,7 @@
-"""Keeper: has every copy of a cluster's memory run, on a node of its own, also when nodes come and go.
+"""Supervisor: has every replica of a cluster's memory run, on a node of its own, also when nodes come and go.
 
-Ray starts a copy again on the node that holds its files. If that node is gone, the keeper starts one elsewhere, which
-is then made anew from the copy that leads. Where it put each copy is in the coordinator, so that it may be lost itself.
+Ray starts a replica again on the node that holds its files. If that node is gone, the supervisor starts one elsewhere,
+which then copies its leader's files. The coordinator knows where each replica is, so that the supervisor may be lost.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.errors import ActorError
 from actors.memory.coordinator import version_of
 from actors.memory.shard_map import load_map
-from actors.memory_cluster.actor_registry import RAY_NAMESPACE, Place, copy_name, is_up
+from actors.memory_cluster.actor_registry import RAY_NAMESPACE, Place, is_up, replica_name
 from actors.memory_cluster.ray_coordinator import RayCoordinator
 from actors.memory_cluster.replica_actor import MemoryConfig, ReplicaActor, files_here
 from actors.ray.actor_calls import gather
@@ -52,7 +52,7 @@ class Supervisor:
         threading.Thread(target=self._watch, name="memory-keeper", daemon=True).start()
 
     def keep(self, shards: Sequence[int]) -> None:
-        """Keep these shards, beside those of the map; their copies run, or are being started, when this returns.
+        """Keep these shards, beside those of the map; their replicas run, or are being started, when this returns.
 
         Raises:
             ConfigError: there are too few nodes.
@@ -62,9 +62,9 @@ class Supervisor:
             self._start_missing()
 
     def nodes(self) -> dict[str, str]:
-        """Name of each copy's actor to the node that it runs on, or is started on."""
+        """Name of each replica's actor to the node that it runs on, or is started on."""
         nodes, kept = self._load_places()[1], self._shards()
-        return {copy_name(self._config.name, place): node for place, node in nodes.items() if place[0] in kept}
+        return {replica_name(self._config.name, place): node for place, node in nodes.items() if place[0] in kept}
 
     def stop(self) -> None:
         """Start nothing any more, until ``keep`` is called."""
@@ -91,13 +91,13 @@ class Supervisor:
         self._problem = problem
 
     def _shards(self) -> set[int]:
-        """Those of the map, and those that are just being added; after a loss of this keeper the map knows them."""
+        """Those of the map, and those that are just being added; after a loss of this supervisor the map knows them."""
         known = load_map(self._coordinator).all_shards
         return {*known, *(self._asked or (() if known else range(self._config.shards)))}
 
     def _start_missing(self) -> None:
         places = [(shard, copy) for shard in sorted(self._shards()) for copy in range(self._config.copies)]
-        missing = [place for place in places if not is_up(copy_name(self._config.name, place))]
+        missing = [place for place in places if not is_up(replica_name(self._config.name, place))]
         if not missing:
             return
         alive, files = self._find_files()
@@ -111,7 +111,7 @@ class Supervisor:
             except ConfigError as error:
                 # There may be a node for others.
                 problem = error
-        # Before they are started: whoever comes after this keeper must know where they are.
+        # Before they are started: the supervisor after this one must know where they are.
         placed = [place for place in missing if place in nodes]
         if placed and self._coordinator.store(PLACES, version + 1, _places_entry(version + 1, nodes)):
             for place in placed:
@@ -120,13 +120,13 @@ class Supervisor:
             raise problem
 
     def _load_places(self) -> tuple[int, dict[Place, str]]:
-        """Version and content of the entry that says where each copy is."""
+        """Version and content of the entry that says where each replica is."""
         raw = self._coordinator.load(PLACES)
         rows = [] if raw is None else msgpack.unpackb(raw)["nodes"]
         return version_of(raw), {(shard, copy): node for shard, copy, node in rows}
 
     def _find_files(self) -> tuple[list[str], dict[Place, str]]:
-        """The nodes that there are, and the one that has a copy's files, the newest ones where there are several."""
+        """The nodes that there are, and the one that has a replica's files, the newest ones where there are several."""
         look, alive = ray.remote(num_cpus=0)(files_here), alive_nodes()
         asked = [look.options(scheduling_strategy=_only(node)).remote(self._config) for node in alive]
         try:
@@ -145,7 +145,7 @@ class Supervisor:
     def _start(self, place: Place, node: str) -> None:
         make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(ReplicaActor)
         self._actors[place] = make.options(
-            name=copy_name(self._config.name, place), namespace=RAY_NAMESPACE, lifetime=lifetime(self._config),
+            name=replica_name(self._config.name, place), namespace=RAY_NAMESPACE, lifetime=lifetime(self._config),
             get_if_exists=True, scheduling_strategy=_only(node), max_concurrency=4,
         ).remote(self._config, *place, self._tokens)  # fmt: skip
 
@@ -153,14 +153,14 @@ class Supervisor:
 def choose_node(
     place: Place, alive: Sequence[str], nodes: Mapping[Place, str], files: Mapping[Place, str], *, together: bool
 ) -> str:
-    """The node for a copy: that of its files, else the emptiest one that has no other copy of its shard.
+    """The node for a replica: that of its files, else the emptiest one that has no other replica of its shard.
 
     Args:
-        place: the copy.
+        place: the replica.
         alive: nodes that there are.
-        nodes: where other copies are.
-        files: where copies have files.
-        together: whether copies of a shard may be on one node.
+        nodes: where other replicas are.
+        files: where replicas have files.
+        together: whether replicas of a shard may be on one node.
 
     Raises:
         ConfigError: there is none.
@@ -174,7 +174,7 @@ def choose_node(
         )
     if files.get(place) in free:
         return files[place]
-    # The files of another copy belong to that one.
+    # The files of another replica belong to that one.
     awaited = {node for (shard, copy), node in files.items() if shard == place[0] and copy != place[1]}
     load = Counter(nodes.values())
     return min(free, key=lambda node: (node in others, node in awaited, load[node], node))

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnschedulableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from actors.errors import ActorError, LostError
-from actors.rpc.calls import RESUME, PendingCalls
+from actors.rpc.calls import RESUME
 from actors.rpc.retry import Pause, attempts
 from leworld.errors import LeWorldError
 
 PAUSE, DIED = Pause(0.2), "died"
-
-
-class ActorPeers:
-    """Ray actors as ``Peers``."""
-
-    def __init__(self, handles: Sequence[Any], names: Sequence[str], timeout_s: float) -> None:
-        assert len(handles) == len(names), (len(handles), len(names))
-        self.handles = tuple(handles)
-        self.names = tuple(names)
-        self.timeout_s = timeout_s
-
-    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingCalls:
-        """See ``Peers``."""
-        refs = [getattr(self.handles[target], method).remote(*arguments) for target, arguments in messages.items()]
-        names = [self.names[target] for target in messages]
-        return lambda: dict(zip(messages, gather(refs, names, patience * self.timeout_s), strict=True))
 
 
 def when_up(

@@ -73,7 +73,7 @@ def export_step(record: Mapping[str, Any], run: str) -> None:
 
 
 def export_copy(totals: Totals, stat: Mapping[str, Any], sequence: int, leads: bool, **who: str) -> None:
-    """What the server of a copy of a shard says of itself."""
+    """What the server of a replica of a shard says of itself."""
     totals.feed("leworld_memory_reads_total", stat["reads"], **who)
     totals.feed("leworld_memory_writes_total", stat["writes"], **who)
     show("leworld_memory_waiting_bytes", stat["waiting_bytes"], **who)

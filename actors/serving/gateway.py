@@ -14,7 +14,7 @@ from actors.ray.node_placement import spread
 from actors.serving.http_app import PredictionAPI
 from actors.serving.http_server import HTTPServer
 from actors.serving.predictor import PredictionService
-from actors.training.learner_process import LearnerProcess, LearnerState
+from actors.training.learner_process import LearnerConfig, LearnerProcess, LearnerState
 from actors.training.system_actors import START_PATIENCE, Handles
 from leworld.models.system import ModelConfig
 from leworld.training.phase_runner import PhasesConfig
@@ -68,10 +68,8 @@ class Gateway:
         def make() -> LearnerProcess:
             # A lost memory is not made again: what was written to it is not in a checkpoint.
             memory = served.handles.memory(served.handles.memory_name)
-            fleet, threads = served.handles.fleet(), served.threads
-            learner = LearnerProcess(
-                served.model, served.phases, world, fleet, memory, seed=served.seed, threads=threads
-            )  # fmt: skip
+            config = LearnerConfig(served.model, served.phases, served.seed, served.threads)
+            learner = LearnerProcess(config, world, served.handles.fleet(), memory)
             learner.load_state(cast(LearnerState, ray.get(served.state)), with_memory=False)
             return learner
 

@@ -30,6 +30,17 @@ class LearnerState:
     memory: Snapshot
 
 
+@dataclass(frozen=True)
+class LearnerConfig:
+    """What a learner is: its model and phases, its seed, torch's threads, and the device of the BLM."""
+
+    model: ModelConfig
+    phases: PhasesConfig
+    seed: int
+    threads: int
+    device: str = "cpu"
+
+
 class LearnerProcess:
     """Trains a system. Lives in a Ray Train worker, or in the only process there is.
 
@@ -39,22 +50,14 @@ class LearnerProcess:
     """
 
     def __init__(
-        self,
-        model: ModelConfig,
-        phases: PhasesConfig,
-        world: World,
-        fleet: TrainableFleet,
-        memory: Memory,
-        *,
-        seed: int,
-        threads: int,
-        device: str = "cpu",
-        group: LearnerGroup = ALONE,
+        self, config: LearnerConfig, world: World, fleet: TrainableFleet, memory: Memory, group: LearnerGroup = ALONE
     ) -> None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(config.threads)
         self.group, self.meter = group, Meter()
         metered = MeteredFleet(fleet, self.meter), MeteredMemory(memory, self.meter)
-        self.runner = phase_runner(model, phases, world, *metered, seed=seed, device=device, group=group)
+        self.runner = phase_runner(
+            config.model, config.phases, world, *metered, seed=config.seed, device=config.device, group=group
+        )
 
     @property
     def system(self) -> System:

@@ -131,7 +131,7 @@ class Nodes:
 
     def _all_in_sync(self) -> bool:
         from actors.memory.shard_map import load_map, shard_name
-        from actors.memory_cluster.actor_registry import call_actors, copy_name
+        from actors.memory_cluster.actor_registry import call_actors, replica_name
         from actors.memory_cluster.ray_coordinator import RayCoordinator
 
         directory = RayCoordinator(self.name)
@@ -139,7 +139,7 @@ class Nodes:
             shards = load_map(directory).all_shards
             if any(len(directory.get(shard_name(shard)).in_sync) < self.copies for shard in shards):
                 return False
-            names = {(s, c): copy_name(self.name, (s, c)) for s in shards for c in range(self.copies)}
+            names = {(s, c): replica_name(self.name, (s, c)) for s in shards for c in range(self.copies)}
             call_actors(names, "wait_until_in_sync", 2.0, 1.0)
             return all(len(directory.get(shard_name(shard)).in_sync) == self.copies for shard in shards)
         except LeWorldError:

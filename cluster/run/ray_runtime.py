@@ -26,7 +26,7 @@ from actors.ray.actor_calls import RESUME
 from actors.ray.metrics import add, export_step
 from actors.ray.node_placement import ROLE, has_role
 from actors.training.distributed_group import DistributedGroup
-from actors.training.learner_process import LearnerProcess
+from actors.training.learner_process import LearnerConfig, LearnerProcess
 from actors.training.shared_fleet import SharedFleet
 from actors.training.system_actors import Handles, launch
 from cluster.config.run_config import RunConfig
@@ -210,17 +210,15 @@ def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
 def _learner(work: Work, group: LearnerGroup) -> LearnerProcess:
     """A new learner, and new clients of the parts; those that are just being started again are waited for."""
     config = work.config
+    device = worker_device(config.cluster.device, work.device, torch_gpus())
+    learner = LearnerConfig(config.model, config.phases, config.seed, config.cluster.threads, device)
     return LearnerProcess(
-        config.model,
-        config.phases,
+        learner,
         ray.get(work.world, timeout=config.cluster.timeout_s),
         _fleet(work, group),
-        # Should it be made anew, then once for the whole group.
+        # Should it be made again, then once for the whole group.
         work.handles.memory(group.share(work.handles.living_memory)),
-        seed=config.seed,
-        threads=config.cluster.threads,
-        device=worker_device(config.cluster.device, work.device, torch_gpus()),
-        group=group,
+        group,
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from actors.processes import ProcessStat
-from actors.training.learner_process import LearnerProcess
+from actors.training.learner_process import LearnerConfig, LearnerProcess
 from cluster.config.run_config import RunConfig, check_world
 from cluster.placement.topology import plan
 from cluster.raylink.session import ray_session
@@ -98,13 +98,5 @@ def open_runtime(config: RunConfig) -> Iterator[Runtime]:
 def make_learner(runtime: Runtime) -> LearnerProcess:
     """A learner in this process."""
     config = runtime.config
-    return LearnerProcess(
-        config.model,
-        config.phases,
-        runtime.world,
-        runtime.fleet(),
-        runtime.memory(),
-        seed=config.seed,
-        threads=config.cluster.threads,
-        device=runtime.device,
-    )
+    learner = LearnerConfig(config.model, config.phases, config.seed, config.cluster.threads, runtime.device)
+    return LearnerProcess(learner, runtime.world, runtime.fleet(), runtime.memory())

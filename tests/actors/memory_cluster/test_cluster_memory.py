@@ -22,11 +22,11 @@ from actors.memory_cluster import ray_coordinator as ray_directory
 from actors.memory_cluster.actor_registry import (
     RAY_NAMESPACE,
     call_actors,
-    copies_of,
-    copy_name,
     end_actors,
     is_up,
-    keeper_name,
+    replica_name,
+    replicas_of,
+    supervisor_name,
 )
 from actors.memory_cluster.cluster_memory import ClusterMemory, restore_entry
 from actors.memory_cluster.ray_coordinator import KEPT_VERSIONS, RayCoordinator
@@ -198,8 +198,8 @@ def config(ray_cluster, tmp_path) -> Iterator[MemoryConfig]:
     """Of a memory on the one node that there is; it is stopped at the end."""
     name = f"memory-{os.getpid()}"
     yield MemoryConfig(name, str(tmp_path / "disk"), BITS, 1, 2, lease_s=0.5, together=True)
-    end_actors({0: keeper_name(name)})
-    end_actors(copies_of(name))
+    end_actors({0: supervisor_name(name)})
+    end_actors(replicas_of(name))
     RayCoordinator(name).forget()
 
 
@@ -222,7 +222,7 @@ def words_in(memory: ClusterMemory) -> np.ndarray:
 
 def kill_copies(config: MemoryConfig) -> None:
     """``kill -9`` of the processes of all copies."""
-    for process in call_actors(copies_of(config.name), "process", 60).values():
+    for process in call_actors(replicas_of(config.name), "process", 60).values():
         os.kill(process.pid, signal.SIGKILL)
 
 
@@ -230,7 +230,7 @@ def lose_everything(config: MemoryConfig) -> None:
     """As after a loss of the whole cluster: no process and no directory, only files."""
     import ray
 
-    names = [keeper_name(config.name), *copies_of(config.name).values()]
+    names = [supervisor_name(config.name), *replicas_of(config.name).values()]
     for handle in [ray.get_actor(name, RAY_NAMESPACE) for name in names]:
         ray.kill(handle)
     while any(is_up(name) for name in names):
@@ -244,14 +244,14 @@ def test_all_copies_and_the_keeper_are_killed_at_once_and_a_client_goes_on(confi
 
     memory = ClusterMemory.launch(config)
     words, store = filled(memory), memory.client(90)
-    ray.kill(ray.get_actor(keeper_name(config.name), RAY_NAMESPACE), no_restart=False)
+    ray.kill(ray.get_actor(supervisor_name(config.name), RAY_NAMESPACE), no_restart=False)
     kill_copies(config)
     # All have other ports now, and nobody of before is there to be asked.
     assert np.array_equal(store.read(np.arange(16) * 4096, np.full(16, 256)).words.reshape(16, 256), words)
     store.write([0], np.full((1, 8), 5, np.uint32))
     assert store.read([0], [8]).words.tolist() == [5] * 8
     store.close()
-    assert set(memory.nodes()) == {copy_name(config.name, (0, copy)) for copy in range(2)}
+    assert set(memory.nodes()) == {replica_name(config.name, (0, copy)) for copy in range(2)}
 
 
 @pytest.mark.ray
@@ -269,13 +269,13 @@ def test_two_launches_at_once_and_a_keeper_that_is_lost_meanwhile(config):
     threads = [threading.Thread(target=launch) for _ in range(2)]
     for thread in threads:
         thread.start()
-    while not is_up(copy_name(config.name, (0, 0))) and not found:
+    while not is_up(replica_name(config.name, (0, 0))) and not found:
         time.sleep(0.02)
-    ray.kill(ray.get_actor(keeper_name(config.name), RAY_NAMESPACE), no_restart=False)
+    ray.kill(ray.get_actor(supervisor_name(config.name), RAY_NAMESPACE), no_restart=False)
     for thread in threads:
         thread.join()
     assert all(isinstance(memory, ClusterMemory) for memory in found), found
-    assert sorted(copies_of(config.name)) == [(0, 0), (0, 1)]
+    assert sorted(replicas_of(config.name)) == [(0, 0), (0, 1)]
     assert np.array_equal(filled(found[0]), words_in(found[1]))
     with pytest.raises(ConfigError, match=r"other settings \(shards 1, copies 2\); stop it first"):
         ClusterMemory.launch(replace(config, shards=2, copies=1))
@@ -293,7 +293,7 @@ def test_launch_goes_on_with_the_files_after_a_loss_of_everything_but_not_withou
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(StoreError, match=r"shard-0: copy 1-\w+ is not among those that run"):
         ClusterMemory.launch(config)
-    assert not copies_of(config.name)
+    assert not replicas_of(config.name)
     memory = ClusterMemory.launch(config, accept_loss=True)
     assert np.array_equal(words_in(memory), words)
     memory.stop()
@@ -324,7 +324,7 @@ def test_a_folder_that_cannot_be_used_is_one_line(config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file/memory-\d+: not a directory; mend that on its node"):
         ClusterMemory.launch(replace(config, folder=str(tmp_path / "file")))
-    assert not copies_of(config.name)
+    assert not replicas_of(config.name)
     assert RayCoordinator(config.name).load("launch") is None
 
 
@@ -343,7 +343,7 @@ def test_shards_are_added_and_retired_with_their_files_and_a_client_that_was_the
         memory.reshard(2)
     assert memory.reshard(3).written_pages == 16
     assert load_map(memory.coordinator).shards == (0, 1, 2)
-    assert sorted(copies_of(config.name)) == [(0, 0), (1, 0), (2, 0)]
+    assert sorted(replicas_of(config.name)) == [(0, 0), (1, 0), (2, 0)]
     assert np.array_equal(store.snapshot().words, words)
     # All of it is lost; the copies alone know how many shards there are.
     lose_everything(config)
@@ -352,13 +352,13 @@ def test_shards_are_added_and_retired_with_their_files_and_a_client_that_was_the
     store = memory.client()
     assert np.array_equal(store.snapshot().words, words)
     memory.reshard(1)
-    assert sorted(copies_of(config.name)) == [(0, 0)]
+    assert sorted(replicas_of(config.name)) == [(0, 0)]
     assert np.array_equal(store.snapshot().words, words)
     assert set(store._shards) == {0}
     assert not list(Path(config.folder).glob("*/shard-[12]*"))
     store.close()
     memory.stop()
-    assert not copies_of(config.name)
+    assert not replicas_of(config.name)
     with pytest.raises(StoreError, match="the cluster has none of this name"):
         ClusterMemory(config.name)
 
@@ -366,7 +366,7 @@ def test_shards_are_added_and_retired_with_their_files_and_a_client_that_was_the
 @pytest.mark.ray
 def test_who_does_not_answer_is_named(ray_cluster):
     with pytest.raises(ActorError, match=r"nobody/keeper did not answer in 0\.2 s: see Ray's logs"):
-        call_actors({0: keeper_name("nobody")}, "nodes", 0.2)
+        call_actors({0: supervisor_name("nobody")}, "nodes", 0.2)
 
 
 STORY = """
@@ -379,9 +379,9 @@ os.environ.update(
 )
 import ray
 from ray.cluster_utils import Cluster
-from actors.launch_memory import ClusterMemory
-from actors.memory_actors import copies_of
-from actors.memory_copy import MemoryConfig
+from actors.memory_cluster.actor_registry import replicas_of
+from actors.memory_cluster.cluster_memory import ClusterMemory
+from actors.memory_cluster.replica_actor import MemoryConfig
 
 size = {"object_store_memory": 80 << 20}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **size})
@@ -441,7 +441,7 @@ assert len(places) == len(set(places)) == 2, places
 cluster.remove_node(next(node for node in nodes if node.node_id in places), allow_graceful=False)
 begin = time.monotonic()
 memory.stop()
-assert time.monotonic() - begin < 60 and not copies_of("notes")
+assert time.monotonic() - begin < 60 and not replicas_of("notes")
 ray.shutdown()
 cluster.shutdown()
 print("all is right")

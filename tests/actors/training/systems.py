@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from actors.training.learner_process import LearnerProcess, LearnerState
+from actors.training.learner_process import LearnerConfig, LearnerProcess, LearnerState
 from cluster.config.presets import load_config
 from cluster.config.run_config import RunConfig
 from leworld.memory import Memory, WordStore
@@ -44,17 +44,8 @@ class Small:
         self.world.populate(memory, "train")
         fleet = SLMGroup(self.slms, self.world) if fleet is None else fleet
         config = self.config
-        return LearnerProcess(
-            config.model,
-            config.phases,
-            self.world,
-            fleet,
-            memory,
-            seed=config.seed,
-            threads=1,
-            device=device,
-            group=group,
-        )
+        learner = LearnerConfig(config.model, config.phases, config.seed, 1, device)
+        return LearnerProcess(learner, self.world, fleet, memory, group)
 
 
 def small(*changes: str) -> Small:

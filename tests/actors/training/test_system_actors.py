@@ -12,7 +12,7 @@ import ray
 
 from actors.errors import ActorError, LostError
 from actors.memory.sharded_store import ShardedStore
-from actors.ray.actor_calls import ActorPeers, gather
+from actors.ray.actor_calls import gather
 from actors.training import system_actors as launching
 from actors.training.system_actors import Handles, launch
 from cluster.placement.topology import spread
@@ -47,7 +47,13 @@ def system(ray_cluster) -> Small:
 def sleepers(ray_cluster):
     actors = [ray.remote(num_cpus=0)(Sleeper).remote() for _ in range(2)]
     ray.get([actor.sleep.remote(0.0) for actor in actors], timeout=60)
-    return ActorPeers(actors, ["first", "second"], 20.0)
+    return actors
+
+
+def start(actors, method: str, messages: dict[int, tuple], timeout_s: float = 20.0):
+    """Call some of the two; wait for the answers later."""
+    refs = [getattr(actors[target], method).remote(*given) for target, given in messages.items()]
+    return lambda: gather(refs, [("first", "second")[target] for target in messages], timeout_s)
 
 
 @pytest.fixture(scope="module", params=[(3, 1), (1, 4)], ids=["3 actors, 1 shard", "1 actor, 4 shards"])
@@ -131,24 +137,24 @@ def test_a_shard_that_dies_comes_back_with_its_words_and_an_slm_actor_is_named(h
         fleet.state()
 
 
-def test_slow_actor_is_named(sleepers: ActorPeers):
-    answers = sleepers.start("sleep", {0: (0.0,), 1: (1.5,)}, patience=0.05)
+def test_slow_actor_is_named(sleepers):
+    answers = start(sleepers, "sleep", {0: (0.0,), 1: (1.5,)}, 1.0)
     with pytest.raises(ActorError, match=r"^second did not answer in 1 s: raise cluster\.timeout_s"):
         answers()
 
 
-def test_failing_actor_is_named_in_one_line(sleepers: ActorPeers):
+def test_failing_actor_is_named_in_one_line(sleepers):
     with pytest.raises(ActorError) as caught:
-        sleepers.start("fail", {1: ("bad luck\nmore",)})()
+        start(sleepers, "fail", {1: ("bad luck\nmore",)})()
     assert str(caught.value).startswith("second failed with ValueError (bad luck)")
 
 
-def test_our_errors_cross_the_border_as_themselves(sleepers: ActorPeers):
+def test_our_errors_cross_the_border_as_themselves(sleepers):
     with pytest.raises(ActorError, match=r"^deep inside said no: ask again$"):
-        sleepers.start("refuse", {0: ()})()
+        start(sleepers, "refuse", {0: ()})()
 
 
-def test_gather_keeps_the_order(sleepers: ActorPeers):
-    refs = [sleepers.handles[0].sleep.remote(0.2), sleepers.handles[1].sleep.remote(0.0)]
+def test_gather_keeps_the_order(sleepers):
+    refs = [sleepers[0].sleep.remote(0.2), sleepers[1].sleep.remote(0.0)]
     assert gather(refs, ["first", "second"], 20.0) == [0.2, 0.0]
     assert gather([], [], 1.0) == []
