@@ -22,9 +22,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from actors.errors import ActorError
 from actors.processes import ProcessStat
-from actors.ray.actor_calls import RESUME
 from actors.ray.metrics import add, export_step
 from actors.ray.node_placement import ROLE, has_role
+from actors.rpc.calls import RESUME
 from actors.training.distributed_group import DistributedGroup
 from actors.training.learner_process import LearnerConfig, LearnerProcess
 from actors.training.shared_fleet import SharedFleet
