@@ -22,11 +22,11 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 demo: $(STAMP)  ## Train a small world model of a pendulum and report on it
 	$(BIN)/leworld train --config pendulum
 
-test: $(STAMP)  ## Run the quick tests
-	$(BIN)/pytest -q
+test: $(STAMP)  ## Run the quick tests, in two processes
+	$(BIN)/pytest -q -n 2 --dist loadgroup
 
 test-all: $(STAMP)  ## Run all tests, those too that take longer than a minute
-	$(BIN)/pytest -q -m "slow or not slow"
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m "slow or not slow"
 
 lint: $(STAMP)  ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check
