@@ -20,13 +20,13 @@ Address = Annotated[int, Field(description="address of a word")]
 Word = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
-class Request(BaseModel):
+class RequestBody(BaseModel):
     """A body that a client sends. Its fields have the right types and no others are there."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class PredictRequest(Request):
+class PredictRequest(RequestBody):
     """Samples to predict."""
 
     current: Matrix = Field(description=f"(B, S) states, B up to {MOST_SAMPLES}")
@@ -36,14 +36,14 @@ class PredictRequest(Request):
     seen: list[Any] | None = Field(None, description="(B, ...) of the response to the step before; null at a start")
 
 
-class ReadRequest(Request):
+class ReadRequest(RequestBody):
     """Ranges of words to read."""
 
     start: list[Address] = Field(min_length=1, description="(R,) addresses")
     length: list[int] = Field(min_length=1, description="(R,) numbers of words")
 
 
-class WriteRequest(Request):
+class WriteRequest(RequestBody):
     """Blocks of words to write, all of one length."""
 
     start: list[Address] = Field(min_length=1, description="(R,) addresses")
@@ -123,7 +123,7 @@ class ErrorResponse(BaseModel):
     error: str
 
 
-Body = TypeVar("Body", bound=Request)
+Body = TypeVar("Body", bound=RequestBody)
 
 
 def parse(kind: type[Body], content: bytes) -> Body:
@@ -138,7 +138,7 @@ def parse(kind: type[Body], content: bytes) -> Body:
         raise DataError(_complaint(kind, error)) from None
 
 
-def _complaint(kind: type[Request], error: ValidationError) -> str:
+def _complaint(kind: type[RequestBody], error: ValidationError) -> str:
     """Say what is wrong first: names before types."""
     found = error.errors(include_url=False, include_context=False)
     first = min(found, key=lambda each: each["type"] not in ("missing", "extra_forbidden"))
@@ -156,7 +156,7 @@ def _complaint(kind: type[Request], error: ValidationError) -> str:
     return f"{_place(where)} is {reprlib.repr(given)}, {_problem(first['msg'])}: give {field.description}"
 
 
-def _names(kind: type[Request]) -> str:
+def _names(kind: type[RequestBody]) -> str:
     required = [name for name, field in kind.model_fields.items() if field.is_required()]
     optional = [name for name in kind.model_fields if name not in required]
     return f"give {', '.join(required)}" + (f", and if you like {', '.join(optional)}" if optional else "")

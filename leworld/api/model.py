@@ -46,7 +46,7 @@ class Model:
         Raises:
             DataError: the characteristics do not fit the world.
         """
-        return Session(self, characteristics, watch_health)
+        return Session(self.system, self.units, self.memory, characteristics, watch_health)
 
     def save(self, folder: str | Path) -> Path:
         """Write all of it, the memory as it is now, to a new folder that ``leworld.load`` reads.

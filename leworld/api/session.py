@@ -7,20 +7,19 @@ Shapes:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from leworld.api.memory import ModelMemory
 from leworld.api.results import PredictedPath, PredictedStep, Read, Reads
-from leworld.api.units import Floats
+from leworld.api.units import Floats, UserUnits
 from leworld.models.slm_health import SLMHealth
+from leworld.models.system import System
 from leworld.types import Query, Step
-
-if TYPE_CHECKING:
-    from leworld.api.model import Model
 
 
 class Session:
@@ -30,17 +29,17 @@ class Session:
     once: states are (B, S), actions (B, A), and every result has the axis B too.
     """
 
-    def __init__(self, model: Model, characteristics: ArrayLike, watch_health: bool) -> None:
-        self._model, self._units = model, model.units
+    def __init__(
+        self, system: System, units: UserUnits, memory: ModelMemory, characteristics: ArrayLike, watch_health: bool
+    ) -> None:
+        self._system, self._units, self._memory = system, units, memory
         self._lead: tuple[int, ...] = np.shape(characteristics)[:1] if np.ndim(characteristics) == 2 else ()
-        self._characteristics = model.units.characteristics(
-            self._rows("characteristics", characteristics, model.units.char_dim)
-        )
+        self._characteristics = units.characteristics(self._rows("characteristics", characteristics, units.char_dim))
         self._past: Tensor | None = None
         self._seen: Tensor | None = None
-        self._request = torch.zeros(self.num_episodes, model.system.blm.config.query_dim)
+        self._request = torch.zeros(self.num_episodes, system.blm.config.query_dim)
         self._watched = watch_health
-        self._memory_version = model.memory.version
+        self._memory_version = memory.version
         self._health = self._fresh_health()
 
     @property
@@ -65,10 +64,10 @@ class Session:
         states = self._rows("state", state, self._units.state_dim)
         current = self._units.inputs(states, self._actions(action))
         query = self._query(current)
-        seen, health = self._model.system.observe(query, self._seen), self._current_health()
-        step = self._model.system.predict(query, seen=seen, health=health)
+        seen, health = self._system.observe(query, self._seen), self._current_health()
+        step = self._system.predict(query, seen=seen, health=health)
         self._past, self._seen, self._request = current, seen, step.info_query.cpu()
-        whole = step.over(len(self._model.slms))
+        whole = step.over(self._system.fleet.num_slms)
         self._health = None if health is None else health.observe(whole)
         return self._result(whole)
 
@@ -95,13 +94,13 @@ class Session:
         """(R, S) states and (R, H, A) actions, R = B * K, to (R, H, S) states and (R, H, N) masks."""
         times = len(states) // self.num_episodes
         query = self._query(torch.cat([states, moves[:, 0]], dim=-1), times)
-        system, health = self._model.system, _repeated(self._current_health(), times)
+        system, health = self._system, _repeated(self._current_health(), times)
         seen = system.observe(query, None if self._seen is None else self._seen.repeat_interleave(times, 0))
         found, masks = [], []
         for t in range(moves.shape[1]):
             step = system.predict(query, seen=seen, health=health)
             found.append(step.next_state.cpu())
-            masks.append(step.over(len(self._model.slms)).mask.cpu().numpy() > 0.5)
+            masks.append(step.over(self._system.fleet.num_slms).mask.cpu().numpy() > 0.5)
             if t + 1 < moves.shape[1]:
                 following = torch.cat([found[-1], moves[:, t + 1]], dim=-1)
                 query = replace(query, past=query.current, current=following, info_query=step.info_query.cpu())
@@ -130,12 +129,12 @@ class Session:
     def _fresh_health(self) -> SLMHealth | None:
         if not self._watched:
             return None
-        return SLMHealth.fresh(self.num_episodes, len(self._model.slms), device=self._model.system.device)
+        return SLMHealth.fresh(self.num_episodes, self._system.fleet.num_slms, device=self._system.device)
 
     def _current_health(self) -> SLMHealth | None:
         """What was held against SLMs concerns the words of then: after a write they begin again."""
-        if self._memory_version != self._model.memory.version:
-            self._memory_version, self._health = self._model.memory.version, self._fresh_health()
+        if self._memory_version != self._memory.version:
+            self._memory_version, self._health = self._memory.version, self._fresh_health()
         return self._health
 
     def _result(self, step: Step) -> PredictedStep:
@@ -147,8 +146,10 @@ class Session:
 
     def _reads(self, step: Step, row: int) -> Reads:
         parts = (step.reads.start[row], step.reads.length[row], step.read_confidence[row])
-        made = [each for each in zip(self._model.slms, *(part.tolist() for part in parts), strict=True) if each[2]]
-        words = self._model.memory.read([start for _, start, _, _ in made], [length for _, _, length, _ in made])
+        made = [
+            each for each in zip(self._system.fleet.members, *(part.tolist() for part in parts), strict=True) if each[2]
+        ]
+        words = self._memory.read([start for _, start, _, _ in made], [length for _, _, length, _ in made])
         return tuple(
             Read(slm, start, length, confidence, own)
             for (slm, start, length, confidence), own in zip(made, words, strict=True)
