@@ -12,7 +12,6 @@ BEST = re.compile(CLEAR, re.IGNORECASE)
 CUES = re.compile(rf"{CLEAR}|exception|error|failed", re.IGNORECASE)
 NOISE = re.compile(r"\x1b\[[0-9;]*m|^\d{4}-\d\d-\d\d [\d:,]+\s+\w+\s+\S+ -- ")
 MOST = 160
-EMPTY = "SSH command failed"
 
 
 def last_trouble(text: str, about: str = "") -> str:

@@ -12,7 +12,7 @@ from actors.errors import ActorError
 ANSWER_S = 3.0
 START = "start one with 'ray start --head', or leave --address out to run on this machine"
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
-"""PredictionService with the version of Ray to whoever has the token; gRPC's own health service answers everybody."""
+"""Returns the version of Ray to a caller with the token; gRPC's own health service answers without a token."""
 
 
 def check_reachable(address: str) -> None:

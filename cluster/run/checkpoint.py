@@ -1,4 +1,4 @@
-"""Checkpointer: a directory each, checked in every byte, there whole or not at all. Nothing in one is ever unpickled.
+"""Training state checkpoints: a directory each, checked in every byte, complete or absent. Nothing in one is unpickled.
 
 Files::
 

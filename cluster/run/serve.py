@@ -1,4 +1,4 @@
-"""``leworld serve``: a checkpoint's system over HTTP, until someone ends it."""
+"""``leworld serve``: the system of a training state checkpoint over HTTP, until it is ended."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def serve_run(
     chosen = checkpoint_of(run, checkpoint)
     state = load_checkpoint(chosen, config)
     with started(config, console) as runtime:
-        opened = inline_door if config.cluster.mode == "inline" else ray_doors
+        opened = inline_server if config.cluster.mode == "inline" else gateway_servers
         with opened(runtime, state, options, tokens) as (urls, events):
             show({"run": str(run.path), "checkpoint": str(chosen), "urls": urls})
             wait(events, console)
 
 
 def tokens_for(options: ServeOptions, config: RunConfig) -> Mapping[str, str] | None:
-    """Whom to let in; None is everyone.
+    """Read the tokens of those who may call; None lets everyone call.
 
     Raises:
-        ConfigError: the file cannot be used, or the door would be open to other machines without one, or there is one
-            process and it is to have several doors.
+        ConfigError: the file cannot be used, or other machines could call without a token, or several
+            gateways would be in one process.
     """
     if options.gateways > 1 and config.cluster.mode == "inline":
         raise ConfigError(f"--gateways {options.gateways} with cluster.mode inline, which is one process: use ray")
@@ -97,10 +97,10 @@ def is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def inline_door(
+def inline_server(
     runtime: Runtime, state: LearnerState, options: ServeOptions, tokens: Mapping[str, str] | None
 ) -> Iterator[tuple[list[str], Events]]:
-    """A door of this process, which has all parts."""
+    """A server in this process, which has all parts."""
     from actors.serving.http_app import PredictionAPI
     from actors.serving.http_server import HTTPServer
     from actors.serving.predictor import PredictionService
@@ -115,10 +115,10 @@ def inline_door(
 
 
 @contextmanager
-def ray_doors(
+def gateway_servers(
     runtime: Runtime, state: LearnerState, options: ServeOptions, tokens: Mapping[str, str] | None
 ) -> Iterator[tuple[list[str], Events]]:
-    """Doors of gateways; SLMs and memory are actors."""
+    """Gateways that serve; SLMs and memory are actors."""
     import ray
 
     from actors.serving.gateway import Gateways, ServedSystem

@@ -19,7 +19,7 @@ from cluster.placement.topology import plan
 from cluster.run.ray_runtime import launched
 from cluster.run.run_dir import RunDir
 from cluster.run.runtimes import make_learner, open_runtime
-from cluster.run.serve import ServeOptions, ray_doors
+from cluster.run.serve import ServeOptions, gateway_servers
 from cluster.run.training_loop import keep
 from leworld.worlds.registry import build_world
 from tests.actors.training.systems import CHANGES
@@ -99,7 +99,10 @@ def test_gateways_that_die_are_opened_again(run, ray_cluster):
         state = make_learner(inline).state()
     widths = {"state": world.spec.state_dim, "characteristics": world.spec.char_dim}
     options = ServeOptions("127.0.0.1", 0, 2, None)
-    with launched(config, world, plan(config)) as runtime, ray_doors(runtime, state, options, None) as (urls, news):
+    with (
+        launched(config, world, plan(config)) as runtime,
+        gateway_servers(runtime, state, options, None) as (urls, news),
+    ):
         assert len(set(urls)) == 2
         before = [ask(url, widths) for url in urls]
         assert before[0] == before[1]
