@@ -26,7 +26,7 @@ CONNECT_S = 1.0
 
 
 @dataclass(frozen=True)
-class PendingCall:
+class PendingReply:
     """A call that was sent, whose answer is still to come."""
 
     client: MemoryClient
@@ -135,14 +135,14 @@ class MemoryClient:
         length: Ints | None = None,
         words: NDArray[np.uint32] | None = None,
         **arguments: Any,
-    ) -> PendingCall:
+    ) -> PendingReply:
         """Call, and wait later; nothing else may be called meanwhile."""
         self._id += 1
         given = {k: v for k, v in {"start": start, "length": length, "words": words}.items() if v is not None}
         request = Request(op, self._id, self._token, arguments, **given)
         if self._link.send(request.id, pack_request(request)):
-            return PendingCall(self, request)
-        return PendingCall(self, request, self._silence(request, UnreachableError))
+            return PendingReply(self, request)
+        return PendingReply(self, request, self._silence(request, UnreachableError))
 
     def wait_for(self, request: Request) -> Answer:
         """The answer to a request that was sent.

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.memory.client import MemoryClient, PendingCall
+from actors.memory.client import MemoryClient, PendingReply
 from actors.memory.replication_codec import call_page_words, to_words
 from leworld.errors import LeWorldError, NotPrimaryError
 from leworld.memory.ranges import Ints
@@ -41,7 +41,7 @@ class FollowerLinks:
     def __init__(self, leader: Leader) -> None:
         self._leader = leader
         self._links: dict[str, MemoryClient] = {}
-        self._pending: dict[str, PendingCall] = {}
+        self._pending: dict[str, PendingReply] = {}
 
     def add(self, name: str, link: MemoryClient) -> None:
         """Have a replica follow from now on."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from actors.errors import ActorError, UnreachableError
-from actors.memory.client import MemoryClient, PendingCall
+from actors.memory.client import MemoryClient, PendingReply
 from actors.memory.coordinator import Coordinator
 from actors.memory.protocol import Answer
 from actors.rpc.retry import Pause, attempts
@@ -44,7 +44,7 @@ class ShardPending:
     """A call to the leader of a shard, whose answer is still to come."""
 
     client: ShardClient
-    pending: PendingCall | None
+    pending: PendingReply | None
     op: str
     given: Mapping[str, Any]
 

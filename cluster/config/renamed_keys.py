@@ -22,7 +22,8 @@ def with_new_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         old = f"{prefix}{name}"
         new = RENAMED.get(old, old)
-        if new != old:
+        # Configs that a run keeps have every key; one without a value says nothing of what the user set.
+        if new != old and value is not None:
             say_renamed(old, new)
         key = new.removeprefix(prefix)
         if key in found or (new != old and key in tree):

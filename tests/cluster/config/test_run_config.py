@@ -189,6 +189,13 @@ def test_a_key_that_was_renamed_still_loads_and_its_new_name_is_said_once(tmp_pa
     assert capsys.readouterr().err == "leworld: model.asked is now called model.shortlist_size\n"
 
 
+@pytest.mark.usefixtures("_told_anew")
+def test_an_old_key_without_a_value_is_not_worth_a_word(tmp_path, capsys):
+    (tmp_path / "old.yaml").write_text("base: tiny\nmodel: {asked: null}\n")
+    assert load_config(str(tmp_path / "old.yaml")).model.shortlist_size is None
+    assert capsys.readouterr().err == ""
+
+
 def test_the_old_and_the_new_name_of_a_key_do_not_go_together():
     for text in ("model: {asked: 2, shortlist_size: 2}", "model: {shortlist_size: 2, asked: 2}"):
         with pytest.raises(ConfigError, match=r"model.shortlist_size is set twice.*remove model.asked"):
