@@ -23,10 +23,10 @@ demo: $(STAMP)  ## Train a small world model of a pendulum and report on it
 	$(BIN)/leworld train --config pendulum
 
 test: $(STAMP)  ## Run the quick tests, in two processes
-	$(BIN)/pytest -q -n 2 --dist loadgroup
+	$(BIN)/pytest -q -n 2
 
 test-all: $(STAMP)  ## Run all tests, those too that take longer than a minute
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m "slow or not slow"
+	$(BIN)/pytest -q -n 2 -m "slow or not slow"
 
 lint: $(STAMP)  ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check

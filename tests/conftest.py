@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +19,27 @@ prepare_environment(None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, one has all that need Ray, and a file stays in one process."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """The files that need Ray come first: where two processes share the tests, one has them all."""
+    items.sort(key=lambda item: not needs_ray(item.path))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays in one process, as its tests share what was made for them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "ray" if needs_ray(config.rootpath / path) else path
+
+    return ByFile(config, log)
+
+
+@cache
+def needs_ray(path: Path) -> bool:
+    """Whether some test of a file is marked so."""
+    return "mark.ray" in path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
