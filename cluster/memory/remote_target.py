@@ -37,7 +37,7 @@ class RemoteTarget(Operations):
         Raises:
             ActorError: nobody answers.
             ConfigError: it is no address.
-            RightsError: the token is nobody's.
+            RightsError: the token is unknown.
         """
         self.address = address
         first = _connected(address, token, CONNECT_S)
@@ -122,7 +122,7 @@ def _connected(address: str, token: str, timeout_s: float) -> MemoryClient:
     try:
         return MemoryClient(address, token, timeout_s)
     except RightsError:
-        raise RightsError(f"{address}: the token is nobody's; give yours with --token, or in LEWORLD_TOKEN") from None
+        raise RightsError(f"{address}: unknown token: give yours with --token, or in LEWORLD_TOKEN") from None
     except ActorError as error:
         raise ActorError(
             f"memory at {address}", "does not answer", "start it with leworld memory serve, or check the address"

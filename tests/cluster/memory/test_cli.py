@@ -670,7 +670,7 @@ class TestServing:
         Path("tokens").write_text("# who\n\nt1 admin\nt2 bob\n")
         serving = Serving(mem, "--tokens", "tokens", address=f"ipc://{here}/socket")
         try:
-            assert "the token is nobody's; give yours with --token" in shell.complaint("stat", serving.address)
+            assert "unknown token: give yours with --token" in shell.complaint("stat", serving.address)
             shell("grant", mem, 0, 10, "bob", "--token", "t1")
             monkeypatch.setenv("LEWORLD_TOKEN", "t2")
             shell("write", mem, 5, 1)
