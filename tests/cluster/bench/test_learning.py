@@ -366,6 +366,7 @@ def test_every_quick_figure_is_recorded():
     with_expected(QUICK, read_expected(EXPECTED))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_nothing_is_worse_than_recorded(tmp_path, capfd):
     code = main(["bench", "learning", "--quick", "--jobs", "2", "--out", str(tmp_path)])
