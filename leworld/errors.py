@@ -1,15 +1,15 @@
-"""The errors a user can meet, each with what, where, and the way out in one line.
+"""The errors that a user can meet. Each says in one line what is wrong, where, and what to do.
 
 LeWorldError
 ├── ConfigError        a setting that is misspelt or out of range
 ├── RangeError         an address or a length outside the memory
 ├── DataError          a file or array that cannot be used
-├── CheckpointError    a checkpoint that is truncated, foreign or of another system
+├── CheckpointError    a checkpoint that is truncated, foreign or from another system
 ├── StoreError         a memory on disk that is in use, full, foreign or of another width
 │   ├── DamageError    words or records that are not what was written
-│   ├── RightsError    words that are another's
-│   ├── NotPrimaryError  a copy of a memory that does not lead
-│   └── MovedError     a shard that does not hold what it is asked for
+│   ├── RightsError    words that belong to another owner
+│   ├── NotPrimaryError  a replica that is not the leader
+│   └── MovedError     a shard that does not hold the requested stripe
 └── actors.errors.ActorError  (in the actor layer) an actor or cluster that does not answer
 """
 
@@ -17,38 +17,38 @@ from __future__ import annotations
 
 
 class LeWorldError(Exception):
-    """Base of every error that is the caller's to mend; its text is one line."""
+    """Base of every error that the caller can fix; its text is one line."""
 
 
 class ConfigError(LeWorldError, ValueError):
-    """A setting that is misspelt or out of range."""
+    """A setting is misspelt or out of range."""
 
 
 class RangeError(LeWorldError, IndexError):
-    """An address or a length outside the memory."""
+    """An address or a length is outside the memory."""
 
 
 class DataError(LeWorldError, ValueError):
-    """A file or array that cannot be used."""
+    """A file or array cannot be used."""
 
 
 class CheckpointError(LeWorldError, ValueError):
-    """A checkpoint that is truncated, foreign or of another system."""
+    """A checkpoint is truncated, foreign or from another system."""
 
 
 class StoreError(LeWorldError, OSError):
-    """A memory on disk that is in use, full, foreign or of another width."""
+    """A memory on disk is in use, full, foreign or of another width."""
 
 
 class RightsError(StoreError):
-    """Words that are another's."""
+    """The words belong to another owner."""
 
 
 class DamageError(StoreError):
-    """Words or records that are not what was written.
+    """Words or records are not what was written.
 
     Attributes:
-        pages: those that are damaged, where that is known.
+        pages: the damaged pages, if known.
     """
 
     def __init__(self, message: str, pages: tuple[int, ...] = ()) -> None:
@@ -57,10 +57,10 @@ class DamageError(StoreError):
 
 
 class NotPrimaryError(StoreError):
-    """A copy of a memory that does not lead.
+    """This replica is not the leader.
 
     Attributes:
-        address: of the one that does, as far as is known.
+        address: of the leader, if known.
     """
 
     def __init__(self, message: str, address: str = "") -> None:
@@ -69,4 +69,4 @@ class NotPrimaryError(StoreError):
 
 
 class MovedError(StoreError):
-    """A shard that does not hold what it is asked for, or is just handing it over: nothing was done."""
+    """This shard does not hold the requested stripe, or is handing it over. Nothing was done."""

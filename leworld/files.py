@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and what is on the disk."""
+"""Atomic file replacement and syncing to disk."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _LEFTOVER = re.compile(r"\..+\.(\d+)\.(\d+)\.tmp")
-"""What ``replace_file`` writes first: it names the process and the thread."""
+"""Name of the temporary file of ``replace_file``, with the process and the thread."""
 
 
 def replace_file(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    """Put a file in place by renaming: a crash leaves the old one or the new one, and the new one is on the disk."""
+    """Replace a file by renaming. A crash leaves the old or the new file; on return the new one is on disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -24,12 +24,12 @@ def replace_file(path: Path, parts: Sequence[bytes | memoryview]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    # The rename itself is on the disk only once its directory is.
+    # The rename is on disk only once its directory is.
     sync(path.parent)
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what ``replace_file`` began in a directory and nobody ends any more, as the process was killed."""
+    """Delete temporary files of ``replace_file`` whose process was killed."""
     for path in directory.glob(".*.tmp"):
         found = _LEFTOVER.fullmatch(path.name)
         if found and not _is_at_work(*(int(number) for number in found.groups())):
@@ -37,7 +37,7 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is a process of a number."""
+    """Whether a process with this number runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -48,15 +48,15 @@ def is_running(pid: int) -> bool:
 
 
 def _is_at_work(pid: int, thread: int) -> bool:
-    """Whether a thread of a process may be replacing a file now; this one is not."""
+    """Whether another thread or process may be replacing a file now."""
     if pid != os.getpid():
         return is_running(pid)
-    # Another process may have had the number of this one, as the first process of a container always has.
+    # An earlier process may have had this number, as the first process of a container always does.
     return thread != threading.get_ident() and thread in {each.ident for each in threading.enumerate()}
 
 
 def sync(path: Path) -> None:
-    """Return once a file, or the names in a directory, are on the disk."""
+    """Return once a file, or the names in a directory, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

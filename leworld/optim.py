@@ -24,7 +24,7 @@ class Optimizer:
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
 
     def step(self, lr: float) -> float:
-        """Clip, step, forget the gradients.
+        """Clip the gradients, make a step, and clear them.
 
         Returns:
             the norm of the gradient before clipping.

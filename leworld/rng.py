@@ -1,6 +1,6 @@
-"""Random generators that depend on what they are for, not on what was drawn before.
+"""Random generators that depend on their purpose, not on earlier draws.
 
-A step's generator follows from (seed, phase, step) alone: a run resumed at a step draws what the undisturbed run drew.
+A step's generator follows from (seed, phase, step) alone, so a resumed run draws what an unbroken run draws.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def generator(seed: int, *path: str | int) -> torch.Generator:
 
 
 def derangement(count: int, generator: torch.Generator) -> Tensor:
-    """(count,) a permutation in which nothing stays in place, if count is above 1."""
+    """(count,) a permutation that moves every element, if count is above 1."""
     order = torch.randperm(count, generator=generator)
     moved = torch.empty_like(order)
     moved[order] = order.roll(1)

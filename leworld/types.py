@@ -1,4 +1,4 @@
-"""The frozen records that travel between the parts of a system.
+"""Frozen records that the parts of a system exchange.
 
 Shapes:
     B: batch.  T: time steps.  N: SLMs (and memory tables).  K: candidates an SLM proposes.
@@ -22,8 +22,7 @@ class _Record:
     """Tensor records that can be sliced, reshaped and moved as one."""
 
     def map(self: R, function, *others: R) -> R:
-        """Apply ``function`` to every tensor of the record, nested ones too, and its like of ``others``; None stays
-        None."""
+        """Apply ``function`` to each tensor, nested ones too, and its counterparts in ``others``; None stays None."""
         changed = {}
         for field in fields(self):  # pyright: ignore[reportArgumentType]
             value = getattr(self, field.name)
@@ -40,7 +39,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class Ranges(_Record):
-    """Word ranges ``[start, start + length)``; length 0 means that no read is made.
+    """Word ranges ``[start, start + length)``; length 0 means no read.
 
     ``start`` and ``length`` are int64 of one shape.
     """
@@ -54,15 +53,15 @@ class Batch(_Record):
     """Transitions, in the order they happened.
 
     Attributes:
-        past: (B, T, S) state before ``current`` with its action; equal to ``current`` where there is none.
+        past: (B, T, S) the state with its action before ``current``; equal to ``current`` if there is none.
         current: (B, T, S) state with its action.
         target: (B, T, Y) next state.
         characteristics: (B, T, C) which world this is.
-        labels: (B, T, N) what the write log says: where table n keeps what this sample needs.
-        keyed: (B, T, N) bool, True where that address follows from this step's inputs alone (not from a request).
-        relevant: (B, T, N) bool, which tables matter, where the world knows it.
-        context: (B, T, P) what an oracle is told, where the world knows it.
-        world: (B, T) int64, which body or data set the sample is of, where a world has such.
+        labels: (B, T, N) from the write log: where table n keeps what this sample needs.
+        keyed: (B, T, N) bool, True if that address follows from this step's inputs alone, without a request.
+        relevant: (B, T, N) bool, which tables matter, if the world knows it.
+        context: (B, T, P) what an oracle is told, if the world knows it.
+        world: (B, T) int64, the sample's body or data set, if the world has several.
     """
 
     past: Tensor
@@ -81,7 +80,7 @@ class Batch(_Record):
         return self.current.shape[0], self.current.shape[1]
 
     def fold_time(self) -> Batch:
-        """(B, T, ...) to (B * T, 1, ...): for everything that is not recurrent."""
+        """(B, T, ...) to (B * T, 1, ...), for everything that is not recurrent."""
         return self.map(lambda tensor: tensor.flatten(0, 1).unsqueeze(1))
 
     def at(self, t: int) -> Batch:
@@ -89,7 +88,7 @@ class Batch(_Record):
         return self.map(lambda tensor: tensor[:, t])
 
     def columns(self, tables: Tensor | None) -> Batch:
-        """With a column for each of (N,) SLMs, which have these tables; None where each has that of its own number."""
+        """Give each of N SLMs the column of its table, from (N,) ``tables``; None: SLM n has table n."""
         if tables is None:
             return self
         relevant = None if self.relevant is None else self.relevant[..., tables]
@@ -97,7 +96,7 @@ class Batch(_Record):
         return replace(self, labels=labels, keyed=self.keyed[..., tables], relevant=relevant)
 
     def of(self, slms: Tensor | None) -> Batch:
-        """Without the time axis: what concerns the (B, A) SLMs asked, in their order; all where None."""
+        """Drop the time axis and keep the columns of the (B, A) SLMs, in their order; None keeps all."""
         if slms is None:
             return self
         relevant = None if self.relevant is None else self.relevant.gather(1, slms)
@@ -107,9 +106,9 @@ class Batch(_Record):
 
 @dataclass(frozen=True)
 class Query(_Record):
-    """What the learner asks the SLMs: one message a step.
+    """What the learner sends to the SLMs: one message a step.
 
-    ``past``, ``current`` (B, S); ``characteristics`` (B, C); ``info_query`` (B, Q), zeros where nothing was asked.
+    ``past``, ``current`` (B, S); ``characteristics`` (B, C); ``info_query`` (B, Q), zeros without a request.
     """
 
     past: Tensor
@@ -125,8 +124,8 @@ class Proposals(_Record):
     Attributes:
         start: (B, N, K) int64.
         length: (B, N, K) int64, clipped to the end of the memory.
-        clipped: (B, N, K) bool, True where it was.
-        log_prob: (B, N, K) of the start, normalised over the whole address space.
+        clipped: (B, N, K) bool, True if it was clipped.
+        log_prob: (B, N, K) log-probability of the start, over the whole address space.
         confidence: (B, N) probability that the best candidate is the right one.
         hidden: (B, N, H).
     """
@@ -145,18 +144,18 @@ class Proposals(_Record):
 
 @dataclass(frozen=True)
 class Step:
-    """One prediction and how it came about.
+    """One prediction and how it was made.
 
     Attributes:
         next_state: (B, Y).
         mask: (B, N) 0 or 1.
-        reads: (B, N) the ranges whose words were used; length 0 where the SLM was not trusted.
-        looks: (B, N) int64, ranges read to find them: more than 1 where the best candidate was not believed.
+        reads: (B, N) the ranges whose words were used; length 0 if the SLM was not trusted.
+        num_reads_tried: (B, N) int64, ranges read for each SLM; above 1 after a second look.
         proposals: what the SLMs said.
-        info_query: (B, Q) the request to the next step; zeros where none was worth its price.
-        believed: (B, N) in [0, 1], how far the records that were read are what the sample needs; 0 without a read.
-        first_believed: (B, N) the same of the best candidate, before any second look: what an SLM is judged by.
-        asked: (B, A) int64, the SLMs that were asked, where they were few: N is A then; see ``over``.
+        info_query: (B, Q) the request to the next step; zeros if it was not worth its price.
+        read_confidence: (B, N) in [0, 1], how much the BLM believes each read; 0 without a read.
+        first_read_confidence: (B, N) the same for the best candidate, before a second look; the health check uses it.
+        shortlist: (B, A) int64, the SLMs that were asked; N is A then, see ``over``. None: all were asked.
     """
 
     next_state: Tensor
@@ -170,7 +169,7 @@ class Step:
     shortlist: Tensor | None = None
 
     def over(self, num_slms: int) -> Step:
-        """The same with a column for each of N SLMs; those that were not asked proposed nothing, at address -1."""
+        """The same with a column for each of N SLMs; an SLM that was not asked has address -1 and length 0."""
         if self.shortlist is None:
             return self
         shortlist = self.shortlist
@@ -190,13 +189,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Credit(_Record):
-    """What the learner sends back to the SLMs after the transition was seen.
+    """What the learner sends back to the SLMs once it knows the transition.
 
     Attributes:
-        labels: (B, N) where the answer lay, from the write log; length 0 where unknown.
-        label_weight: (B, N) how much that label counts.
-        candidate: (B, N, K) target distribution over the candidates, from hindsight; zero rows where unscored.
-        candidate_weight: (B, N) how much it counts.
+        labels: (B, N) the right range from the write log; length 0 if unknown.
+        label_weight: (B, N) weight of that label.
+        candidate: (B, N, K) target distribution over the candidates, from hindsight; zero rows if not scored.
+        candidate_weight: (B, N) weight of that target.
         hidden_grad: (B, N, H) gradient of the learner's loss with respect to ``Proposals.hidden``.
     """
 

@@ -1,1 +1,1 @@
-"""What a user of Python has: a model, its sessions and its memory. Numpy goes in and numpy comes out."""
+"""The Python API: a model, its sessions and its memory. It takes and returns numpy arrays."""

@@ -1,10 +1,10 @@
-"""A model as a folder that says all of itself: nothing in it is ever unpickled, and no other program is needed.
+"""A model as a self-contained folder; nothing in it is unpickled.
 
 Files::
 
     model.json           format number, world, sizes, and size and SHA-256 of the files below
     weights.safetensors  weights as ``blm.NAME`` and ``slm.ID.NAME``; units and the record decoder as ``world.NAME``
-    memory.lw            every page of the memory that was ever written, with checksums
+    memory.lw            every written page of the memory, with checksums
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ WORLD_TENSORS = ("scale", "decode")
 
 
 def save_folder(parts: ModelParts, folder: Path) -> Path:
-    """Write a folder; it has its name only once all of it is on the disk.
+    """Write a folder; it gets its name once all of it is on disk.
 
     Raises:
-        DataError: there is something in the folder, or it is a file.
+        DataError: the folder is not empty, or is a file.
     """
     check_free(folder)
     temporary = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
@@ -60,13 +60,13 @@ def save_folder(parts: ModelParts, folder: Path) -> Path:
 
 
 def check_free(folder: Path) -> None:
-    """Raise DataError unless a folder is not there, or empty."""
+    """Raise DataError unless the folder is absent or empty."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise DataError(f"{folder}: something is there already; give a new folder or an empty one")
 
 
 def load_folder(folder: Path) -> ModelParts:
-    """Read a folder, checking every byte before any of it is used.
+    """Read a folder and check every byte before using any.
 
     Raises:
         CheckpointError: a file is missing, foreign, changed, or of another format; its name is in the message.
@@ -85,7 +85,7 @@ def load_folder(folder: Path) -> ModelParts:
 
 
 def _write_files(parts: ModelParts, folder: Path) -> None:
-    # ``save_file`` would make a file that nobody else may read.
+    # ``save_file`` would make a file that other users cannot read.
     (folder / WEIGHTS).write_bytes(save(_named_tensors(parts)))
     save_snapshot(parts.memory, folder / MEMORY)
     listed = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in FILES}

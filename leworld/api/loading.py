@@ -18,11 +18,11 @@ def load(path: str | os.PathLike[str], device: str = "cpu") -> Model:
     Args:
         path: a folder that ``leworld export`` or ``Model.save`` wrote; or the directory of a run, such as
             ``runs/latest``, whose newest checkpoint is taken; or that of a checkpoint.
-        device: of torch, where the networks compute.
+        device: the torch device of the networks.
 
     Raises:
-        CheckpointError: there is none of these, or a file in it cannot be used.
-        DataError: the data of a run cannot be read again. An exported folder does not need it.
+        CheckpointError: the path is none of these, or a file in it cannot be used.
+        DataError: the data of a run cannot be read. An exported folder does not need them.
     """
     folder = Path(path)
     if (folder / MODEL).is_file():
@@ -36,7 +36,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu") -> Model:
 
 
 def _load_run(path: Path) -> ModelParts:
-    """Settings of runs are YAML, which only ``cluster`` reads; it is not imported for anything else."""
+    """Settings of runs are YAML, which only ``cluster`` reads. It is imported for nothing else."""
     try:
         export = import_module("cluster.run.export")
     except ImportError as error:

@@ -61,8 +61,8 @@ class ModelMemory:
 
         Args:
             episodes: ``states`` (E, L + 1, S), ``characteristics`` (E, C), and ``actions`` (E, L, A) where the world
-                has actions; ``ends`` (E,), the valid transitions of each episode, where not all are. Episodes of the
-                same characteristics are of one body. An open ``.npz`` file is such a mapping.
+                has actions; ``ends`` (E,), the valid transitions of each episode, if not all are. Episodes of the
+                same characteristics belong to one body. An open ``.npz`` file is such a mapping.
 
         Raises:
             DataError: an array does not fit the world, or the world's memory does not hold transitions.
@@ -83,11 +83,11 @@ class ModelMemory:
         return self._write(start, np.concatenate(blocks), written, sum(counts) - written)
 
     def write_words(self, start: ArrayLike, words: WordArray) -> WriteReceipt:
-        """Write R blocks of words as they are.
+        """Write R blocks of plain words.
 
         Args:
             start: (R,) address of each block.
-            words: (R, W) uint32, W from 1 to 256; where blocks overlap the later one wins.
+            words: (R, W) uint32, W from 1 to 256; if blocks overlap, the later one wins.
 
         Raises:
             RangeError: a block is outside the memory; nothing was written.
@@ -96,10 +96,10 @@ class ModelMemory:
         return self._write(start, np.asarray(words), 0, 0)
 
     def erase(self, receipt: WriteReceipt) -> None:
-        """Undo a write: what it covered comes back, bit for bit, except where a later write lies over it.
+        """Undo a write: the words that it covered come back bit for bit, unless a later write covers them.
 
         Raises:
-            DataError: the receipt is of another model, or was erased already.
+            DataError: the receipt belongs to another model, or its write was erased already.
         """
         index = next((i for i, layer in enumerate(self._layers) if layer.receipt is receipt), None)
         if index is None:
@@ -126,17 +126,17 @@ class ModelMemory:
         return np.split(found.words, found.offsets[1:-1]) if len(found.offsets) > 1 else []
 
     def transitions(self, words: WordArray) -> dict[str, NDArray[Any]]:
-        """What words say, record by record, such as those of ``Read.words``, in the user's units.
+        """Decode words such as ``Read.words`` to transitions in the user's units.
 
         Args:
             words: (W,), whole records.
 
         Returns:
-            ``states`` (M, S), ``actions`` (M, A), ``next_states`` (M, S), to the 8 bits that a number has; ``tags``
+            ``states`` (M, S), ``actions`` (M, A), ``next_states`` (M, S), at the 8 bits of a stored number; ``tags``
             (M,), the same for all records of a body.
 
         Raises:
-            DataError: these are no whole records, or the world's records are not transitions.
+            DataError: these are not whole records, or the world's records are not transitions.
         """
         records = self._records()
         size = records.schema.num_words
@@ -151,7 +151,7 @@ class ModelMemory:
         return {"states": states, "actions": actions, "next_states": following, "tags": rows["tag"][:, 0]}
 
     def snapshot(self) -> Snapshot:
-        """A copy of every page that was ever written."""
+        """A copy of every written page."""
         return self._store.snapshot()
 
     def _write(self, start: ArrayLike, words: WordArray, written: int, left_out: int) -> WriteReceipt:
@@ -195,7 +195,7 @@ def transitions(episodes: Episodes, chosen: Ints) -> tuple[NDArray[np.float64], 
 
 
 def _hand_down(layer: Layer, later: Layer, done: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Let a later layer lie over what this one lies over, at the words that no layer between took: (W,) which."""
+    """Give a later layer the words under this one, where no layer between covers them: (W,) which."""
     place = np.searchsorted(later.address, layer.address).clip(max=len(later.address) - 1)
     taken = (later.address[place] == layer.address) & ~done
     later.under[place[taken]] = layer.under[taken]

@@ -49,10 +49,10 @@ class Model:
         return Session(self.system, self.units, self.memory, characteristics, watch_health)
 
     def save(self, folder: str | Path) -> Path:
-        """Write all of it, the memory as it is now, to a new folder that ``leworld.load`` reads.
+        """Write the model with its present memory to a new folder that ``leworld.load`` reads.
 
         Raises:
-            DataError: there is something in the folder.
+            DataError: the folder is not empty.
         """
         return save_folder(self._parts.with_memory(self.memory.snapshot()), Path(folder))
 

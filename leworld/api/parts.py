@@ -1,4 +1,4 @@
-"""ModelParts: all that a model is made of, as plain values and tensors, and how a system is built from them."""
+"""ModelParts: a model as plain values and tensors, from which a system is built."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class ModelParts:
     Attributes:
         config: sizes.
         spec: of the world.
-        format: how its transitions become words; None where memory holds something else.
+        format: how its transitions become words; None if memory holds something else.
         slm_ids: numbers of the SLMs.
-        asking: (1 + N,) see ``leworld.models.membership.asking``.
+        asking: (1 + N,), see ``leworld.models.membership.asking``.
         blm: weights by name.
         slms: weights by ``ID.NAME``.
-        memory: every page that was written.
+        memory: every written page.
         trained_to: phase and step of the training.
     """
 
@@ -45,7 +45,7 @@ class ModelParts:
     trained_to: Mapping[str, Any]
 
     def with_memory(self, memory: Snapshot) -> ModelParts:
-        """The same with another memory."""
+        """The same parts with another memory."""
         return replace(self, memory=memory)
 
     def build(self, memory: Reader, device: str) -> System:
@@ -58,7 +58,7 @@ class ModelParts:
         blm = build_blm(config, self.spec, 0)
         load_weights("the BLM", blm, self.blm)
         set_asking(blm, self.asking)
-        # The seed gives first weights, which the loaded ones replace.
+        # The loaded weights replace the first ones, which the seed gives.
         fleet = FleetConfig(config.slm, config.num_slms, config.blm.query_dim, seed=0)
         host = SLMHost(fleet, self.spec, self.slm_ids, device)
         for slm_id, slm in zip(self.slm_ids, host.slms, strict=True):

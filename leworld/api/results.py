@@ -1,7 +1,7 @@
-"""What the model answers, as numpy arrays.
+"""The model's results, as numpy arrays.
 
 Shapes:
-    B: episodes of the session, left out where it has one.  N: SLMs.  K: candidates.  H: steps ahead.  S: state.
+    B: episodes of the session; a session of one has no such axis.  N: SLMs.  K: candidates.  H: steps ahead.  S: state.
     R: blocks written.
 """
 
@@ -21,7 +21,7 @@ class Read:
         slm: number of the SLM that proposed it.
         start: address of the first word.
         length: number of words.
-        confidence: in [0, 1], how far the records that were read are what the sample needs.
+        confidence: the read confidence, in [0, 1].
         words: (length,) uint32.
     """
 
@@ -42,7 +42,7 @@ class PredictedStep:
     Attributes:
         next_state: ([B,] S) float64, in the units of the user's states.
         mask: ([B,] N) bool, which SLMs the BLM trusted, in the order of ``Model.slms``.
-        reads: of the SLMs that were trusted; for a batch one tuple an episode.
+        reads: of the trusted SLMs; for a batch, one tuple per episode.
     """
 
     next_state: NDArray[np.float64]
@@ -65,15 +65,15 @@ class PredictedPath:
 
 @dataclass(frozen=True, eq=False)
 class WriteReceipt:
-    """What ``ModelMemory.write`` did, and the key to undo it with ``ModelMemory.erase``.
+    """What ``ModelMemory.write`` did; ``ModelMemory.erase`` takes it to undo the write.
 
     Attributes:
-        number: of the write, counted from 1 since the model was loaded.
+        number: of the write, from 1 since the model was loaded.
         start: (R,) int64 first word of each block.
         length: (R,) int64 words of each block.
         crc32: checksum of the words.
-        written: transitions that are in the memory now; 0 for plain words.
-        left_out: transitions for which the bodies' blocks had no room.
+        written: transitions written; 0 for plain words.
+        left_out: transitions that did not fit into the bodies' blocks.
     """
 
     number: int

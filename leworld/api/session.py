@@ -56,10 +56,10 @@ class Session:
 
         Args:
             state: ([B,] S) the state now.
-            action: ([B,] A) what is done now; left out where the world has no actions.
+            action: ([B,] A) the action now; omit it if the world has no actions.
 
         Raises:
-            DataError: an array does not fit the world or the session; nothing was changed.
+            DataError: an array does not fit the world or the session. Nothing was changed.
         """
         states = self._rows("state", state, self._units.state_dim)
         current = self._units.inputs(states, self._actions(action))
@@ -72,13 +72,13 @@ class Session:
         return self._result(whole)
 
     def rollout(self, state: ArrayLike, actions: ArrayLike) -> PredictedPath:
-        """Predict many steps ahead: each state after the first is the prediction before. The session stays as it is.
+        """Predict many steps ahead, each from the prediction before. The session stays as it is.
 
-        The transition to ``state`` is used as in ``predict``; imagined transitions are no evidence of the body.
+        The transition to ``state`` is used as in ``predict``; imagined transitions are not evidence of the body.
 
         Args:
             state: ([B,] S) the state now.
-            actions: ([B,] H, A) of one path, or ([B,] K, H, A) of K candidates. Where the world has no actions A is 0.
+            actions: ([B,] H, A) of one path, or ([B,] K, H, A) of K candidates. A is 0 if the world has no actions.
 
         Raises:
             DataError: an array does not fit the world or the session.
@@ -107,7 +107,7 @@ class Session:
         return torch.stack(found, dim=1), np.stack(masks, axis=1)
 
     def _query(self, current: Tensor, times: int = 1) -> Query:
-        """What is known now; each episode ``times`` times."""
+        """The query for this step, with each episode repeated ``times`` times."""
         characteristics, request = (x.repeat_interleave(times, 0) for x in (self._characteristics, self._request))
         past = current if self._past is None else self._past.repeat_interleave(times, 0)
         return Query(past, current, characteristics, request)
@@ -132,7 +132,7 @@ class Session:
         return SLMHealth.fresh(self.num_episodes, self._system.fleet.num_slms, device=self._system.device)
 
     def _current_health(self) -> SLMHealth | None:
-        """What was held against SLMs concerns the words of then: after a write they begin again."""
+        """The health of the SLMs; it starts again after a write, as it concerns the words of before."""
         if self._memory_version != self._memory.version:
             self._memory_version, self._health = self._memory.version, self._fresh_health()
         return self._health
@@ -157,7 +157,7 @@ class Session:
 
 
 def _repeated(health: SLMHealth | None, times: int) -> SLMHealth | None:
-    """Each stream ``times`` times."""
+    """Repeat each stream ``times`` times."""
     if health is None:
         return None
     parts = {name: getattr(health, name).repeat_interleave(times, 0) for name in ("doubt", "excluded", "wait")}

@@ -1,4 +1,4 @@
-"""Between the user's arrays and the model's tensors: shapes are checked, and units changed, here only.
+"""Convert between the user's arrays and the model's tensors. Only this module checks shapes and changes units.
 
 Shapes:
     S: state.  A: action.  C: characteristics.
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class UserUnits:
-    """A world's sizes and units; without a ``format`` the user's units are the model's."""
+    """A world's sizes and units; without a ``format``, the user's units are the model's."""
 
     spec: WorldSpec
     format: TransitionFormat | None
@@ -35,7 +35,7 @@ class UserUnits:
 
     @property
     def action_dim(self) -> int:
-        """A, 0 where the world has no actions."""
+        """A; 0 if the world has no actions."""
         return self.spec.state_dim - self.spec.target_dim
 
     @property
@@ -44,10 +44,10 @@ class UserUnits:
         return self.spec.char_dim
 
     def array(self, name: str, value: Any, shape: tuple[int | str, ...]) -> Floats:
-        """Finite numbers of a shape, in which a letter is any number from 1 on.
+        """Check that numbers are finite and have a shape, in which a letter is any number from 1.
 
         Raises:
-            DataError: it is something else.
+            DataError: they do not.
         """
         try:
             array = np.asarray(value)
@@ -73,25 +73,25 @@ class UserUnits:
         return (joined if self.format is None else self.format.inputs.standardised(joined)).float()
 
     def model_state(self, states: Floats) -> Tensor:
-        """(..., S) states as the model has them."""
+        """(..., S) states in the model's units."""
         return self.inputs(states, np.zeros((*states.shape[:-1], 0)))
 
     def model_actions(self, actions: Floats) -> Tensor:
-        """(..., A) actions as the model has them."""
+        """(..., A) actions in the model's units."""
         return self.inputs(np.zeros((*actions.shape[:-1], self.state_dim)), actions)[..., self.state_dim :]
 
     def user_state(self, states: Tensor) -> Floats:
-        """(..., S) states of the model as the user has them."""
+        """(..., S) states of the model in the user's units."""
         plain = states.cpu().double()
         return (plain if self.format is None else self.format.inputs.restored(plain)).numpy()
 
     def characteristics(self, values: Floats) -> Tensor:
-        """(..., C) characteristics as the model has them, float32."""
+        """(..., C) characteristics in the model's units, float32."""
         plain = torch.from_numpy(values)
         units = None if self.format is None else self.format.characteristics
         return (plain if units is None else units.standardised(plain)).float()
 
 
 def shown(shape: tuple[int | str, ...]) -> str:
-    """``(B, 3)``."""
+    """A shape as text, such as ``(B, 3)``."""
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
