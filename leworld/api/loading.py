@@ -1,4 +1,4 @@
-"""Loading a model: from an exported folder by itself, from a run or a checkpoint with the help of ``cluster``."""
+"""Load a model from an exported folder, or with the help of ``cluster`` from a run or a training state checkpoint."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def load(path: str | os.PathLike[str], device: str = "cpu") -> Model:
     """Load a model.
 
     Args:
-        path: a folder that ``leworld export`` or ``Model.save`` wrote; or the directory of a run, such as
-            ``runs/latest``, whose newest checkpoint is taken; or that of a checkpoint.
+        path: a folder that ``leworld export`` or ``Model.save`` wrote, the directory of a run such as ``runs/latest``
+            (the newest training state checkpoint is used), or the directory of a training state checkpoint.
         device: the torch device of the networks.
 
     Raises:

@@ -1,8 +1,8 @@
-"""ModelMemory: what the model can look up; written at once, and erased to the bit.
+"""ModelMemory: the words that a model reads. A write can be erased bit for bit.
 
-Every write lies over those before it, like a layer: a word is that of the newest write that covers it. To erase a write
-takes its layer out, wherever it lies. So a word that was overwritten since stays as it is; and once the later write is
-erased too, what comes back is what was there before both.
+Each write is a layer over earlier ones, and a word is that of the newest layer that covers it. Erasing a write removes
+its layer. A word that a later write covers stays as it is; once that write is erased too, the word from before both
+comes back.
 
 Shapes:
     E: episodes.  L: transitions of the longest.  S: state.  A: action.  C: characteristics.  R: blocks.  W: words.
@@ -32,7 +32,7 @@ WordArray = NDArray[np.uint32]
 
 @dataclass
 class Layer:
-    """A write that was not erased: ``address`` (W,) ascending, and ``under`` (W,) the words that it lies over."""
+    """A write that was not erased: ``address`` (W,) ascending, and ``under`` (W,) the words below it."""
 
     receipt: WriteReceipt
     address: Ints
@@ -40,10 +40,10 @@ class Layer:
 
 
 class ModelMemory:
-    """The memory of one loaded model. It is this process's own: ``Model.save`` keeps it.
+    """The memory of one loaded model, private to this process. ``Model.save`` stores it.
 
     Attributes:
-        version: rises with every write and every erasure.
+        version: a number that rises with every write and erasure.
     """
 
     def __init__(self, store: WordStore, units: UserUnits) -> None:
@@ -53,11 +53,11 @@ class ModelMemory:
         self.version = 0
 
     def write(self, episodes: Mapping[str, ArrayLike]) -> WriteReceipt:
-        """Write what was seen of bodies; the next prediction knows it. Nothing is trained.
+        """Write transitions of bodies; the next prediction can read them. Nothing is trained.
 
         A body has as many records as in training, ``Model.describe()["records_of_a_body"]``: the first transitions of
-        its episodes, in their order. They replace what the memory held of the body. Their place follows from the
-        characteristics, so that of a body that happens to share it is covered until this write is erased.
+        its episodes, in order. They replace the records of the body. Their place follows from the characteristics; if
+        another body shares the place, its records are covered until this write is erased.
 
         Args:
             episodes: ``states`` (E, L + 1, S), ``characteristics`` (E, C), and ``actions`` (E, L, A) where the world

@@ -17,12 +17,12 @@ from leworld.models.system import System
 
 
 class Model:
-    """A trained system. Made by ``leworld.load``.
+    """A trained system, made by ``leworld.load``.
 
     Attributes:
-        memory: the words that it reads; what is written there is known to the next prediction.
-        slms: numbers of the SLMs; masks have a column for each.
-        system: the BLM, the SLMs and the memory, for those who want torch tensors.
+        memory: the words that it reads; a write takes effect with the next prediction.
+        slms: numbers of the SLMs, in the order of a mask's columns.
+        system: the BLM, the SLMs and the memory, for use with torch tensors.
         units: sizes and units of the world.
     """
 
@@ -36,12 +36,12 @@ class Model:
         self.slms = list(parts.slm_ids)
 
     def session(self, characteristics: ArrayLike, *, watch_health: bool = False) -> Session:
-        """Begin an episode of a body, or several at once.
+        """Begin one episode, or several at once.
 
         Args:
             characteristics: (C,) of one body; (B, C) for B episodes side by side.
-            watch_health: shut out SLMs whose reads keep being disbelieved, until they are believed again. It expects
-                that memory holds as many transitions of a body as its block has room for.
+            watch_health: exclude SLMs that fail the health check, until their reads are believed again. It expects
+                that each body's block in memory is full.
 
         Raises:
             DataError: the characteristics do not fit the world.

@@ -1,4 +1,4 @@
-"""Session: one episode, or several side by side, and what the model knows of it so far.
+"""Session: one episode, or several side by side, and what the model has seen of it.
 
 Shapes:
     B: episodes.  K: candidates.  H: steps ahead.  S: state.  A: action.  N: SLMs.
@@ -23,7 +23,7 @@ from leworld.types import Query, Step
 
 
 class Session:
-    """Made by ``Model.session``. It keeps what was seen of the episode, and what the BLM asked for last.
+    """Made by ``Model.session``. It keeps what was seen of the episode and the BLM's last request.
 
     A session of characteristics (C,) is one episode: states are (S,), actions (A,). One of (B, C) is B episodes at
     once: states are (B, S), actions (B, A), and every result has the axis B too.
@@ -50,9 +50,8 @@ class Session:
     def predict(self, state: ArrayLike, action: ArrayLike | None = None) -> PredictedStep:
         """Predict the state after an action, and go on to it.
 
-        The transition from the state and action of the call before to this ``state`` counts as seen from this call on:
-        the prediction already uses it. So give every state that really was, one call a time step; for states that are
-        only imagined use ``rollout``.
+        This prediction already uses the transition from the previous call's state and action to this ``state``. Give
+        every real state, one call per time step; use ``rollout`` for imagined states.
 
         Args:
             state: ([B,] S) the state now.

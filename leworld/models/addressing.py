@@ -19,9 +19,9 @@ DIGIT_BITS = 8
 BASE = 1 << DIGIT_BITS
 RULE_GAIN = 10_000.0
 REQUEST_GAIN = 10.0
-"""They let weights of usual size make the firm scores that a sign near zero needs."""
+"""The gain lets weights of usual size give the large scores that a sign near zero needs."""
 FIRM = 8.0
-"""The rule's score of a bit at most: where it is wrong, the layers can still outvote it."""
+"""The rule's largest score of a bit; the layers can still outvote a wrong rule."""
 
 
 def digits_of(address: Tensor, num_digits: int) -> Tensor:
@@ -31,7 +31,7 @@ def digits_of(address: Tensor, num_digits: int) -> Tensor:
 
 
 def best_k(log_prob: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The K most probable addresses, exactly, whatever the size of the address space.
+    """The exact K most probable addresses, for any size of the address space.
 
     Args:
         log_prob: (B, D, 256) log-probability of every digit.
@@ -67,9 +67,9 @@ def bits_of(number: Tensor, num_bits: int) -> Tensor:
 
 
 class SignRule(nn.Module):
-    """A linear rule from a key to bits, as a sign projection is.
+    """A linear rule from a key to bits, such as a sign projection.
 
-    It is learnt by itself, from keys whose bits are known, to a precision that layers with norms do not keep.
+    It learns alone, from keys with known bits, to a precision that layers with norms do not keep.
     """
 
     def __init__(self, key_dim: int, num_bits: int) -> None:
@@ -77,17 +77,17 @@ class SignRule(nn.Module):
         self.linear = zeroed(nn.Linear(key_dim, num_bits))
 
     def forward(self, key: Tensor) -> Tensor:
-        """(B, C) keys to (B, bits) scores in [-1, 1]; nothing but ``loss`` teaches them."""
+        """(B, C) keys to (B, bits) scores in [-1, 1]; only ``loss`` trains them."""
         return torch.tanh(RULE_GAIN / FIRM * self.linear(key).detach())
 
     def some(self, key: Tensor, shape: tuple[int, int], chosen: Tensor) -> Tensor:
-        """(B, A, G) scores of (B, A) chosen groups of bits alone, where the bits are ``shape`` groups of G."""
+        """(B, A, G) scores of (B, A) chosen groups of bits, if the bits are ``shape`` groups of G."""
         with torch.no_grad():
             weight, bias = (part.unflatten(0, shape)[chosen] for part in (self.linear.weight, self.linear.bias))
             return torch.tanh(RULE_GAIN / FIRM * (torch.einsum("bagc,bc->bag", weight, key) + bias))
 
     def loss(self, key: Tensor, bits: Tensor) -> Tensor:
-        """Binary cross-entropy of (B, C) keys and their (B, bits), over the gain for a gradient of usual size."""
+        """Binary cross-entropy of (B, C) keys and their (B, bits), divided by the gain."""
         logit = 2 * RULE_GAIN * self.linear(key)
         return F.binary_cross_entropy_with_logits(logit, bits, reduction="none").sum(-1).mean() / RULE_GAIN
 
@@ -95,10 +95,9 @@ class SignRule(nn.Module):
 class DigitHead(nn.Module):
     """Scores the digits of an address: a free score for each value plus a sum of bit scores.
 
-    The bit scores share what they learn between the 256 values of a digit, so that digits never seen in training are
-    still in reach. They also see key and request as they came in, past all layers: a sign-projection address is a
-    linear rule of the key, learnt by itself (``rule_loss``) to a precision that layers with norms do not keep.
-    ``heed`` says how much the rule counts against the layers, as a request may name another address.
+    The 256 values of a digit share the bit scores, so the head can also name digits that training never showed. Bit
+    scores also see key and request directly: a sign-projection address is a linear rule of the key (``SignRule``).
+    ``heed`` weighs the rule against the layers, as a request may name another address.
     """
 
     code: Tensor
@@ -111,7 +110,7 @@ class DigitHead(nn.Module):
         self.rule = SignRule(key_dim, num_digits * DIGIT_BITS)
         self.request = zeroed(nn.Linear(query_dim, num_digits * DIGIT_BITS, bias=False))
         self.heed = zeroed(nn.Linear(d_model, 1))
-        # The rule first: what the layers add to a firm sign could only turn it.
+        # The rule learns first: layers that add to a firm sign can only turn it.
         nn.init.constant_(self.heed.bias, 3.0)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)

@@ -1,6 +1,6 @@
-"""Reading for a model: ranges become bits, each distinct range read and encoded once.
+"""Batched reads: ranges become bits, and each distinct range is read and encoded once.
 
-In a batch of sequences most samples ask for the same ranges, so the work follows the distinct ones.
+In a batch of sequences most samples read the same ranges, so only distinct ones cost work.
 
 Shapes:
     U: distinct ranges.  M: records in the longest of them.  R: words in a record.
@@ -19,14 +19,14 @@ from leworld.types import Ranges, _Record
 
 @dataclass(frozen=True)
 class Reads(_Record):
-    """Distinct ranges and who asked for them.
+    """Distinct ranges, and which samples read them.
 
     Attributes:
         bits: (W, 32) float in {0, 1}, the words of all distinct ranges, packed.
         row: (W,) int64, the range of each word; ``column`` (W,) int64, its position there.
         column: see ``row``.
-        valid: (U, M) bool, True where a record has at least one word.
-        index: ranges' shape, int64, the distinct range of each; where length was 0, a range without words.
+        valid: (U, M) bool, True if a record has at least one word.
+        index: ranges' shape, int64, the distinct range of each; a range without words if the length was 0.
     """
 
     bits: Tensor
@@ -42,13 +42,13 @@ def read_ranges(memory: Reader, ranges: Ranges, record_words: int, device: torch
     Args:
         memory: any memory.
         ranges: any shape.
-        record_words: R; a range is encoded in records of R words from its start on, the last one may be short.
+        record_words: R; a range is split into records of R words from its start; the last may be short.
         device: where the bits go.
     """
     packed, index = torch.unique(ranges.start * (PAGE_WORDS + 1) + ranges.length, return_inverse=True)
     start, length = packed // (PAGE_WORDS + 1), packed % (PAGE_WORDS + 1)
     words = memory.read(start.cpu().numpy(), length.cpu().numpy())
-    # A copy in torch's own memory: products on numpy's may round differently, by where the array happens to lie.
+    # A copy in torch's memory: rounding of products may depend on the alignment of numpy's.
     bits = torch.tensor(unpack_bits(words.words))
     length = length.cpu()
     row = torch.repeat_interleave(torch.arange(len(length)), length)

@@ -1,7 +1,7 @@
-"""BLM: the big model that trusts, reads, predicts, and asks.
+"""BLM: the big model that chooses SLMs, reads, predicts, and makes requests.
 
 Shapes:
-    B: batch.  N: SLMs, or where few are asked A of them.  D: width.  E: read width.  U: distinct ranges.  M: records.
+    B: batch.  N: SLMs; with a shortlist, the A on it.  D: width.  E: read width.  U: distinct ranges.  M: records.
     S, Y, C, Q, H: see leworld.types.
 """
 
@@ -32,7 +32,7 @@ class BLMConfig:
     """Sizes of the BLM; the defaults give the seeds' 11.2 M parameters.
 
     ``read_dim`` is the width of an encoded record, ``read_heads`` the heads that pool records, ``query_dim`` the
-    width of the info query; ``request_price`` the part of the error that a request must be expected to save;
+    width of the info query; ``request_price`` the part of the error that a request must promise to save;
     ``fit_features`` and ``fit_dim`` the features of the regression on transitions and the width of their layers.
     """
 
@@ -62,10 +62,10 @@ class BLMConfig:
 
 @dataclass(frozen=True)
 class Slots(_Record):
-    """What a selected SLM would add.
+    """What each SLM adds if it is selected.
 
-    ``content`` (B, N[, K], D); ``notes`` (B, N[, K], E); ``moments`` (B, N[, K], .) of the transitions that it read,
-    where records are such.
+    ``content`` (B, N[, K], D); ``notes`` (B, N[, K], E); ``moments`` (B, N[, K], .) of the transitions that it read, if
+    records are transitions.
     """
 
     content: Tensor
@@ -75,10 +75,10 @@ class Slots(_Record):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the BLM says.
+    """The BLM's output.
 
-    ``change`` (B, Y) in units of the world's scale; ``request`` (B, Q) what the next step should look for;
-    ``worth`` (B,) the part of the error that asking for it is expected to save.
+    ``change`` (B, Y) in units of the world's scale; ``request`` (B, Q) for the next step;
+    ``worth`` (B,) the part of the error that the request is expected to save.
     """
 
     change: Tensor
@@ -86,12 +86,12 @@ class Prediction:
     worth: Tensor
 
     def info_query(self, price: float) -> Tensor:
-        """(B, Q) the request where it is worth its price, zeros where nothing is asked."""
+        """(B, Q) the request if it is worth its price, else zeros."""
         return self.request * (self.worth > price).unsqueeze(1)
 
 
 class BLM(nn.Module):
-    """Sees past, current, characteristics, the last request, and a slot for each SLM; predicts and asks."""
+    """Sees past, current, characteristics, the last request and a slot for each SLM; predicts and makes requests."""
 
     scale: Tensor
 
@@ -106,14 +106,14 @@ class BLM(nn.Module):
         self.past = nn.Linear(state_dim, d)
         self.current = nn.Linear(state_dim, d)
         self.characteristics = nn.Linear(char_dim, d)
-        # A request has no effect until one was worth making, nor has what an SLM says of itself until joint training.
+        # Requests have no effect before one was worth making, SLM confidences none before joint training.
         self.info_query = zeroed(nn.Linear(config.query_dim, d))
         self.kind = nn.Parameter(torch.randn(1, 4, d) * 0.02)
         self.norm_state = nn.LayerNorm(d)
         self.router = Router(d, slm_dim, num_slms)
         self.records = RecordEncoder(spec.record_words, config.read_dim, spec.decode, tag)
         self.pooling = Pooling(d, config.read_dim, config.read_heads, num_slms, tag[1])
-        # Where records are transitions, what they say of a body's dynamics is known in closed form.
+        # If records are transitions, a regression gives a body's dynamics in closed form.
         self.regression = (
             None if spec.decode is None else Regression(state_dim, target_dim, config.fit_features, config.fit_dim)
         )
@@ -122,7 +122,7 @@ class BLM(nn.Module):
         self.tags = TagHead(char_dim, config.query_dim, num_slms, tag[1]) if tag[1] else None
         self.num_slms = num_slms
         self.shortlist_size = shortlist_size
-        # Steps of training before an SLM that joined is asked for predictions.
+        # Training steps until predictions ask an SLM that joined.
         self.probation = [0] * num_slms
         self.slm_hidden = zeroed(nn.Linear(slm_dim, d))
         self.trust = zeroed(nn.Linear(2, d, bias=False))
@@ -132,10 +132,10 @@ class BLM(nn.Module):
         self.blocks = nn.ModuleList([Block(d, config.num_heads) for _ in range(config.num_layers)])
         self.norm = nn.LayerNorm(d)
         self.change = nn.Sequential(nn.Linear(d, d), nn.GELU(), zeroed(nn.Linear(d, target_dim)))
-        # What is linear in the inputs or in the words read need not pass the layers, which would blur it.
+        # Parts that are linear in the inputs or words bypass the layers, which would blur them.
         self.drift = zeroed(nn.Linear(2 * state_dim + char_dim, target_dim))
         self.told = zeroed(nn.Linear(num_slms * config.read_dim, target_dim, bias=False))
-        # Prediction needs little of what a read says of the future: the request has its own way to it.
+        # The request gets reads by its own path: prediction needs little of what they say of the future.
         self.ask = mlp(d, config.query_dim, config.query_dim)
         self.norm_notes = nn.LayerNorm(config.read_dim)
         self.ask_notes = nn.Linear(num_slms * config.read_dim, config.query_dim)
@@ -144,15 +144,15 @@ class BLM(nn.Module):
 
     @torch.no_grad()
     def shortlist(self, query: Query, noise: Tensor | None = None, prefer: Tensor | None = None) -> Tensor | None:
-        """The ``num_asked`` SLMs that each sample asks: those whose keys fit best what is sensed.
+        """The ``shortlist_size`` SLMs that each sample asks: those whose keys fit its senses best.
 
         Args:
             query: (B, ...).
-            noise: (B, N) added to the logits, for exploration; without, SLMs on probation are asked after all others.
-            prefer: (B, N) in [-1, 1]: those at 1 come before all others, those at -1 after.
+            noise: (B, N) added to the logits for exploration; without it, SLMs on probation come last.
+            prefer: (B, N) in [-1, 1]: SLMs at 1 come before all others, those at -1 after.
 
         Returns:
-            (B, A) int64, ascending; None where all are asked.
+            (B, A) int64, ascending; None if all are asked.
         """
         if self.shortlist_size is None or self.shortlist_size >= self.num_slms:
             return None
@@ -171,8 +171,8 @@ class BLM(nn.Module):
 
         Args:
             query: (B, ...).
-            seen: what ``observe`` made of the episode so far; None where no more is known than the query says.
-            asked: from ``shortlist``.
+            seen: the episode so far, from ``observe``; None if only the query is known.
+            shortlist: from ``shortlist``.
         """
         state = self._state(query)
         drift = self.drift(torch.cat([query.past, query.current, query.characteristics], dim=-1))
@@ -191,21 +191,21 @@ class BLM(nn.Module):
         return self.norm_state((torch.stack(parts, dim=1) + self.kind).sum(1))
 
     def expected_tags(self, characteristics: Tensor, request: Tensor, shortlist: Tensor | None = None) -> Tensor:
-        """(B, N, G) scores of the bits of the tags to expect; none where records have no tags."""
+        """(B, N, G) scores of the bits of the expected tags; None if records have no tags."""
         if self.tags is None:
             num_slms = self.num_slms if shortlist is None else shortlist.shape[1]
             return characteristics.new_zeros(len(characteristics), num_slms, 0)
         return self.tags(characteristics, request, shortlist)
 
     def observe(self, past: Tensor, current: Tensor) -> Tensor | None:
-        """Moments of what was seen of (B, T) episodes up to each of their steps.
+        """Moments of (B, T) episodes up to each of their steps.
 
         Args:
-            past: (B, T, S); equal to ``current`` where there is no such step.
+            past: (B, T, S); equal to ``current`` if there is no such step.
             current: (B, T, S).
 
         Returns:
-            (B, T, .), or None where records are no transitions.
+            (B, T, .), or None if records are not transitions.
         """
         if self.regression is None:
             return None
@@ -213,7 +213,7 @@ class BLM(nn.Module):
         return self.regression.moments(points, there).unflatten(0, past.shape[:2]).cumsum(1)
 
     def _transition(self, past: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, M, S) twice to (B, M, F + Y) points and (B, M) weights: 0 where there is no past."""
+        """(B, M, S) twice to (B, M, F + Y) points and (B, M) weights: 0 without a past."""
         assert self.regression is not None
         change = (current - past)[..., : self.target_dim] / self.scale
         return self.regression.points(past, change), (past != current).any(-1).float()
@@ -221,16 +221,16 @@ class BLM(nn.Module):
     def route(
         self, senses: Senses, proposals: Proposals, temperature: float = 1.0, noise: Tensor | None = None
     ) -> Routing:
-        """Decide which SLMs to trust, before anything is read."""
+        """Decide which SLMs to trust, before reading."""
         trust = trust_features(proposals)
         return self.router(senses.state, proposals.hidden, trust, temperature, noise, senses.shortlist)
 
     def route_alone(self, senses: Senses, temperature: float, noise: Tensor | None) -> Routing:
-        """Decide as if no SLM had said anything: which tables matter often follows from what is sensed."""
+        """Decide without the SLMs' proposals: the senses often show which tables matter."""
         return self.router.alone(senses.state, temperature, noise, senses.shortlist)
 
     def encode(self, reads: Reads) -> Records:
-        """Encode the words of every distinct range once."""
+        """Encode the words of each distinct range once."""
         records = self.records(self.codec.encode(reads.bits), reads)
         if self.regression is None or records.values is None:
             return records
@@ -238,7 +238,7 @@ class BLM(nn.Module):
         return replace(records, points=self.regression.points(inputs, change))
 
     def pool(self, senses: Senses, records: Records, index: Tensor) -> Pooled:
-        """What each of (B, N[, K]) ranges tells this sample."""
+        """Pool the records of each of (B, N[, K]) ranges for its sample."""
         pooled = self.pooling(senses, records, index)
         if self.regression is None or records.points is None:
             return pooled
@@ -247,7 +247,7 @@ class BLM(nn.Module):
         return replace(pooled, moments=moments.unflatten(0, index.shape))
 
     def slots(self, pooled: Pooled, proposals: Proposals) -> Slots:
-        """What each of the (B, N[, K]) ranges would put into its SLM's slot, if that is selected."""
+        """What each of the (B, N[, K]) ranges puts into its SLM's slot if that is selected."""
         hidden, trust = proposals.hidden, trust_features(proposals)
         if pooled.content.dim() == 4:
             hidden, trust = hidden.unsqueeze(2), trust.unsqueeze(2)
@@ -255,10 +255,10 @@ class BLM(nn.Module):
         return Slots(content, pooled.notes, pooled.moments)
 
     def predict(self, senses: Senses, slots: Slots, mask: Tensor) -> Prediction:
-        """Predict, and ask, from what is sensed and the slots (B, N, ...) that the mask (B, N) lets through."""
+        """Predict and make a request from the senses and the slots (B, N, ...) that the mask (B, N) selects."""
         gate = mask.unsqueeze(-1)
         content = gate * slots.content + (1 - gate) * self.unread + rows_of(self.slot[0], senses.shortlist)
-        # The read-out starts from the sum of its inputs: what is linear in them need not pass the attention.
+        # The read-out starts from the sum of its inputs, so that linear parts bypass the attention.
         first = self.readout + senses.state.unsqueeze(1) + content.sum(1, keepdim=True)
         x = torch.cat([first, content], dim=1)
         for block in self.blocks:
@@ -267,11 +267,11 @@ class BLM(nn.Module):
         change = self.change(x) + senses.drift + own_maps(self.told, gate * slots.notes, senses.shortlist)
         change = change + self._fitted(senses, slots, gate)
         request = self.ask(x) + own_maps(self.ask_notes, gate * self.norm_notes(slots.notes), senses.shortlist)
-        # What asking is worth is learnt from the state as it is: it must not bend the prediction.
+        # The worth is learnt from a detached state, so that it does not bend the prediction.
         return Prediction(change, self.norm_ask(request), self.worth(x.detach()).squeeze(-1))
 
     def _fitted(self, senses: Senses, slots: Slots, gate: Tensor) -> Tensor | float:
-        """(B, Y) what the transitions that were read, and those of the episode, say is left of the change."""
+        """(B, Y) the rest of the change, by the regression on the transitions read and those of the episode."""
         if self.regression is None:
             return 0.0
         assert senses.inputs is not None
@@ -283,7 +283,7 @@ class BLM(nn.Module):
 
 
 def own_maps(linear: nn.Linear, notes: Tensor, shortlist: Tensor | None) -> Tensor:
-    """The linear layer on the (B, N, E) notes of all SLMs side by side, where those that are not asked would be 0."""
+    """The linear layer on the (B, N, E) notes of all SLMs side by side; those not asked count as 0."""
     if shortlist is None:
         return linear(notes.flatten(1))
     told = apply_own(linear.weight, notes, shortlist)

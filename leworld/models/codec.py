@@ -16,9 +16,9 @@ HIDDEN_DIM = 64
 
 
 class Codec(nn.Module):
-    """Learns what bit patterns mean (21,024 parameters, as the seeds have it).
+    """Learns what bit patterns mean (21,024 parameters).
 
-    Bits enter as -1 and +1, so that a word of zeros is not silent.
+    Bits enter as -1 and +1, so that a word of zeros has an effect.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Codec(nn.Module):
         return self.decoder(code)
 
     def reconstruction_loss(self, bits: Tensor) -> Tensor:
-        """Binary cross-entropy of words decoded from their own code."""
+        """Binary cross-entropy of words decoded from their codes."""
         return F.binary_cross_entropy_with_logits(self.decode(self.encode(bits)), bits)
 
 

@@ -1,4 +1,4 @@
-"""Fleet: the SLMs as the BLM meets them, here or in other processes. How they learn: ``leworld.training.slm_training``.
+"""Fleet: the BLM's view of the SLMs, in this or other processes. ``leworld.training.slm_training`` trains them.
 
 Shapes: see ``leworld.types``; A: SLMs asked about a sample; P: pairs of a sample and an SLM.
 """
@@ -20,15 +20,15 @@ from leworld.types import Proposals, Query
 from leworld.worlds.base import WorldSpec
 
 STACK_SLMS = 4
-"""From as many SLMs on a process answers by batched products; with less, its answers are the same to the bit whoever
-shares the process."""
+"""A process with this many SLMs or more uses batched products; with fewer, answers do not depend on which SLMs share
+the process, to the bit."""
 STACK_ROWS = 32
-"""Where an SLM is asked about more samples, plain products are as fast."""
+"""If an SLM gets more samples than this, plain products are as fast."""
 
 
 @dataclass(frozen=True)
 class FleetConfig:
-    """All that is needed to build any of the SLMs of a system, alike in every process."""
+    """Settings to build any SLM of a system, the same in every process."""
 
     slm: SLMConfig
     num_slms: int
@@ -41,12 +41,12 @@ class Fleet(Protocol):
 
     @property
     def num_slms(self) -> int:
-        """How many there are."""
+        """The number of SLMs."""
         ...
 
     @property
     def members(self) -> list[int]:
-        """Their numbers, ascending; what has a column for each SLM has them in this order."""
+        """The SLMs' numbers, ascending; columns have this order."""
         ...
 
     def propose(self, query: Query, shortlist: Tensor | None = None, *, learn: bool = False) -> Proposals:
@@ -54,18 +54,18 @@ class Fleet(Protocol):
 
         Args:
             query: of B samples.
-            shortlist: (B, A) int64, places of the SLMs that each sample asks among ``members``; None asks all.
-            learn: keep what learning needs, call by call, as credit will come.
+            shortlist: (B, A) int64, places in ``members`` of the SLMs that each sample asks; None asks all.
+            learn: keep what each call needs to learn from credit later.
 
         Returns:
-            columns are as ``shortlist`` has them, or all SLMs.
+            a column for each SLM on the shortlist, or for all.
         """
         ...
 
 
 @dataclass(frozen=True)
 class AnsweredPart:
-    """What was answered at once: (R, ...) of the pairs at ``place``, of the group's ``members``."""
+    """Answers of one batch: (R, ...) of the pairs at ``place``, from the host's ``members``."""
 
     output: SLMOutput
     place: slice
@@ -74,7 +74,7 @@ class AnsweredPart:
 
 @dataclass(frozen=True)
 class Kept:
-    """A proposal that credit is to come for: ``start`` (P, K) of its pairs."""
+    """A proposal that waits for credit: ``start`` (P, K) of its pairs."""
 
     query: Query
     pairs: Pairs
@@ -83,12 +83,12 @@ class Kept:
 
 
 class SLMHost:
-    """Some of a fleet's SLMs in this process; all of them make a whole ``Fleet``.
+    """SLMs of a fleet in this process; with all SLMs it is a ``Fleet``.
 
     Attributes:
         slm_ids: their numbers.
         slms: the models, in that order.
-        kept: proposals that credit is to come for.
+        kept: proposals that wait for credit.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class SLMHost:
         return self.slm_ids
 
     def host(self, slm_ids: Sequence[int]) -> None:
-        """Have exactly these SLMs: those that stay keep what they learnt, others begin."""
+        """Host exactly these SLMs; those already here keep their weights, others start new."""
         there = dict(zip(self.slm_ids, self.slms, strict=True))
         self.slm_ids = list(slm_ids)
         self.slms = [there[slm_id] if slm_id in there else self._build(slm_id) for slm_id in slm_ids]
@@ -129,13 +129,13 @@ class SLMHost:
         return self.propose_pairs(query, pairs, learn=learn)
 
     def propose_pairs(self, query: Query, pairs: Pairs, *, learn: bool = False) -> Proposals:
-        """``propose`` where it is listed which SLMs of this group are asked about which samples."""
+        """``propose`` for listed pairs of a sample and an SLM of this host."""
         query = query.to(self.device)
         if learn:
             query = replace(query, info_query=query.info_query.detach().requires_grad_())
         with torch.set_grad_enabled(learn):
             parts = list(self._answers(query, pairs))
-        # Each by itself: vectorised functions round by a number's place, which must not depend on who shares a process.
+        # One by one: vectorised functions round by place, which must not depend on the SLMs of a process.
         answers = [to_proposals(part.output, self.config.slm.candidates, self.num_words) for part in parts]
         proposals = answers[0].map(lambda *same: torch.cat(same), *answers[1:])
         if learn:
@@ -143,7 +143,7 @@ class SLMHost:
         return pairs.put(proposals)
 
     def _answers(self, query: Query, pairs: Pairs) -> Iterator[AnsweredPart]:
-        """One after another, or where that is faster by batched products, all at once."""
+        """Run SLMs one by one, or all at once by batched products if that is faster."""
         runs = list(pairs.runs())
         most = max(place.stop - place.start for _, place in runs)
         if self.stack is not None and len(runs) >= STACK_SLMS and most <= STACK_ROWS:
@@ -157,7 +157,7 @@ class SLMHost:
     def _answer_at_once(
         self, stack: Stack, query: Query, pairs: Pairs, runs: list[tuple[int, slice]], most: int
     ) -> AnsweredPart:
-        """Every SLM about as many samples, some of them for nothing."""
+        """Give every SLM the same number of samples, some of them padding."""
         members = tuple(i for i, _ in runs)
         index = torch.zeros(len(runs), most, dtype=torch.int64, device=pairs.row.device)
         wanted = torch.zeros_like(index, dtype=torch.bool)
@@ -173,14 +173,14 @@ class SLMHost:
 
 
 def build_slm(config: FleetConfig, spec: WorldSpec, slm_id: int) -> SLM:
-    """One SLM with the initial weights that its number gives it in every process."""
+    """Build one SLM; its number fixes its initial weights in every process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "slm", slm_id))
         return SLM(config.slm, spec.state_dim, spec.char_dim, config.query_dim, spec.address_bits // 8)
 
 
 def to_proposals(output: SLMOutput, k: int, num_words: int) -> Proposals:
-    """What (P,) answers propose; ranges are clipped at the end of the memory, and the graph is cut."""
+    """Proposals from (P,) answers, without a graph; ranges are clipped at the end of the memory."""
     start, log_prob, length = output.candidates(k)
     wanted = length.unsqueeze(-1).expand_as(start)
     clipped = torch.minimum(wanted, num_words - start)
@@ -191,11 +191,11 @@ def to_proposals(output: SLMOutput, k: int, num_words: int) -> Proposals:
 
 
 def join_proposals(parts: Sequence[Proposals]) -> Proposals:
-    """Put the answers of groups side by side."""
+    """Join the answers of several hosts side by side."""
     names = ("start", "length", "clipped", "log_prob", "confidence", "hidden")
     return Proposals(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in names))
 
 
 def num_parameters(module: nn.Module) -> int:
-    """How many numbers are learnt."""
+    """The number of learnt parameters."""
     return sum(p.numel() for p in module.parameters())

@@ -1,7 +1,7 @@
 """One forward pass: propose, sense, route, read, look, predict. Predictions and every phase of training make it here.
 
-What differs between them is given to the stages: the shortlist, what was seen of the episode, the router's noise, the
-ranges to read (proposed, right or spoilt on purpose), the mask, and whether SLMs keep what learning needs.
+The caller gives the stages what differs: the shortlist, what was seen of the episode, the router's noise, the ranges to
+read (proposed, right or with read noise), the mask, and whether SLMs keep what learning needs.
 
 Shapes: see ``leworld.types``; B: samples.
 """
@@ -28,7 +28,7 @@ from leworld.worlds.base import WorldSpec
 
 @dataclass
 class Parts:
-    """A BLM, its SLMs and a memory, wherever those are; what is computed here is computed on ``device``."""
+    """A BLM, its SLMs and a memory, which may be remote; this process computes on ``device``."""
 
     blm: BLM
     fleet: Fleet
@@ -38,16 +38,16 @@ class Parts:
 
 
 class ForwardPass:
-    """One pass over the samples of a query. Each stage uses what the stages before it left here.
+    """One pass over the samples of a query. Each stage uses the results of earlier stages.
 
-    Stages are called in the order that suits the caller, as random numbers and gradients depend on it.
+    The caller chooses the order of the stages; random numbers and gradients depend on it.
 
     Attributes:
-        proposals: (B, N, ...) of the SLMs on the shortlist; None where no SLM was asked.
-        senses: (B, ...) what is known before reading.
-        routing: (B, N) whom the router trusts.
+        proposals: (B, N, ...) of the SLMs on the shortlist; None if no SLM was asked.
+        senses: (B, ...) encoding of what is known before reading.
+        routing: (B, N) which SLMs the router trusts.
         records: of all distinct ranges that were read.
-        pooled: (B, N[, K], ...) what the ranges of the last look tell.
+        pooled: (B, N[, K], ...) the ranges of the last look.
     """
 
     senses: Senses
@@ -65,8 +65,8 @@ class ForwardPass:
         """Ask the SLMs of the shortlist.
 
         Args:
-            known: proposals of all N SLMs to this query, which are used instead of asking.
-            learn: keep what learning needs; the gradient of ``hidden`` is collected then.
+            known: proposals of all N SLMs to this query, used instead of asking.
+            learn: keep what learning needs, and the gradient of ``hidden``.
         """
         device = self.parts.device
         if known is None:
@@ -79,12 +79,12 @@ class ForwardPass:
         return self.proposals
 
     def sense(self, seen: Tensor | None = None) -> Senses:
-        """Encode what is known before reading; ``seen`` is what ``BLM.observe`` made of the episode so far."""
+        """Encode what is known before reading; ``seen`` is the episode so far, from ``BLM.observe``."""
         self.senses = self.parts.blm.sense(self.query, seen, self.shortlist)
         return self.senses
 
     def route(self, temperature: float = 1.0, noise: Tensor | None = None) -> Routing:
-        """Decide whom to trust; where nothing was proposed, from what is sensed alone."""
+        """Decide which SLMs to trust; without proposals, from the senses alone."""
         if self.proposals is None:
             self.routing = self.parts.blm.route_alone(self.senses, temperature, noise)
         else:
@@ -104,11 +104,11 @@ class ForwardPass:
         return [part.view(r.start.shape) for part, r in zip(parts, ranges, strict=True)]
 
     def expect(self, index: Tensor, where: Tensor) -> ForwardPass:
-        """The same pass, expecting the tags of these (B, N) records as if a request had named them.
+        """The same pass, which expects the tags of these (B, N) records as if a request had named them.
 
         Args:
             index: from ``read``.
-            where: (B, N) or (B, 1) bool; elsewhere the tags that are expected stay.
+            where: (B, N) or (B, 1) bool; elsewhere the expected tags stay.
         """
         told = copy(self)
         tags = torch.where(where.unsqueeze(-1), SURE * self.records.tags[index, 0], self.senses.tags)
@@ -116,18 +116,18 @@ class ForwardPass:
         return told
 
     def look(self, index: Tensor) -> Slots:
-        """What (B, N[, K]) ranges put into the slots of their SLMs."""
+        """Fill the SLMs' slots from (B, N[, K]) ranges."""
         self.pooled = self.parts.blm.pool(self.senses, self.records, index)
         if self.proposals is None:
             return Slots(self.pooled.content, self.pooled.notes, self.pooled.moments)
         return self.parts.blm.slots(self.pooled, self.proposals)
 
     def predict(self, slots: Slots, mask: Tensor) -> Prediction:
-        """Predict, and request, from the slots that the (B, N) mask lets through."""
+        """Predict and make a request from the slots that the (B, N) mask selects."""
         return self.parts.blm.predict(self.senses, slots, mask)
 
     def at(self, rows: Tensor) -> ForwardPass:
-        """The same pass for (R,) of its samples, after they were sensed and proposals came."""
+        """The same pass for (R,) of its samples, after ``sense`` and ``propose``."""
         some = copy(self)
         some.query = self.query.map(lambda x: x[rows])
         some.senses = self.senses.map(lambda x: x[rows])
@@ -137,7 +137,7 @@ class ForwardPass:
 
 
 def of_shortlist(x: Tensor, shortlist: Tensor | None) -> Tensor:
-    """The columns of the (B, A) SLMs on the shortlist, of (B or 1, N, ...); all where None."""
+    """The columns of (B or 1, N, ...) for the (B, A) SLMs on the shortlist; None: all."""
     if shortlist is None:
         return x
     row = torch.arange(len(shortlist), device=shortlist.device).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The transformer block that SLMs and the BLM are made of.
+"""The transformer block of SLMs and the BLM.
 
 Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; pre-norm as in https://arxiv.org/abs/2002.04745
 
@@ -40,7 +40,7 @@ def mlp(d_in: int, d_hidden: int, d_out: int) -> nn.Sequential:
 
 
 def zeroed(linear: nn.Linear) -> nn.Linear:
-    """The layer with its weights at zero: it adds nothing at first, and learns."""
+    """Set the layer's weights to zero, so that it adds nothing at first."""
     nn.init.zeros_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

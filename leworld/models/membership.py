@@ -1,7 +1,7 @@
-"""Membership: a BLM gains or loses what it has of its own for each SLM, while it trains.
+"""Membership: a BLM gains or loses its parameters for an SLM while it trains.
 
-Parameters stay the same objects, so that an optimiser goes on with them; its moments gain zeros, or lose what they held
-of the SLM that left.
+Parameters stay the same objects, so that the optimiser continues; its moments gain zeros, or lose the part of the SLM
+that left.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from leworld.models.blm import BLM
 from leworld.optim import MOMENTS, Optimizer
 
 PROBATION_STEPS = 20
-"""Training asks an SLM that joined at once, by its noise; predictions do not before so many steps."""
+"""Predictions ask an SLM that joined after this many steps; training asks it at once, by noise."""
 
 
 def tables_of(members: Sequence[int], num_tables: int) -> Tensor | None:
-    """(N,) the memory's table of each SLM; None where each has that of its own number."""
+    """(N,) the table of each SLM; None: SLM n has table n."""
     if list(members) == list(range(num_tables)):
         return None
     return torch.tensor([slm_id % num_tables for slm_id in members])
 
 
 def own_parts(blm: BLM) -> dict[str, tuple[int, int]]:
-    """The parameters that have a part for each SLM: along which axis, and how wide."""
+    """The parameters with a part for each SLM: its axis and its width."""
     width = blm.config.read_dim
     parts: dict[str, tuple[int, int]] = dict.fromkeys(
         ("router.key", "router.key_scale", "pooling.slot", "pooling.slot_scale"), (0, 1)
@@ -40,7 +40,7 @@ def own_parts(blm: BLM) -> dict[str, tuple[int, int]]:
 
 
 def asking(blm: BLM) -> Tensor:
-    """(1 + N,) int64: how many SLMs are asked, -1 for all, and of each the steps that it stays on probation."""
+    """(1 + N,) int64: the shortlist's size, -1 for all, and each SLM's remaining steps on probation."""
     return torch.tensor([-1 if blm.shortlist_size is None else blm.shortlist_size, *blm.probation])
 
 
@@ -52,11 +52,10 @@ def set_asking(blm: BLM, given: Tensor) -> None:
 
 
 def join(blm: BLM, optimizer: Optimizer, like: int, generator: torch.Generator) -> None:
-    """Gain an SLM, the last.
+    """Add an SLM in the last place.
 
-    As many are asked as before, and it is not among them for ``PROBATION_STEPS`` steps of training: so no prediction
-    changes now, but for the rounding of another order of sums where all had been asked. It is read as ``like`` is, with
-    a key of its own.
+    The shortlist keeps its size and leaves the SLM out for ``PROBATION_STEPS`` training steps. So predictions change
+    only by rounding, if all SLMs were asked. The SLM's reads are treated like those of ``like``; its key is its own.
 
     Args:
         blm: the model.
@@ -77,7 +76,7 @@ def join(blm: BLM, optimizer: Optimizer, like: int, generator: torch.Generator) 
 
 
 def leave(blm: BLM, optimizer: Optimizer, place: int) -> None:
-    """Lose the SLM at a place; those after it move up."""
+    """Remove the SLM at a place; those after it move up."""
     for name, (axis, width) in own_parts(blm).items():
         size = blm.get_parameter(name).shape[axis]
         kept = torch.tensor([i for i in range(size) if not place * width <= i < (place + 1) * width])
@@ -86,7 +85,7 @@ def leave(blm: BLM, optimizer: Optimizer, place: int) -> None:
 
 
 def _change(optimizer: Optimizer, name: str, changes: Sequence[Callable[[Tensor], Tensor]]) -> None:
-    """Change a parameter by the first, and its moments by the second."""
+    """Change a parameter by the first function, and its moments by the second."""
     parameter = optimizer.names[name]
     state = optimizer.adam.state.get(parameter, {})
     for moment in (moment for moment in MOMENTS if moment in state):

@@ -1,4 +1,4 @@
-"""Pooling: what the records of a range tell a sample, as far as it believes them.
+"""Pooling: sum up the records of a range for a sample, weighed by its belief in them.
 
 Shapes:
     B: batch.  N: SLMs.  K: candidates.  D: width.  E: read width.  U: distinct ranges.  M: records.  R = B * N * K.
@@ -17,17 +17,17 @@ from leworld.models.routing_pairs import rows_of
 from leworld.types import _Record
 
 FIRST_DOUBT = 3.0
-"""At first a record whose tag fits is believed as firmly as one with half of the bits wrong is doubted."""
+"""At first, belief in a record whose tag fits equals doubt in one with half of its bits wrong."""
 
 
 @dataclass(frozen=True)
 class Senses(_Record):
-    """What the BLM sees before it reads.
+    """What the BLM knows before it reads.
 
     ``state`` (B, D) past, current, characteristics and request together; ``drift`` (B, Y) the part of the change that
-    is linear in them; ``tags`` (B, N, G) scores of the tag bits to expect in records of each table; where records are
-    transitions, the state's ``inputs`` (B, S) and ``features`` (B, F), and what was ``seen`` (B, .) of the episode so
-    far. ``shortlist`` (B, A) int64 are the SLMs that are asked, ascending: N is A then, everywhere; None: all are.
+    is linear in them; ``tags`` (B, N, G) scores of the tag bits to expect in records of each table; if records are
+    transitions, the state's ``inputs`` (B, S) and ``features`` (B, F), and ``seen`` (B, .), the episode so far.
+    ``shortlist`` (B, A) int64 are the SLMs that are asked, ascending, and N is A everywhere; None: all are asked.
     """
 
     state: Tensor
@@ -41,11 +41,11 @@ class Senses(_Record):
 
 @dataclass(frozen=True)
 class Pooled:
-    """What reads tell.
+    """Pooled reads.
 
     ``content`` (B, N[, K], D) for the prediction; ``notes`` (B, N[, K], E) from the words; ``belief`` (B, N[, K], M)
     logit that a record is what the sample needs; ``valid`` (B, N[, K], M); ``moments`` (B, N[, K], .) of the
-    transitions, where records are such.
+    transitions, if records are transitions.
     """
 
     content: Tensor
@@ -56,11 +56,10 @@ class Pooled:
 
 
 class Pooling(nn.Module):
-    """Attention over the records of a range, each weighed by the belief that it is what this sample needs.
+    """Attention over the records of a range, each weighed by the belief that the sample needs it.
 
-    A record that is not believed gives its weight to a null value, so that a wrong read does no harm. Attention asks
-    what a record says, belief asks whose it is: the store's tag and whatever else marks a record, against what the
-    sample expects.
+    A record that is not believed gives its weight to a null value, so that a wrong read does no harm. Attention depends
+    on a record's content. Belief depends on its owner: it compares the record's tag and marks with what is expected.
     """
 
     def __init__(self, d_model: int, read_dim: int, num_heads: int, num_slots: int, tag_bits: int) -> None:
@@ -69,9 +68,9 @@ class Pooling(nn.Module):
         self.tag_bits = tag_bits
         self.query = nn.Linear(d_model, 2 * read_dim)
         self.slot = nn.Parameter(torch.randn(num_slots, 2 * read_dim) * 0.02)
-        # A sum of state and slot could not make a slot look at its own part of the state; a product can.
+        # A product lets a slot attend to its own part of the state; a sum cannot.
         self.slot_scale = nn.Parameter(1 + torch.randn(num_slots, 2 * read_dim) * 0.5)
-        # How much a fitting tag counts.
+        # The weight of a fitting tag.
         self.vouch = zeroed(nn.Linear(d_model, 1))
         nn.init.constant_(self.vouch.bias, 2 * FIRST_DOUBT)
         self.doubt = nn.Parameter(torch.tensor(FIRST_DOUBT if tag_bits else 0.0))
@@ -105,7 +104,7 @@ class Pooling(nn.Module):
         belief = torch.einsum("re,rme->rm", expect, marks) / expect.shape[-1] ** 0.5
         belief = belief + match - self.doubt
         score = torch.einsum("rhe,rmhe->rhm", ask.unflatten(-1, (heads, width)), keys.unflatten(-1, (heads, width)))
-        # Where nothing was read, all weight is lost to the null value below.
+        # Without a read, all weight goes to the null value below.
         score = (score / width**0.5).masked_fill(~valid.unsqueeze(1), -1e9)
         weight = torch.softmax(score, dim=-1) * (torch.sigmoid(belief) * valid).unsqueeze(1)
         pooled = torch.einsum("rhm,rmhe->rhe", weight, values.unflatten(-1, (heads, width)))

@@ -1,4 +1,4 @@
-"""What records say: the words of ranges as features, tags and, where they hold transitions, points of a regression.
+"""Encode the words of ranges as features, tags and, if they hold transitions, points of a regression.
 
 Shapes:
     E: read width.  U: distinct ranges.  M: records.  W: words.  G: bits of a tag.  F: features of the regression.
@@ -16,13 +16,13 @@ from leworld.models.codec import CODE_DIM
 from leworld.models.layers import mlp
 
 MIX_LAYERS = 2
-"""What a record says is seldom linear in its fields."""
+"""A record's meaning is seldom linear in its fields."""
 
 
 @dataclass(frozen=True)
 class Records:
     """Encoded records: ``features`` (U, M, 4 E): keys, values, marks and notes; ``tags`` (U, M, G), -1 or 1; ``valid``
-    (U, M); where records are transitions, their decoded ``values`` (U, M, S + Y) and ``points`` (U, M, F + Y) for the
+    (U, M); if records are transitions, their decoded ``values`` (U, M, S + Y) and ``points`` (U, M, F + Y) for the
     regression.
     """
 
@@ -36,7 +36,7 @@ class Records:
 class RecordEncoder(nn.Module):
     """Words to features of records, with the record's position in the range.
 
-    What the bits mean is learnt as codes; where the records' schema is known, the values of their fields are seen too.
+    Codes learn what the bits mean; if the records' schema is known, the fields' values are inputs too.
     """
 
     frequency: Tensor
@@ -71,14 +71,14 @@ class RecordEncoder(nn.Module):
         for mix in self.mix:
             x = x + mix(x)
         features = x.new_zeros(*reads.valid.shape, 4 * x.shape[-1])
-        # Notes come straight from the codes: what the prediction has no use for is lost on the way to x.
+        # Notes come straight from the codes: x keeps only what the prediction uses.
         features[reads.valid] = torch.cat([self.features(x), self.notes(codes)], dim=-1)
         tags = x.new_zeros(*reads.valid.shape, self.tag.stop - self.tag.start)
         tags[reads.valid] = 2 * bits[:, self.tag] - 1
         return Records(features, tags, reads.valid, values)
 
     def _by_record(self, words: Tensor, reads: Reads) -> Tensor:
-        """(W, F) of every word to (records, record_words * F): only records that exist, the rest of the padding not."""
+        """(W, F) of every word to (records, record_words * F), only for records that exist."""
         num_ranges, num_records = reads.valid.shape
         padded = words.new_zeros(num_ranges, num_records * self.record_words, words.shape[-1])
         padded[reads.row, reads.column] = words

@@ -1,8 +1,8 @@
-"""Bayesian least squares on learnt features: what transitions say of a body's dynamics, in closed form.
+"""Bayesian least squares on learnt features: a body's dynamics from its transitions, in closed form.
 
-Any number of transitions become one sum of moments; sums of several reads, and of what was seen in the episode, add up.
-Without transitions all weights are 0. The weights describe the body: layers that see them add what is not linear in the
-features. Moments are kept in float64, as rounding must not make the equations unsolvable.
+Any number of transitions become one sum of moments; sums of several reads and of the episode add up. Without
+transitions all weights are 0. The weights describe the body; layers that see them add what is not linear in the
+features. Moments are float64, so that rounding does not make the equations unsolvable.
 
 Source: ALPaCA, Harrison et al. 2018, https://arxiv.org/abs/1807.08912
 
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from leworld.models.layers import zeroed
 
 LEAST_NOISE = 1e-3
-"""Variance of a transition at least, in units of the prior's."""
+"""Least variance of a transition, in units of the prior's."""
 ROUNDING = 1e-12
-"""Added to the diagonal, as a part of the trace: the equations stay solvable whatever the inputs."""
+"""Part of the trace that is added to the diagonal, so that the equations stay solvable."""
 
 
 class Regression(nn.Module):
-    """Predicts a change as a prior of the inputs, plus what transitions of the same body say is left.
+    """Predicts a change as a prior of the inputs plus a rest fitted to transitions of the same body.
 
-    ``num_features`` F; ``hidden`` width of the two layers that make them.
+    ``num_features`` F; ``hidden`` the width of their two layers.
     """
 
     def __init__(self, state_dim: int, target_dim: int, num_features: int, hidden: int) -> None:
@@ -49,17 +49,17 @@ class Regression(nn.Module):
             nn.GELU(),
             zeroed(nn.Linear(2 * hidden, target_dim)),
         )
-        # How far the weight of a feature may lie from the prior's, as a logarithm.
+        # Log of how far a feature's weight may lie from the prior's.
         self.spread = nn.Parameter(torch.zeros(num_features))
         self.noise = nn.Parameter(torch.tensor(-2.0))
 
     def features(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., S) to (..., F) features, and the (..., Y) change that the prior expects."""
+        """(..., S) to (..., F) features, and the prior's (..., Y) change."""
         x = self.linear(inputs) + self.curved(inputs)
         return x * torch.exp(self.spread), self.prior(torch.cat([inputs, x], dim=-1))
 
     def points(self, inputs: Tensor, change: Tensor) -> Tensor:
-        """Transitions from (..., S) by (..., Y) to (..., F + Y): features, and the change that was not expected."""
+        """Transitions from (..., S) by (..., Y) to (..., F + Y): features, and the change beyond the prior's."""
         features, expected = self.features(inputs)
         return torch.cat([features, change - expected], dim=-1)
 
@@ -70,11 +70,11 @@ class Regression(nn.Module):
         return (features.transpose(1, 2) @ points).flatten(1)
 
     def variance(self) -> Tensor:
-        """What is to be expected of a transition beyond what the features explain, in units of the prior's variance."""
+        """The variance that the features do not explain, in units of the prior's variance."""
         return torch.exp(self.noise) + LEAST_NOISE
 
     def weights(self, moments: Tensor) -> Tensor:
-        """(B, E) moments to the (B, F, Y) weights of the features that they ask for; 0 where they are."""
+        """(B, E) moments to the (B, F, Y) weights of the features; 0 for moments of 0."""
         moments = moments.unflatten(1, (self.num_features, -1))
         covariance, response = moments.split([self.num_features, moments.shape[-1] - self.num_features], dim=-1)
         trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -83,7 +83,7 @@ class Regression(nn.Module):
         return torch.cholesky_solve(response, factor).to(torch.float32)
 
     def posterior(self, inputs: Tensor, features: Tensor, moments: Tensor) -> Tensor:
-        """(B, Y) change beyond the prior's at (B, S) with its (B, F), by (B, E) moments."""
+        """(B, Y) change beyond the prior's at (B, S) inputs with (B, F) features, from (B, E) moments."""
         weights = self.weights(moments)
         fitted = (features.unsqueeze(1) @ weights).squeeze(1)
         return fitted + self.rest(torch.cat([self.body(weights.flatten(1)), inputs, features, fitted], dim=-1))

@@ -4,7 +4,7 @@ Source: straight-through estimator, https://arxiv.org/abs/1308.3432; binary conc
 balance term in the manner of Switch Transformers, https://arxiv.org/abs/2101.03961
 
 Shapes:
-    B: batch.  N: SLMs.  A: those asked, or all.  D: BLM width.  H: SLM hidden width.
+    B: batch.  N: SLMs.  A: SLMs on the shortlist, or all.  D: BLM width.  H: SLM hidden width.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Routing:
     mask: Tensor
 
     def balance_loss(self, use: Tensor | None = None) -> Tensor:
-        """Variance of the (N,) use of the SLMs, by default their mean over the batch: 0 where all are used alike."""
+        """Variance of the (N,) use of the SLMs, by default their mean over the batch; 0 if all are used alike."""
         return (self.prob.mean(0) if use is None else use).var(unbiased=False)
 
     def entropy(self) -> Tensor:
-        """Mean entropy of the decisions at temperature 1, in nats: 0 where every decision is firm."""
+        """Mean entropy of the decisions at temperature 1, in nats; 0 if every decision is firm."""
         return (F.softplus(self.logit) - torch.sigmoid(self.logit) * self.logit).mean()
 
 
@@ -62,7 +62,7 @@ def logistic_noise(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 class Router(nn.Module):
-    """A key for each SLM, met by what the BLM sees and what the SLM says of itself; any number of SLMs."""
+    """Compares a key for each of any number of SLMs with the BLM's state and the SLM's confidence."""
 
     def __init__(self, d_model: int, slm_dim: int, num_slms: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Router(nn.Module):
         self.hidden = nn.Linear(slm_dim, d, bias=False)
         self.trust = nn.Linear(2, d, bias=False)
         self.key = nn.Parameter(torch.randn(num_slms, d) * 0.02)
-        # Each SLM's key also says which sides of the state concern it.
+        # Each SLM's key also selects the parts of the state that concern it.
         self.key_scale = nn.Parameter(1 + torch.randn(num_slms, d) * 0.5)
         self.norm = nn.LayerNorm(d)
         self.score = nn.Linear(d, 1)
@@ -86,26 +86,26 @@ class Router(nn.Module):
         noise: Tensor | None = None,
         shortlist: Tensor | None = None,
     ) -> Routing:
-        """Decide.
+        """Decide which SLMs to trust.
 
         Args:
-            state: (B, D) what the BLM sees.
+            state: (B, D) of the BLM.
             hidden: (B, A, H) of each SLM.
             trust: (B, A, 2) each SLM's confidence and the log-probability of its best address.
             temperature: see ``mask_ste``.
             noise: see ``mask_ste``.
-            asked: (B, A) int64, which SLMs these are; None: all.
+            shortlist: (B, A) int64, which SLMs these are; None: all.
         """
         return self._decide(self._see(state, shortlist) + self.hidden(hidden) + self.trust(trust), temperature, noise)
 
     def alone(
         self, state: Tensor, temperature: float = 1.0, noise: Tensor | None = None, shortlist: Tensor | None = None
     ) -> Routing:
-        """Decide from the state (B, D) alone, as if no SLM had said anything."""
+        """Decide from the state (B, D) alone, without the SLMs' output."""
         return self._decide(self._see(state, shortlist), temperature, noise)
 
     def _see(self, state: Tensor, shortlist: Tensor | None) -> Tensor:
-        """(B, A, D / 2) the state from the side of each SLM."""
+        """(B, A, D / 2) the part of the state that concerns each SLM."""
         return self.state(state).unsqueeze(1) * rows_of(self.key_scale, shortlist) + rows_of(self.key, shortlist)
 
     def _decide(self, x: Tensor, temperature: float, noise: Tensor | None) -> Routing:

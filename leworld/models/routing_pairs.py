@@ -1,4 +1,4 @@
-"""Asking: which SLMs are asked about which samples, as a list of pairs.
+"""Routing pairs: which SLMs get which samples, as a list.
 
 Shapes:
     B: batch.  A: SLMs asked about a sample.  P = B * A: pairs.
@@ -20,14 +20,14 @@ R = TypeVar("R", bound=_Record)
 
 @dataclass(frozen=True)
 class Pairs:
-    """Samples and SLMs, SLM by SLM, and the samples of each in their order.
+    """Pairs of a sample and an SLM, ordered by SLM and then by sample.
 
     Attributes:
         row: (P,) int64 sample.
         slm: (P,) int64 place of the SLM among those of a fleet, ascending.
         place: (P,) int64 where the pair stands in (B, A), row by row.
         shape: (B, A).
-        samples: that were to be predicted, in all processes together; the mean of a loss is over them.
+        samples: number of predicted samples in all processes; the mean of a loss is over them.
     """
 
     row: Tensor
@@ -38,24 +38,24 @@ class Pairs:
 
     @classmethod
     def all(cls, batch: int, num_slms: int, device: torch.device | str = "cpu") -> Pairs:
-        """Everyone about every sample."""
+        """Every SLM with every sample."""
         slm = torch.arange(num_slms, device=device).repeat_interleave(batch)
         row = torch.arange(batch, device=device).repeat(num_slms)
         return cls(row, slm, row * num_slms + slm, (batch, num_slms), batch)
 
     @classmethod
     def of(cls, shortlist: Tensor) -> Pairs:
-        """By the (B, A) int64 SLMs that each sample asks; none of them twice in a row."""
+        """From the (B, A) int64 SLMs that each sample asks, without repeats in a row."""
         slm, place = torch.sort(shortlist.flatten(), stable=True)
         return cls(place // shortlist.shape[1], slm, place, (shortlist.shape[0], shortlist.shape[1]), len(shortlist))
 
     @classmethod
     def listed(cls, row: Tensor, slm: Tensor, samples: int) -> Pairs:
-        """As they come, (P,) each, in a single column: B is P."""
+        """Pairs as listed, (P,) each, in a single column: B is P."""
         return cls(row, slm, torch.arange(len(row), device=row.device), (len(row), 1), samples)
 
     def runs(self) -> Iterator[tuple[int, slice]]:
-        """Each SLM that is asked at all, and where its pairs are."""
+        """Each SLM with at least one pair, and where its pairs are."""
         slms, counts = torch.unique_consecutive(self.slm, return_counts=True)
         first = 0
         for slm, count in zip(slms.tolist(), counts.tolist(), strict=True):
@@ -63,7 +63,7 @@ class Pairs:
             first += count
 
     def take(self, record: R) -> R:
-        """A record of (B, A, ...) as one of (P, ...)."""
+        """Turn a record of (B, A, ...) into one of (P, ...)."""
         return record.map(lambda x: x.flatten(0, 1)[self.place])
 
     def put(self, record: R) -> R:
@@ -72,17 +72,17 @@ class Pairs:
 
 
 def rows_of(weight: Tensor, shortlist: Tensor | None) -> Tensor:
-    """The (N, ...) weights of all SLMs, or the (B, A, ...) of those asked."""
+    """The (N, ...) weights of all SLMs, or the (B, A, ...) of those on the shortlist."""
     return weight if shortlist is None else weight[shortlist]
 
 
 def apply_own(weight: Tensor, x: Tensor, shortlist: Tensor) -> Tensor:
-    """Each SLM's own linear map, of those asked alone: one batched product over the SLMs that anybody asks.
+    """Each SLM's own linear map, as one batched product over the SLMs that any sample asks.
 
     Args:
         weight: (Y, N * E), the maps of N SLMs side by side.
         x: (B, A, E).
-        asked: (B, A) int64, whose each is.
+        shortlist: (B, A) int64, the SLM of each column.
 
     Returns:
         (B, Y), the sum over A.

@@ -53,7 +53,7 @@ class SLMOutput:
 
 
 class SLM(nn.Module):
-    """Past, current, characteristics and info query are tokens; a fifth one reads the answer out."""
+    """Past, current, characteristics and info query are tokens; a fifth token reads out the answer."""
 
     def __init__(self, config: SLMConfig, state_dim: int, char_dim: int, query_dim: int, num_digits: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class SLM(nn.Module):
         self.past = nn.Linear(state_dim, d)
         self.current = nn.Linear(state_dim, d)
         self.characteristics = nn.Linear(char_dim, d)
-        # A request has no effect until one was worth making.
+        # Requests have no effect before one was worth making.
         self.info_query = zeroed(nn.Linear(query_dim, d))
         self.readout = nn.Parameter(torch.randn(1, 1, d) * 0.02)
         self.kind = nn.Parameter(torch.randn(1, 4, d) * 0.02)
@@ -72,11 +72,11 @@ class SLM(nn.Module):
         self.confidence = mlp(d, d // 4, 1)
 
     def forward(self, query: Query) -> SLMOutput:
-        """Score every digit, every length, and itself."""
+        """Score every digit and every length, and give a confidence."""
         tokens = [self.past(query.past), self.current(query.current)]
         tokens += [self.characteristics(query.characteristics), self.info_query(query.info_query)]
         inputs = torch.stack(tokens, dim=-2) + self.kind
-        # The read-out starts from the sum of its inputs: what is linear in them need not pass the attention.
+        # The read-out starts from the sum of its inputs, so that linear parts bypass the attention.
         x = torch.cat([self.readout + inputs.sum(-2, keepdim=True), inputs], dim=-2)
         for block in self.blocks:
             x = block(x)

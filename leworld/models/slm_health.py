@@ -1,16 +1,15 @@
-"""SLMHealth: the track record of every SLM, by which one whose reads are no longer believed is shut out.
+"""SLMHealth: a sequential test that excludes SLMs whose reads are no longer believed.
 
-The router decides before anything is read, from what an SLM says of itself; one that goes wrong with unchanged
-confidence cannot be seen there. But every read is checked: a record is believed or not. Here those beliefs, of what an
-SLM names first, add up in a sequential probability ratio test of "its reads are believed as rarely as a corrupt SLM's"
-against "as often as a healthy one's". The sum never falls below zero, so that old merit does not hide new failure, nor
-rises above the threshold, so that old failure does not hide recovery.
+The router decides before reading, from an SLM's own confidence, so it cannot see an SLM that fails with unchanged
+confidence. The health check uses the read confidence of an SLM's best candidates. They add up in a sequential
+probability ratio test of "believed as rarely as a corrupt SLM's" against "as often as a healthy one's". The sum
+stays at zero or above, so that old merit does not hide failure, and at the threshold or below, so that recovery shows.
 
 Source: Wald 1945, https://doi.org/10.1214/aoms/1177731118; with the floor at zero, Page 1954,
 https://doi.org/10.1093/biomet/41.1-2.100
 
 Shapes:
-    B: streams, one sample a step each.  N: SLMs.
+    B: streams, each with one sample per step.  N: SLMs.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from leworld.types import Step
 
 @dataclass(frozen=True)
 class SLMHealthConfig:
-    """The test that an SLM's reads must pass.
+    """Settings of the health check.
 
     Attributes:
         healthy: rate at which a healthy SLM's reads are believed.
-        corrupt: rate at which a corrupt one's are, by chance; below ``healthy``.
+        corrupt: rate at which a corrupt SLM's reads are believed by chance; below ``healthy``.
         error_rate: of either verdict, by Wald's thresholds.
-        probe_every: steps without a read, before an excluded SLM may read once more.
+        probe_every: steps without a read before an excluded SLM is probed again.
     """
 
     healthy: float = 0.95
@@ -54,7 +53,7 @@ class SLMHealthConfig:
 
     @property
     def limit(self) -> float:
-        """The sum at which an SLM is excluded, in nats."""
+        """The sum in nats at which an SLM is excluded."""
         return math.log((1 - self.error_rate) / self.error_rate)
 
     def evidence(self, read_confidence: Tensor) -> Tensor:
@@ -66,10 +65,10 @@ class SLMHealthConfig:
 
 @dataclass(frozen=True)
 class SLMHealth:
-    """What is held against the SLMs, stream by stream.
+    """The test's state for each stream and SLM.
 
-    ``doubt`` (B, N) in nats, from 0 to ``config.limit``; ``excluded`` (B, N) bool, from when doubt reaches the limit
-    until it is back at 0; ``wait`` (B, N) int64, steps until an excluded SLM may be probed, 0 from when it may.
+    ``doubt`` (B, N) in nats, from 0 to ``config.limit``; ``excluded`` (B, N) bool, True from when doubt reaches
+    the limit until it is back at 0; ``wait`` (B, N) int64, steps until an excluded SLM may be probed again.
     """
 
     doubt: Tensor
@@ -85,10 +84,10 @@ class SLMHealth:
         config: SLMHealthConfig | None = None,
         device: torch.device | str = "cpu",
     ) -> SLMHealth:
-        """Nothing is held against anyone.
+        """A state without doubt.
 
         Args:
-            num_streams: B; with 1, one record serves a batch of any size: its reads are averaged step by step.
+            num_streams: B; with 1, one state serves a batch of any size, whose reads are averaged at each step.
             num_slms: N.
             config: of the test.
             device: of the tensors; that of the system.
@@ -98,26 +97,26 @@ class SLMHealth:
         return cls(doubt, torch.zeros_like(wait, dtype=torch.bool), wait, config or SLMHealthConfig())
 
     def allowed(self) -> Tensor:
-        """(B, N) float, 1 where an SLM may be trusted now: it is not excluded, or it is due to be probed."""
+        """(B, N) float, 1 if an SLM may be trusted now: it is not excluded, or due to be probed again."""
         return (~self.excluded | (self.wait == 0)).float()
 
     def observe(self, step: Step) -> SLMHealth:
-        """What is held against the SLMs after a step.
+        """The test's state after a step.
 
         Raises:
-            DataError: the step is of another number of samples.
+            DataError: the step has another number of samples.
         """
         read, read_confidence = self._reads(step)
         doubt = (self.doubt + self.config.evidence(read_confidence)).clamp(0, self.config.limit)
         doubt = torch.where(read, doubt, self.doubt)
         excluded = torch.where(self.excluded, doubt > 0, doubt >= self.config.limit)
-        # A probe that was believed is followed up at once.
+        # After a probe that was believed, the SLM is probed again at once.
         failed = excluded & (~self.excluded | (read & (read_confidence <= 0.5)))
         wait = torch.where(failed, self.config.probe_every, (self.wait - 1).clamp(min=0))
         return replace(self, doubt=doubt, excluded=excluded, wait=wait)
 
     def _reads(self, step: Step) -> tuple[Tensor, Tensor]:
-        """(B, N) which SLMs were read, and how far what they named first was believed."""
+        """(B, N) which SLMs were read, and the read confidence of their best candidates."""
         read, read_confidence = step.reads.length > 0, step.first_read_confidence
         if len(self.doubt) == 1:
             count = read.sum(0, keepdim=True)

@@ -1,7 +1,6 @@
-"""Several modules of one make as one: their weights are stacked, so that one batched product does the work of many.
+"""Several equal modules as one: their weights are stacked, so that one batched product replaces many.
 
-A batched product may take its sums in another order than a plain one, so results are those of the single modules to
-rounding, not to the bit.
+A batched product may sum in another order, so results equal those of the single modules only to rounding.
 
 Shapes:
     K: modules.
@@ -54,8 +53,8 @@ class Stack:
     Linear layers and norms are batched; a parameter of any other kind must broadcast against (K, rows, ...).
 
     Attributes:
-        modules: the single ones; their parameters are slices of the stack's from now on, so that either can be run, and
-            a step of one's optimiser is seen by both.
+        modules: the single ones; their parameters become slices of the stack's. Either can run, and an optimiser's step
+            changes both.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -87,7 +86,7 @@ class Stack:
         return torch.func.functional_call(self.whole, chosen, inputs)
 
     def hand_out_gradients(self, which: Sequence[int]) -> None:
-        """Add the stack's gradients to those of the modules themselves, and forget them."""
+        """Add the stack's gradients to those of the modules, and clear them."""
         for name, weight in self.whole.named_parameters():
             if weight.grad is None:
                 continue

@@ -1,4 +1,4 @@
-"""The system: SLMs propose, the BLM trusts, reads and predicts, all in one step.
+"""The system: in one step, SLMs propose and the BLM chooses, reads and predicts.
 
 Shapes: see ``leworld.types``.
 """
@@ -25,19 +25,19 @@ from leworld.types import Proposals, Query, Ranges, Step, _Record
 from leworld.worlds.base import WorldSpec
 
 Redirect = Callable[[Ranges], Ranges]
-"""What becomes of ranges, on the CPU, before they are read."""
+"""Changes ranges, on the CPU, before they are read."""
 DOUBTED = 0.5
-"""A read that is believed less is followed by a look at the SLM's other candidates."""
+"""A lower read confidence leads to a second look at the SLM's other candidates."""
 MOST_SLMS = 1024
 LARGEST = 1e12
-"""Of any input; worlds give theirs in units in which they are about 1."""
+"""The largest input; worlds scale theirs to about 1."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of a system: ``num_slms`` SLMs of one kind and a BLM.
 
-    ``shortlist_size`` SLMs are asked for a prediction, chosen by the router from what is sensed; None asks all.
+    The router chooses ``shortlist_size`` SLMs to ask for a prediction; None asks all.
     """
 
     slm: SLMConfig = field(default_factory=SLMConfig)
@@ -57,8 +57,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Found(_Record):
-    """What reading brought: ``slots``, ``read_confidence`` in it, its ``ranges`` and ``num_reads_tried``, all
-    (B, N[, K], ...)."""
+    """Results of reads: ``slots``, ``read_confidence``, ``ranges`` and ``num_reads_tried``, all (B, N[, K], ...)."""
 
     slots: Slots
     read_confidence: Tensor
@@ -67,7 +66,7 @@ class Found(_Record):
 
 
 class System(Parts):
-    """A BLM, a fleet of SLMs and a memory, ready to predict. Nothing here is trained."""
+    """A BLM, a fleet of SLMs and a memory, ready to predict. Nothing here trains."""
 
     @property
     def tables(self) -> Tensor | None:
@@ -76,10 +75,10 @@ class System(Parts):
 
     @torch.no_grad()
     def observe(self, query: Query, seen: Tensor | None = None) -> Tensor | None:
-        """What is known of the episodes (B, ...) after this step, by what was known of them before.
+        """Update what is known of the episodes (B, ...) with this step.
 
-        The result goes into ``predict`` of this step and ``observe`` of the next; None where the world's records are no
-        transitions. A step that was only imagined is not to be observed.
+        Give the result to ``predict`` of this step and ``observe`` of the next; None if the world's records are not
+        transitions. Do not observe an imagined step.
         """
         found = self.blm.observe(query.past.to(self.device).unsqueeze(1), query.current.to(self.device).unsqueeze(1))
         if found is None:
@@ -100,17 +99,17 @@ class System(Parts):
     ) -> Step:
         """Predict the next state; only the ranges of trusted SLMs are read.
 
-        Where a read is not believed, the SLM's other candidates are read too, all at once, and the one believed most is
-        used; not if ``ranges`` are given.
+        A low read confidence leads to a second look: the SLM's other candidates are read at once, and the one believed
+        most is used. There is no second look if ``ranges`` are given.
 
         Args:
-            query: what is known.
-            seen: the episode so far, from ``observe``; None where no more is known than the query says.
+            query: of B samples.
+            seen: the episode so far, from ``observe``; None if only the query is known.
             ranges: (B, N) read these instead of what the SLMs propose.
-            mask: (B, N) trust these instead of what the router says; they are asked first.
-            redirect: what becomes of the ranges, on the CPU, before they are read; for controls.
-            proposals: of all N SLMs to this query, where they are known already.
-            health: which SLMs may be trusted at all; where none may, nothing is read.
+            mask: (B, N) trust these instead of the router's choice; they come first on the shortlist.
+            redirect: changes the ranges, on the CPU, before they are read; for controls.
+            proposals: of all N SLMs to this query, if they are known already.
+            health: which SLMs may be trusted; if none may, nothing is read.
 
         Returns:
             the step, with a column for each SLM that was asked.
@@ -144,7 +143,7 @@ class System(Parts):
 
     @torch.no_grad()
     def wanted(self, query: Query, proposals: Proposals) -> Tensor:
-        """(B, N) bool, whom the router itself would ask and trust with these proposals, whatever their health."""
+        """(B, N) bool, the SLMs that the router asks and trusts with these proposals if health is ignored."""
         query = query.to(self.device)
         forward = ForwardPass(self, query, self.blm.shortlist(query))
         forward.propose(proposals)
@@ -157,14 +156,14 @@ class System(Parts):
 
 
 def look(forward: ForwardPass, ranges: Ranges) -> Found:
-    """What (B, N[, K]) ranges hold for the samples."""
+    """Read (B, N[, K]) ranges for the samples."""
     (index,) = forward.read(ranges)
     slots = forward.look(index)
     return Found(slots, read_confidence(forward.pooled), ranges, (ranges.length > 0).long())
 
 
 def look_again(forward: ForwardPass, proposals: Proposals, found: Found, redirect: Redirect | None) -> Found:
-    """Where what was found is not believed, see whether an SLM's other candidates are better."""
+    """Second look: if the read confidence is low, try the SLM's other candidates."""
     doubted = (found.num_reads_tried > 0) & (found.read_confidence < DOUBTED)
     rows = doubted.any(1).nonzero().squeeze(1)
     others = range(1, proposals.start.shape[-1])
@@ -177,7 +176,7 @@ def look_again(forward: ForwardPass, proposals: Proposals, found: Found, redirec
 
 
 def choose(routing: Routing, mask: Tensor | None, allowed: Tensor | None) -> Tensor:
-    """(B, N) whom to trust: the router's choice or the given mask, of those allowed."""
+    """(B, N) SLMs to trust: the router's choice or the given mask, among those allowed."""
     chosen = routing.mask.round() if mask is None else mask.round()
     if allowed is None:
         return chosen
@@ -188,7 +187,7 @@ def choose(routing: Routing, mask: Tensor | None, allowed: Tensor | None) -> Ten
 
 
 def improved(found: Found, rows: Tensor, again: Found) -> Found:
-    """What was found, with the best of (R, N, K) second looks at (R,) rows where it is believed more."""
+    """Replace reads of (R,) rows by the best of (R, N, K) second looks if its read confidence is higher."""
     best = again.read_confidence.argmax(-1)
     better = again.read_confidence.amax(-1) > found.read_confidence[rows]
 
@@ -202,34 +201,34 @@ def improved(found: Found, rows: Tensor, again: Found) -> Found:
 
 
 def preference(mask: Tensor | None, allowed: Tensor | None) -> Tensor | None:
-    """(B, N) whom to ask first, and whom only where nobody else is left."""
+    """(B, N) 1 for SLMs to ask first, -1 for those to ask last."""
     if allowed is None:
         return None if mask is None else mask.round()
     return allowed - 1 if mask is None else (mask.round() + 1) * allowed - 1
 
 
 def redirected(ranges: Ranges, redirect: Redirect | None) -> Ranges:
-    """(B, N) ranges after what is done to them on the CPU."""
+    """(B, N) ranges after ``redirect``, which runs on the CPU."""
     return ranges if redirect is None else redirect(ranges.to("cpu")).to(ranges.start.device)
 
 
 def best_of(logit: Tensor, allowed: Tensor) -> Tensor:
-    """(B, N) a 1 at the highest logit among those allowed, zeros where none is."""
+    """(B, N) 1 at the highest logit among those allowed; all zeros if none is allowed."""
     best = logit.masked_fill(allowed == 0, -torch.inf).argmax(-1)
     return F.one_hot(best, logit.shape[-1]).float() * allowed
 
 
 def read_confidence(pooled: Pooled) -> Tensor:
-    """(B, N) mean probability that a record of a read is what the sample needs; 0 without a read.
+    """(B, N) mean probability that the sample needs a record of the read; 0 without a read.
 
-    The mean, not the best: the records of a range have one owner, so that chance beliefs even out.
+    The records of a range have one owner, so the mean evens out chance beliefs.
     """
     probability = torch.sigmoid(pooled.belief) * pooled.valid
     return probability.sum(-1) / pooled.valid.sum(-1).clamp(min=1)
 
 
 def check_query(query: Query, spec: WorldSpec, query_dim: int) -> None:
-    """Raise DataError unless every input is float32 of the world's width, within the limit, for one or more samples."""
+    """Raise DataError unless there are samples and all inputs are float32 of the world's width, within the limit."""
     widths = {"current": spec.state_dim, "past": spec.state_dim, "characteristics": spec.char_dim}
     widths["info_query"] = query_dim
     inputs: dict[str, Tensor] = {name: getattr(query, name) for name in widths}
@@ -246,14 +245,14 @@ def check_query(query: Query, spec: WorldSpec, query_dim: int) -> None:
 
 
 def build_blm(config: ModelConfig, spec: WorldSpec, seed: int) -> BLM:
-    """A BLM with the initial weights that the seed gives it in every process."""
+    """Build a BLM; the seed fixes its initial weights in every process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "blm"))
         return BLM(config.blm, spec, config.slm.d_model, config.num_slms, shortlist_size=config.shortlist_size)
 
 
 def to_change(spec: WorldSpec, current: Tensor, target: Tensor) -> Tensor:
-    """The (..., Y) target in the units the BLM predicts: a change or a state, over the world's scale."""
+    """The (..., Y) target in the BLM's units: a change or a state, over the world's scale."""
     base = current[..., : spec.target_dim] if spec.residual else 0.0
     return (target - base) / spec.scale.to(target.device)
 

@@ -1,7 +1,7 @@
-"""Which tag a record should have that a sample can use.
+"""Tag head: predicts the tag of the records that a sample can use.
 
 Shapes:
-    B: batch.  N: tables.  A: those of the SLMs asked.  G: bits of a tag.  C: characteristics.  Q: info query.
+    B: batch.  N: tables.  A: SLMs on the shortlist.  G: bits of a tag.  C: characteristics.  Q: info query.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from leworld.models.layers import zeroed
 from leworld.models.routing_pairs import rows_of
 
 TAG_GAIN = 30.0
-"""It lets weights of usual size make firm tags of a request."""
+"""The gain lets weights of usual size turn a request into firm tags."""
 HEED = 2.0
-"""How much a key counts before anything was asked, as a logit."""
+"""The key's initial weight against the request, as a logit."""
 SURE = 3.0
-"""The score of a bit of a tag at most, where only the key says it."""
+"""The largest score of a tag's bit from the key alone."""
 
 
 class TagHead(nn.Module):
-    """Which tag a record should have: a rule of the key, or what the request names, as addresses are found."""
+    """Predicts a record's tag from a rule of the key or from the request, as ``DigitHead`` does for addresses."""
 
     def __init__(self, key_dim: int, query_dim: int, num_tables: int, tag_bits: int) -> None:
         super().__init__()
         self.shape = (num_tables, tag_bits)
         self.rule = SignRule(key_dim, num_tables * tag_bits)
         self.request = zeroed(nn.Linear(query_dim, num_tables * tag_bits, bias=False))
-        # Where something was asked, each table learns whether it still goes by the key; at first it does not.
+        # With a request, each table learns whether to use the key too; at first it does not.
         self.heed = nn.Parameter(torch.full((num_tables, 1), 2 * HEED / REQUEST_GAIN))
 
     def forward(self, key: Tensor, request: Tensor, tables: Tensor | None = None) -> Tensor:
@@ -50,9 +50,9 @@ class TagHead(nn.Module):
 
 
 def tag_loss(scores: Tensor, tags: Tensor, known: Tensor, count: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the (M, N, G) scores of tags that are -1 or 1, where (M, N) they are known, a scalar.
+    """Cross-entropy of the (M, N, G) scores of tags that are -1 or 1, for those that are (M, N) ``known``, a scalar.
 
-    It is a sum over what is known, divided by ``count``: by default by how many of these there are.
+    It is a sum over the known tags, divided by ``count``, by default their number.
     """
     loss = F.softplus(-2 * scores * tags) * known.unsqueeze(-1)
     count = known.sum() if count is None else count

@@ -1,7 +1,7 @@
-"""LearnerGroup: learners that do each step together, each with its part of the samples.
+"""LearnerGroup: learners that share each step; each takes its part of the samples.
 
-All draw the same random numbers for all samples, and what is summed over samples is summed over learners too, so that a
-step is the same, to rounding, however many they are. A ``LearnerGroup`` here is one learner; others are transport.
+All draw the same random numbers for all samples, and sums over samples also run over learners. So a step is the same,
+to rounding, for any number of learners. The ``LearnerGroup`` here is one learner; subclasses add transport.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ class BatchPart:
 
     @property
     def share(self) -> float:
-        """Of the mean over its samples, in the mean over all."""
+        """The weight of its samples' mean in the mean over all samples."""
         return self.weight * (self.stop - self.first) / self.total
 
     @classmethod
     def of_team(cls, total: int, rank: int, size: int) -> BatchPart:
-        """The part of one of ``size`` learners; all of it, for each of them, where there are too few samples."""
+        """The part of one of ``size`` learners; if there are too few samples, each learner gets all."""
         if total < size:
             return cls(total, 0, total, 1 / size)
         first, stop = total * rank // size, total * (rank + 1) // size
         return cls(total, first, stop)
 
     def of(self, rows: Tensor) -> Tensor:
-        """Its rows of all."""
+        """The learner's own rows of ``rows``."""
         return rows[self.first : self.stop]
 
     def times(self, steps: int) -> BatchPart:
-        """The same of samples that have several steps each."""
+        """The same part of samples that have several steps each."""
         return BatchPart(self.total * steps, self.first * steps, self.stop * steps, self.weight)
 
     def holds(self, rows: Tensor) -> Tensor:
-        """(R,) bool, which of the rows of all are its own."""
+        """(R,) bool, which of the rows are the learner's own."""
         return (rows >= self.first) & (rows < self.stop)
 
 
@@ -54,7 +54,7 @@ class LearnerGroup:
     """One learner alone.
 
     Attributes:
-        rank: of this learner; the first one, 0, speaks with SLMs and keeps checkpoints.
+        rank: of this learner; rank 0 talks to the SLMs and keeps training state checkpoints.
         size: number of learners.
     """
 
@@ -62,7 +62,7 @@ class LearnerGroup:
     size: int = 1
 
     def part(self, total: int) -> BatchPart:
-        """What this learner does of ``total`` samples."""
+        """This learner's part of ``total`` samples."""
         return BatchPart.of_team(total, self.rank, self.size)
 
     def sum(self, value: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ class LearnerGroup:
         return value.detach()
 
     def mean(self, values: Tensor, part: BatchPart) -> Tensor:
-        """The mean over all samples of what each learner has of them, without a graph."""
+        """The mean over the samples of all learners, without a graph."""
         return self.sum(values.detach().mean() * part.share)
 
     def gather(self, ranges: Ranges, part: BatchPart) -> Ranges:
-        """The ranges of all samples, of those of each learner."""
+        """Join the ranges of all learners' samples."""
         return ranges
 
     def share(self, make: Callable[[], Any]) -> Any:
-        """What the first learner makes, for all of them: plain values and arrays."""
+        """Give all learners what the first one makes: plain values and arrays."""
         return make()
 
     def exchange(self, value: Any) -> list[Any]:
@@ -86,10 +86,10 @@ class LearnerGroup:
         return [value]
 
     def sum_gradients(self, module: nn.Module) -> None:
-        """Put the sum over learners into every gradient."""
+        """Replace every gradient by its sum over learners."""
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum over learners, with the graph of this one's share in it."""
+        """The sum over learners, with the graph of this learner's share."""
         return value + (self.sum(value) - value.detach())
 
 

@@ -1,4 +1,4 @@
-"""Hindsight: once the transition is seen, which candidate and which mask would have explained it best.
+"""Hindsight: after a transition is known, find the candidate and the mask that explain it best.
 
 Source: reader-to-retriever distillation, Atlas https://arxiv.org/abs/2208.03299, REPLUG https://arxiv.org/abs/2301.12652
 
@@ -17,7 +17,7 @@ from leworld.models.blm import BLM, Slots
 from leworld.models.pooling import Senses
 
 EXHAUSTIVE_SLMS = 4
-"""Up to this many SLMs every mask is scored; beyond it only all, each left out, and each alone."""
+"""Up to this many SLMs every mask is scored; beyond it, only all, all but one, and one alone."""
 
 
 def masks_to_score(num_slms: int) -> Tensor:
@@ -30,14 +30,14 @@ def masks_to_score(num_slms: int) -> Tensor:
 
 @torch.no_grad()
 def variant_errors(blm: BLM, senses: Senses, slots: Slots, masks: Tensor, change: Tensor) -> Tensor:
-    """The error each variant of slots and mask would have made, on the same samples.
+    """The error of each variant of slots and mask, on the same samples.
 
     Args:
         blm: the model that judges.
         senses: B samples.
         slots: (V, B, N, ...).
         masks: (V, N).
-        change: (B, Y) what happened, in the units the BLM predicts.
+        change: (B, Y) the true change, in the BLM's units.
 
     Returns:
         (V, B).
@@ -50,14 +50,14 @@ def variant_errors(blm: BLM, senses: Senses, slots: Slots, masks: Tensor, change
 
 
 def best_masks(blm: BLM, senses: Senses, slots: Slots, change: Tensor, read_price: float) -> Tensor:
-    """(B, N) the mask with the least error plus price of its reads, for each sample.
+    """(B, N) the mask with the least sum of error and read prices, for each sample.
 
     Args:
         blm: the model that judges.
         senses: B samples.
         slots: (B, N, ...).
         change: (B, Y).
-        read_price: error that one read less is worth.
+        read_price: the error that one read must save.
     """
     masks = masks_to_score(slots.content.shape[1]).to(change.device)
     errors = variant_errors(blm, senses, repeat(slots, len(masks)), masks, change)
@@ -67,7 +67,7 @@ def best_masks(blm: BLM, senses: Senses, slots: Slots, change: Tensor, read_pric
 def candidate_credit(
     blm: BLM, senses: Senses, slots: Slots, alternatives: Slots, change: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Which of an SLM's candidates explain what happened, the other SLMs' best reads unchanged.
+    """Which of an SLM's candidates explain the change, with the other SLMs' best reads unchanged.
 
     Args:
         blm: the model that judges.
@@ -75,7 +75,7 @@ def candidate_credit(
         slots: (B, N, ...) with every SLM's best candidate.
         alternatives: (B, N, K, ...) slots of all candidates; the first of each SLM is in ``slots``.
         change: (B, Y).
-        temperature: of the target distribution, as a part of the spread that the candidates of a sample show.
+        temperature: of the target distribution, relative to the spread of a sample's candidates.
 
     Returns:
         (B, N, K) target distribution and (B, N) weight in [0, 1]: the part of the worst error that choosing well saves.

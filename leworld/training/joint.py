@@ -1,7 +1,7 @@
-"""Phase 2, joint: SLMs compete for credit, the router for the cheapest good mask, the BLM for the error.
+"""Phase 2, joint: SLMs learn from credit, the router to find the cheapest good mask, the BLM to lower the error.
 
-Every SLM proposes K candidates. On part of the samples the learner finds out which candidates and which mask would have
-explained the transition, and teaches that back. Nothing is recurrent here, so time folds into the batch.
+Every SLM proposes K candidates. On part of the samples, hindsight finds the candidates and the mask that explain the
+transition best, and teaches them. Nothing is recurrent here, so time folds into the batch.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class JointConfig:
 
     Attributes:
         steps: optimiser steps, of the BLM and of every SLM.
-        sequences: sequences drawn a step; ``samples`` transitions kept of them.
+        sequences: sequences drawn per step; ``samples`` transitions of them are kept.
         lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
         irrelevant: part of the reads that are another sample's; ``dropped`` part left out; ``blind`` part of the
-            samples that read nothing; ``cut`` part of which only some first records of each read exist; ``forgotten``
-            part that knows nothing of its episode so far.
+            samples that read nothing; ``cut`` part whose reads keep only some first records; ``forgotten`` part that
+            knows nothing of its episode so far.
         scored: part of the samples on which hindsight scores candidates and masks.
-        verify_weight: of the loss of reads wrongly ignored or wrongly believed.
+        verify_weight: of the loss on read confidence.
         credit_weight: of hindsight over candidates in the SLMs' loss.
-        credit_temperature: of its target, as a part of the spread of the candidates' errors.
+        credit_temperature: of its target, relative to the spread of the candidates' errors.
         label_weight: of the write log in the SLMs' loss.
         mask_weight: of hindsight over masks in the router's loss.
-        shortlist_weight: of hindsight over masks in the loss of whom to ask, where ``model.shortlist_size`` are few.
-        subset_weight: of the loss of whom to ask, where the world says which tables matter.
+        shortlist_weight: of hindsight over masks in the shortlist's loss, if ``model.shortlist_size`` is set.
+        subset_weight: of the shortlist's loss, if the world says which tables matter.
         read_price: error that one read less is worth.
-        balance_weight, entropy_weight: of the router's terms.
+        balance_weight, entropy_weight: of the router's own terms.
         temperature: of the router at the start; it falls geometrically to ``temperature_end``.
     """
 
@@ -96,15 +96,15 @@ class JointConfig:
 
 
 SHOWN_SLMS = 64
-"""Of more SLMs the use of each is not among the metrics."""
+"""With more SLMs, the use of each is not reported."""
 
 
 @dataclass(frozen=True)
 class Scores:
     """What hindsight found on the scored samples ``rows``.
 
-    ``mask`` (R, N) best mask; ``candidate`` (R, N, K) and ``weight`` (R, N) credit; ``total`` samples were scored by
-    the whole group.
+    ``mask`` (R, N) best mask; ``candidate`` (R, N, K) and ``weight`` (R, N) credit; the whole
+    group scored ``total`` samples.
     """
 
     rows: Tensor
@@ -115,9 +115,9 @@ class Scores:
 
 
 def joint_step(state: TrainState, config: JointConfig, step: int) -> Metrics:
-    """One step of everything: propose, route, read, predict, score in hindsight, send credit."""
+    """One step: propose, route, read, predict, score in hindsight, send credit."""
     draw = generator(state.seed, "joint", step)
-    # What only a request could find is left to the refine phase: without one, the right record seems of no use.
+    # The refine phase teaches what only a request can find: without one, the right record seems useless.
     samples = state.samples(config.sequences, config.samples, draw, keyed=True)
     part, query = samples.part, state.query(samples.batch)
     relevant = state.concern(samples.batch, None).relevant
@@ -158,12 +158,12 @@ def joint_step(state: TrainState, config: JointConfig, step: int) -> Metrics:
 
 
 def right_reads(batch: Batch, proposals: Proposals) -> Tensor:
-    """(B, N) bool, where the best candidate is what the write log names."""
+    """(B, N) bool, True if the best candidate is the one in the write log."""
     return (proposals.start[..., 0] == batch.labels.start) & (batch.labels.length > 0)
 
 
 def scored_rows(batch: int, part: float, generator: torch.Generator) -> Tensor:
-    """(R,) the samples on which hindsight works, at least one."""
+    """(R,) the samples that hindsight scores, at least one."""
     return torch.randperm(batch, generator=generator)[: max(1, round(batch * part))]
 
 
@@ -171,15 +171,15 @@ def scored_rows(batch: int, part: float, generator: torch.Generator) -> Tensor:
 def score(
     forward: ForwardPass, config: JointConfig, candidates: Tensor, change: Tensor, rows: Tensor, total: int
 ) -> Scores:
-    """Hindsight over candidates and masks on the samples that are scored.
+    """Score candidates and masks in hindsight.
 
     Args:
         forward: the pass of all B samples.
         config: of the phase.
-        candidates: (R, N, K) where the candidates of the scored samples lie among the records.
-        change: (B, Y) what happened.
-        rows: (R,) the samples that are scored.
-        total: how many the whole group scores.
+        candidates: (R, N, K) places of the scored samples' candidates among the records.
+        change: (B, Y) the true change.
+        rows: (R,) the samples to score.
+        total: samples that the whole group scores.
     """
     blm, some = forward.parts.blm, forward.at(rows)
     assert some.proposals is not None
@@ -195,7 +195,7 @@ def score(
 
 
 def routing_loss(config: JointConfig, routing: Routing, scores: Scores, group: LearnerGroup, part: BatchPart) -> Tensor:
-    """Hindsight's masks, and the router's own terms: this learner's share of them."""
+    """This learner's share of the router's loss: hindsight's masks and its own terms."""
     taught = F.binary_cross_entropy_with_logits(routing.logit[scores.rows], scores.mask) if len(scores.rows) else 0.0
     taught = part.weight * len(scores.rows) / scores.total * taught
     use = group.total(routing.prob.mean(0) * part.share)
@@ -204,7 +204,7 @@ def routing_loss(config: JointConfig, routing: Routing, scores: Scores, group: L
 
 
 def shortlist_loss(blm: BLM, senses: Senses, scores: Scores, part: BatchPart) -> Tensor | float:
-    """Where few are asked, hindsight's masks also teach whom to ask, of those who were: this learner's share of it."""
+    """This learner's share of the shortlist's loss: hindsight's masks teach which of the asked SLMs to ask."""
     if senses.shortlist is None or not len(scores.rows):
         return 0.0
     own = blm.router.alone(senses.state[scores.rows], shortlist=senses.shortlist[scores.rows])
@@ -215,10 +215,10 @@ def shortlist_loss(blm: BLM, senses: Senses, scores: Scores, part: BatchPart) ->
 def to_credit(
     config: JointConfig, batch: Batch, proposals: Proposals, scores: Scores, part: BatchPart, label_weight: float
 ) -> Credit:
-    """What the SLMs are taught: the write log where the address follows from the inputs, hindsight where it scored."""
+    """Teach SLMs the write log's address if it follows from the inputs, and hindsight on scored samples."""
     candidate = torch.zeros_like(proposals.log_prob)
     weight = torch.zeros_like(proposals.confidence)
-    # The mean over the batch is taken later: scored rows stand for all.
+    # The mean over the batch is taken later; scored rows represent all rows.
     share = part.total / scores.total
     candidate[scores.rows] = scores.candidate
     weight[scores.rows] = config.credit_weight * share * scores.weight
@@ -228,7 +228,7 @@ def to_credit(
 
 
 def hit_metrics(batch: Batch, proposals: Proposals) -> Metrics:
-    """How often the best candidate, and any candidate, is where the write log says, if it can be known."""
+    """How often the best candidate, and any candidate, matches the write log; only known addresses count."""
     known = batch.keyed & (batch.labels.length > 0)
     if not bool(known.any()):
         return {}
@@ -239,13 +239,13 @@ def hit_metrics(batch: Batch, proposals: Proposals) -> Metrics:
 def mask_metrics(
     batch: Batch, logit: Tensor, relevant: Tensor | None, shortlist: Tensor | None, members: Sequence[int]
 ) -> Metrics:
-    """Reads that the plain decision would make, how often it is the true subset, and how much each SLM is used.
+    """Reads of the decision without noise, how often it is the true subset, and how much each SLM is used.
 
     Args:
-        batch: what concerns the SLMs that were asked.
-        logit: (B, A) of them.
-        relevant: (B, N) bool of all SLMs, where the world knows it.
-        asked: (B, A) places of those that were asked; None where all were.
+        batch: with columns for the SLMs on the shortlist.
+        logit: (B, A) of those SLMs.
+        relevant: (B, N) bool of all SLMs, if the world knows it.
+        shortlist: (B, A) places of the SLMs that were asked; None: all were.
         members: the numbers of all SLMs.
     """
     hard = logit > 0

@@ -1,4 +1,4 @@
-"""PhaseRunner: the phases one after the other, as a stream of steps that can be cut and taken up again anywhere."""
+"""PhaseRunner: the phases in order, as a stream of steps that can stop and resume anywhere."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from leworld.worlds.base import World
 
 PHASES = ("pretrain", "joint", "refine")
 CHUNK_STEPS = 25
-"""Steps that SLMs pre-train at a time, beside as many of the BLM."""
+"""SLMs and BLM pre-train in chunks of this many steps, side by side."""
 
 
 @dataclass(frozen=True)
 class PhasesConfig:
-    """The three phases, and what they share.
+    """Settings of the three phases, and those that they share.
 
     Attributes:
-        labels: whether the write log of the worlds trained on teaches where their records are. Without, the system
-            knows no addresses but those of keys that it places itself; hindsight does the rest. Refining needs it.
-        rehearsal: fresh keys that each SLM goes on practising on in a step of the later phases; 0 for none.
+        labels: whether the write log teaches where the training worlds' records are. Without it the system knows only
+            the addresses of keys that it places itself, and learns from hindsight. Refining needs it.
+        rehearsal: fresh keys that each SLM practises on in a step of the later phases; 0 for none.
         weight_decay, grad_clip: of every optimiser.
     """
 
@@ -66,7 +66,7 @@ class Position:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Where it stands among others."""
+        """Sort key."""
         return PHASES.index(self.phase), self.step
 
 
@@ -80,7 +80,7 @@ class Progress:
 
 
 def fleet_config(model: ModelConfig, phases: PhasesConfig, seed: int) -> SLMTrainingConfig:
-    """What an SLM needs to know of a run."""
+    """The settings of a run that an SLM needs."""
     pretrain = phases.pretrain
     return SLMTrainingConfig(
         slm=model.slm,
@@ -105,14 +105,14 @@ def phase_runner(
     model: ModelConfig, phases: PhasesConfig, world: World, fleet: TrainableFleet, memory: Memory, *, seed: int,
     device: str = "cpu", group: LearnerGroup = ALONE,
 ) -> PhaseRunner:  # fmt: skip
-    """A runner with a new BLM, whose fleet and memory may be anywhere."""
+    """A runner with a new BLM; fleet and memory may be remote."""
     options = TrainOptions(seed, phases.weight_decay, phases.grad_clip, phases.labels, device)
     blm = build_blm(model, world.spec, seed)
     return PhaseRunner(phases, TrainState(blm, fleet, memory, world, options, group))
 
 
 class PhaseRunner:
-    """Runs what is left of the phases from any position."""
+    """Runs the remaining steps of the phases from any position."""
 
     def __init__(self, phases: PhasesConfig, state: TrainState) -> None:
         self.phases = phases
@@ -120,19 +120,19 @@ class PhaseRunner:
         self.train_state = state
 
     def join(self, slm_id: int) -> None:
-        """Between two steps: an SLM joins, pre-trained as far as the others; it serves table ``slm_id`` modulo theirs.
+        """Between steps: add an SLM, pre-trained like the others, for table ``slm_id`` modulo their number.
 
         Raises:
-            ConfigError: its number is not above all others.
+            ConfigError: its number is not above those of the others.
         """
         steps = self.phases.pretrain.slm_steps
         self.train_state.join(slm_id, min(steps, self.position.step) if self.position.phase == "pretrain" else steps)
 
     def leave(self, slm_id: int) -> None:
-        """Between two steps: an SLM leaves, with all that the BLM knew of it.
+        """Between steps: remove an SLM, and the BLM's parameters for it.
 
         Raises:
-            ConfigError: it is not there, or the only one.
+            ConfigError: the SLM is not there, or is the only one.
         """
         self.train_state.leave(slm_id)
 
@@ -142,7 +142,7 @@ class PhaseRunner:
         return max(config.steps, config.slm_steps) if phase == "pretrain" else config.steps
 
     def steps(self) -> Iterator[Progress]:
-        """Do the steps that are left, one at each request for the next item."""
+        """Make the remaining steps, one per item."""
         runners = {"pretrain": self._pretrain, "joint": self._joint, "refine": self._refine}
         for phase in PHASES[PHASES.index(self.position.phase) :]:
             if self.position.phase != phase:
@@ -155,17 +155,17 @@ class PhaseRunner:
         return Progress(self.position, self.num_steps(phase), metrics)
 
     def _pretrain(self, first: int) -> Iterator[Progress]:
-        """SLMs and BLM do not meet yet, so each chunk of steps runs in all of them at once."""
+        """Pre-train SLMs and BLM side by side, chunk by chunk, as they do not interact yet."""
         config, total = self.phases.pretrain, self.num_steps("pretrain")
         for start in range(first, total, CHUNK_STEPS):
             end = min(start + CHUNK_STEPS, total)
             pending = self.train_state.fleet.pretrain(start, max(0, min(end, config.slm_steps) - start))
-            # Without labels the BLM asks the SLMs, which are then to be alike wherever they run.
+            # Without labels the BLM asks the SLMs, which must then be at the same step wherever they run.
             taught = None if self.train_state.labels else pending()
             metrics = [self._pretrain_metrics(config, step) for step in range(start, end)]
             metrics[-1].update(mean_metrics(pending() if taught is None else taught))
             self._serve_probation(end - start)
-            # The SLMs are at the end of the chunk from here on: only there may a run be cut.
+            # From here on the SLMs are at the end of the chunk; a run may stop only there.
             for step, values in zip(range(start, end), metrics, strict=True):
                 self.position = Position("pretrain", end)
                 yield Progress(Position("pretrain", step + 1), total, values)

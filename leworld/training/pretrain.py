@@ -1,4 +1,4 @@
-"""Phase 1, pre-train: SLMs learn the placement from the write log, the BLM learns to use reads that are known good.
+"""Phase 1, pre-train: SLMs learn the placement from the write log, the BLM learns to use right reads.
 
 Nothing is recurrent here, so time folds into the batch.
 """
@@ -26,24 +26,24 @@ class PretrainConfig:
 
     Attributes:
         steps: optimiser steps of the BLM.
-        sequences: sequences drawn a step.
-        samples: transitions kept of them.
+        sequences: sequences drawn per step.
+        samples: transitions of them that are kept.
         lr: peak learning rate of the BLM.
         warmup_steps: of the BLM and the SLMs.
         irrelevant: part of the reads that are another sample's.
         dropped: part of the reads that are left out.
         blind: part of the samples that read nothing.
-        cut: part of the samples of which only some first records of each read exist.
+        cut: part of the samples whose reads keep only some first records.
         forgotten: part of the samples that know nothing of their episode so far.
         temperature: of the router.
-        verify_weight: of the loss of reads wrongly ignored or wrongly believed.
+        verify_weight: of the loss on read confidence.
         codec_weight: of the loss of words decoded from their codes.
-        ask_weight: of the loss of tags that requests name, where the next step depends on one.
-        subset_weight: of the loss of the shortlist, where it is short and the world says which tables matter.
+        ask_weight: of the loss of tags that requests name, if the next step depends on a request.
+        subset_weight: of the shortlist's loss, if there is one and the world says which tables matter.
         slm_steps: optimiser steps of each SLM.
-        slm_batch: keys a step.
-        rule_steps: optimiser steps of the linear rule from key to address beside each other one of an SLM, as they are
-            cheap; ``rule_batch`` keys each, of which the BLM's rule for tags takes as many a step.
+        slm_batch: keys per step.
+        rule_steps: optimiser steps of the linear rule from key to address, per step of an SLM; ``rule_batch`` keys
+            each. The BLM's rule for tags takes as many keys per step.
         slm_lr: peak learning rate of the SLMs.
         length_weight: of the length in the SLMs' loss.
         confidence_weight: of the confidence in the SLMs' loss.
@@ -83,14 +83,14 @@ class PretrainConfig:
 
 
 def pretrain_step(state: TrainState, config: PretrainConfig, step: int) -> Metrics:
-    """One step of the BLM on reads of the write log, some of them spoilt."""
+    """One step of the BLM on reads from the write log, some of them with read noise."""
     draw = generator(state.seed, "pretrain", step)
     samples = state.samples(config.sequences, config.samples, draw)
     part, query = samples.part, state.query(samples.batch)
     relevant = state.concern(samples.batch, None).relevant
     shortlist = state.shortlist(query, config.temperature, part, "pretrain", step)
     batch = state.concern(samples.batch, shortlist)
-    # Without labels, SLMs that are taught beside it by what was written say where to read.
+    # Without labels, the SLMs say where to read; they pre-train on keys beside the BLM.
     own = batch.labels if state.labels else state.forward(query, shortlist).propose().ranges()
     forward = state.forward(query, shortlist)
     read_noise = ReadNoise(config.irrelevant, config.dropped, config.blind, config.cut)
@@ -99,7 +99,7 @@ def pretrain_step(state: TrainState, config: PretrainConfig, step: int) -> Metri
     index, right, named = forward.read(noisy.ranges, own, requested)
     forward.sense(state.seen(samples, config.forgotten, draw))
     if state.labels:
-        # Where only a request could name the record, the right tags stand in for what it will name.
+        # If only a request can name the record, the right tags stand in for it.
         forward = forward.expect(right, ~batch.keyed)
     slots = forward.look(index)
     noise = part.of(logistic_noise(torch.Size((part.total, noisy.kept.shape[1])), draw)).to(state.device)
@@ -110,11 +110,11 @@ def pretrain_step(state: TrainState, config: PretrainConfig, step: int) -> Metri
     codec = state.blm.codec.reconstruction_loss(_random_words(state, step))
     known = (requested.length > 0) & ~noisy.wrong & (noisy.kept > 0)
     scores = state.blm.expected_tags(batch.characteristics, prediction.request, shortlist)
-    # Requests are to name the tags of the records that the next step needs, where that is known.
+    # Requests should name the tags of the records that the next step needs, if known.
     naming = tag_loss(scores, forward.records.tags[named, 0], known, state.group.sum(known.sum()))
     loss = error + config.verify_weight * verify + config.ask_weight * naming
     loss = loss + config.subset_weight * part.share * subset_loss(state.blm, forward.senses, relevant)
-    # What needs no samples every learner works out whole.
+    # Every learner computes the whole of what needs no samples.
     common = config.codec_weight * codec + _rule_loss(state, config, step)
     (loss + common / state.group.size).backward()
     lr = warmup_cosine(step, config.steps, config.lr, config.warmup_steps)
@@ -124,7 +124,7 @@ def pretrain_step(state: TrainState, config: PretrainConfig, step: int) -> Metri
 
 
 def _rule_loss(state: TrainState, config: PretrainConfig, step: int) -> Tensor | float:
-    """Fresh keys teach which tags to expect, as they teach addresses to the SLMs."""
+    """Loss of expected tags on fresh keys, from which the SLMs learn addresses."""
     if state.blm.tags is None:
         return 0.0
     keys = state.world.keys(config.rule_batch, generator(state.seed, "tags", step)).to(state.device)
@@ -133,5 +133,5 @@ def _rule_loss(state: TrainState, config: PretrainConfig, step: int) -> Tensor |
 
 
 def _random_words(state: TrainState, step: int) -> Tensor:
-    """(64, 32) random bits for the codec to tell apart."""
+    """(64, 32) random bits for the codec's loss."""
     return torch.randint(0, 2, (64, 32), generator=generator(state.seed, "codec", step)).float().to(state.device)

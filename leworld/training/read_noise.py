@@ -1,4 +1,4 @@
-"""Reads spoilt on purpose in training, so that a wrong read does no harm later.
+"""Read noise: training replaces and drops reads, so that a wrong read does little harm later.
 
 Shapes: see ``leworld.types``.
 """
@@ -16,13 +16,13 @@ from leworld.types import Ranges
 
 @dataclass(frozen=True)
 class ReadNoise:
-    """How reads are spoilt in training, so that a wrong read does no harm later.
+    """How much noise reads get.
 
     Attributes:
         irrelevant: part of the reads replaced by another sample's.
         dropped: part of the reads not made.
         blind: part of the samples that read nothing at all.
-        cut: part of the samples of which only some first records of each read exist, as soon after the first writes.
+        cut: part of the samples whose reads keep only some first records, as soon after the first writes.
     """
 
     irrelevant: float
@@ -33,7 +33,7 @@ class ReadNoise:
 
 @dataclass(frozen=True)
 class NoisyReads:
-    """Reads after spoiling: (B, N) ``ranges``, ``wrong`` bool where they are not the sample's own, ``kept`` 0 or 1."""
+    """Reads with noise: (B, N) ``ranges``, ``wrong`` bool if they are another sample's, ``kept`` 0 or 1."""
 
     ranges: Ranges
     wrong: Tensor
@@ -47,7 +47,7 @@ def add_read_noise(
 
     Args:
         ranges: (B, N).
-        spoiling: how much.
+        read_noise: how much.
         generator: on the CPU.
         record_words: words of a record; reads are cut between records.
     """
@@ -55,7 +55,7 @@ def add_read_noise(
     other = derangement(batch, generator).to(device)
     alone, dropped = (torch.rand(ranges.start.shape, generator=generator).to(device) for _ in range(2))
     lost, blind = (torch.rand(batch, 1, generator=generator).to(device) for _ in range(2))
-    # Half of the wrong reads come alone, half come with all of the sample's others wrong too.
+    # Half of the wrong reads come alone; for the other half, all reads of the sample are wrong.
     all_wrong = read_noise.irrelevant / 2
     swap = (lost < all_wrong) | (alone < all_wrong / (1 - all_wrong))
     start = torch.where(swap, ranges.start[other], ranges.start)

@@ -1,14 +1,14 @@
-"""Phase 3, refine: the BLM learns to ask.
+"""Phase 3, refine: the BLM learns to make requests.
 
-The request made at t goes to the SLMs at t + 1, and the gradient of what they are taught there comes back to it. How
-much an address counts is what a request could gain: the error without any, less the error with the right reads, on the
-same samples. The BLM learns to foresee that worth, and later asks only where it is above a price.
+The request made at t goes to the SLMs at t + 1, and the gradient of their loss comes back to it. The weight of an
+address is what a request could gain: the error without requests less the error with the right reads, on the same
+samples. The BLM learns to predict that worth, and later sends a request only if the worth is above a price.
 
-Two rounds take the place of a walk through time, so that all steps of all sequences are one batch: in the first, every
-step makes its request; in the second, every step receives the one made before it. What the first round reads is what
-the write log names in the guided part of the sequences, and what the SLMs propose in the others.
+Two rounds replace a walk through time, so that all steps of all sequences are one batch. In the first, every step makes
+a request; in the second, every step receives the request of the step before. In the first round, guided sequences read
+what the write log names; the others read what the SLMs propose.
 
-Source: paired branches as in ProactAgent, https://arxiv.org/abs/2604.20572, compared like for like.
+Source: paired branches as in ProactAgent, https://arxiv.org/abs/2604.20572
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class RefineConfig:
 
     Attributes:
         steps: optimiser steps, of the BLM and of every SLM.
-        sequences: sequences a step.
+        sequences: sequences per step.
         horizon: their length at most.
         lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
         irrelevant: part of the reads that are another sample's.
         guided: part of the sequences that read what the write log names instead of what was proposed.
-        request_weight: of the SLMs' gradient in the request at the end; it grows from 0, as what the SLMs say of
-            requests that they cannot read yet is no good lesson. At 0 nothing teaches the requests any more.
-        label_weight: of addresses that follow from the inputs, in the SLMs' loss.
+        request_weight: of the SLMs' gradient in the request at the end. It grows from 0, as SLMs at first cannot read
+            requests. At 0 nothing teaches the requests.
+        label_weight: in the SLMs' loss, of addresses that follow from the inputs.
         tag_weight: of the tags that a request names.
         verify_weight, mask_weight, read_price: as in the joint phase.
     """
@@ -83,7 +83,7 @@ class Round:
     """One pass over all (M = B * T) steps at once.
 
     ``error`` (M,), ``taught`` the scalar loss of hindsight, ``proposals`` whose ``hidden`` has a gradient, ``batch``
-    with what concerns the SLMs that were asked.
+    with columns for the SLMs on the shortlist.
     """
 
     error: Tensor
@@ -93,7 +93,7 @@ class Round:
 
 
 def refine_step(state: TrainState, config: RefineConfig, step: int) -> Metrics:
-    """One step: the same samples without requests and with them, and the requests taught by what they led to."""
+    """One step: the same samples without and with requests; the outcome teaches the requests."""
     draw = generator(state.seed, "refine", step)
     batch = state.world.batch("train", config.sequences, draw)
     batch = batch.map(lambda tensor: tensor[:, : config.horizon]).to(state.device)
@@ -131,7 +131,7 @@ def refine_step(state: TrainState, config: RefineConfig, step: int) -> Metrics:
 
 
 def delay(requests: Tensor, horizon: int) -> Tensor:
-    """(M, Q) requests made at each step to (M, Q) requests received: those of the step before, zeros at the first."""
+    """(M, Q) requests made to (M, Q) requests received: those of the step before, zeros at the first step."""
     made = requests.unflatten(0, (-1, horizon))
     return torch.cat([torch.zeros_like(made[:, :1]), made[:, :-1]], dim=1).flatten(0, 1)
 
@@ -140,19 +140,19 @@ def delay(requests: Tensor, horizon: int) -> Tensor:
 def first_requests(
     state: TrainState, config: RefineConfig, batch: Batch, seen: Tensor | None, guided: Tensor, horizon: int
 ) -> Tensor:
-    """(M, Q) requests that steps receive from steps that had received none: what the BLM is used to seeing."""
+    """(M, Q) requests received from steps that had received none, as the BLM expects them."""
     nothing = state.query(batch).info_query
     made = make_requests(state, config, batch, seen, nothing, guided)
     return delay(sent(made, guided, state.blm.config.request_price), horizon)
 
 
 def sent(made: Prediction, guided: Tensor, price: float) -> Tensor:
-    """(M, Q) requests that go out: all of guided rows, to learn what asking brings; else those worth the price."""
+    """(M, Q) requests that are sent: all of guided rows, to learn their worth; else those worth the price."""
     return made.request * (guided | (made.worth > price)).unsqueeze(1)
 
 
 def foresight_loss(foreseen: Tensor, worth: Tensor, horizon: int) -> Tensor:
-    """(M,) worth foreseen at each step against the (M,) worth found at the next one; nothing follows the last step."""
+    """Loss of the (M,) worth foreseen at each step against the (M,) worth found at the next; not at the last."""
     ahead, found = foreseen.unflatten(0, (-1, horizon))[:, :-1], worth.unflatten(0, (-1, horizon))[:, 1:]
     return (ahead - found).pow(2).sum() / len(worth)
 
@@ -160,7 +160,7 @@ def foresight_loss(foreseen: Tensor, worth: Tensor, horizon: int) -> Tensor:
 def make_requests(
     state: TrainState, config: RefineConfig, batch: Batch, seen: Tensor | None, received: Tensor, guided: Tensor
 ) -> Prediction:
-    """What every step says after its reads, its request with the graph; guided rows trust what hindsight trusts."""
+    """Predict at every step, with the request's graph; guided rows use the mask of hindsight."""
     forward, batch = begun(state, batch, received)
     proposals = forward.propose()
     forward.sense(seen)
@@ -173,7 +173,7 @@ def make_requests(
 
 
 def begun(state: TrainState, batch: Batch, received: Tensor | None = None) -> tuple[ForwardPass, Batch]:
-    """A pass whose steps received (M, Q) requests, or none; and what of the batch concerns the SLMs that it asks."""
+    """A pass with (M, Q) received requests, or none; and the batch with columns for its shortlist."""
     query = state.query(batch, received)
     shortlist = state.blm.shortlist(query)
     return state.forward(query, shortlist), state.concern(batch, shortlist)
@@ -189,12 +189,12 @@ def run_round(
     draw: torch.Generator,
     part: BatchPart,
 ) -> Round:
-    """All steps with the requests that they receive, as they will be at test time."""
+    """Run all steps with the requests that they receive, as at test time."""
     forward, batch = begun(state, batch, received)
     proposals = forward.propose(learn=True)
     forward.sense(seen)
     routing = forward.route()
-    # Guided rows read rightly, lest the BLM unlearn to use what it reads while requests are still no good.
+    # Guided rows make the right reads, so that the BLM keeps using reads while requests are still poor.
     wanted = guide(proposals.ranges(), batch.labels, guided)
     noisy = state.add_read_noise(wanted, ReadNoise(config.irrelevant, 0.0, 0.0), draw, part)
     index, right = forward.read(noisy.ranges, batch.labels)
@@ -206,7 +206,7 @@ def run_round(
     change = state.change(batch)
     known = forward.senses.map(Tensor.detach)
     best = best_masks(state.blm, known, slots.map(Tensor.detach), change, config.read_price)
-    # What a spoilt read is worth says nothing of the mask.
+    # The worth of a read with noise says nothing about the mask.
     fair = (~noisy.wrong.any(1)).float()
     mask_loss = F.binary_cross_entropy_with_logits(routing.logit, best, reduction="none").mean(1)
     mask_loss = (mask_loss * fair).sum() / state.group.sum(fair.sum()).clamp(min=1)
@@ -216,17 +216,17 @@ def run_round(
 
 
 def guide(proposed: Ranges, labels: Ranges, guided: Tensor) -> Ranges:
-    """(M, N) what the write log names where it does and the row is guided, what was proposed elsewhere."""
+    """(M, N) the write log's range if it is known and the row is guided, else the proposed one."""
     use = guided.unsqueeze(1) & (labels.length > 0)
     return Ranges(torch.where(use, labels.start, proposed.start), torch.where(use, labels.length, proposed.length))
 
 
 @torch.no_grad()
 def request_worth(state: TrainState, batch: Batch, seen: Tensor | None, part: BatchPart) -> tuple[Tensor, Tensor]:
-    """What requests could gain: reading all that was proposed against reading all that the write log names.
+    """What requests could gain: all proposed reads against all reads of the write log.
 
     Returns:
-        (M,) error without requests, and (M,) in [-1, 1] the part of the mean error that the right reads would save.
+        (M,) error without requests, and (M,) in [-1, 1] the part of the mean error that the right reads save.
     """
     forward, batch = begun(state, batch)
     proposed = forward.propose().ranges()
@@ -244,7 +244,7 @@ def request_worth(state: TrainState, batch: Batch, seen: Tensor | None, part: Ba
 
 
 def to_credit(config: RefineConfig, batch: Batch, proposals: Proposals, worth: Tensor) -> Credit:
-    """Addresses that follow from the inputs count as in the joint phase, the others by what they are worth."""
+    """Weigh addresses that follow from the inputs as in the joint phase, the others by their worth."""
     hidden_grad = proposals.hidden.grad
     assert hidden_grad is not None
     keyed = torch.full_like(hidden_grad[..., 0], config.label_weight)

@@ -1,4 +1,4 @@
-"""Checks that the phases' settings share."""
+"""Checks for the settings of all phases."""
 
 from __future__ import annotations
 

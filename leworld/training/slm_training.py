@@ -28,7 +28,7 @@ Moment = tuple[str, int]
 
 @dataclass(frozen=True)
 class SLMTrainingConfig(FleetConfig):
-    """What is needed to build and to train any of the SLMs of a system, alike in every process."""
+    """Settings to build and train any SLM of a system, the same in every process."""
 
     pretrain_batch: int
     rule_batch: int
@@ -47,29 +47,29 @@ class TrainableFleet(Fleet, Protocol):
     """A fleet whose SLMs learn: from fresh keys, and from credit."""
 
     def join(self, slm_id: int, steps: int) -> None:
-        """Gain an SLM with a number above all others, pre-trained for some steps."""
+        """Add an SLM with a number above all others, and pre-train it for some steps."""
         ...
 
     def leave(self, slm_id: int) -> None:
-        """Lose one."""
+        """Remove an SLM."""
         ...
 
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
-        """Start pre-training steps of every SLM; the returned function waits and gives each SLM's last metrics."""
+        """Start pre-training steps of every SLM; the returned function waits and returns each SLM's last metrics."""
         ...
 
     def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
         """One optimiser step on the credits of all kept proposals, in their order, and on fresh keys.
 
-        SLMs that no kept proposal asked do not move.
+        An SLM without a kept proposal does not change.
 
         Args:
             credits: one for each kept proposal, with its columns.
             lr: of this step.
-            moment: phase and step; the fresh keys follow from it.
+            moment: phase and step, which determine the fresh keys.
 
         Returns:
-            for each credit the (B, Q) gradient of all that the SLMs were taught with respect to the info query.
+            for each credit, the (B, Q) gradient of the SLMs' loss with respect to the info query.
         """
         ...
 
@@ -83,7 +83,7 @@ class TrainableFleet(Fleet, Protocol):
 
 
 class SLMGroup(SLMHost):
-    """Some of a fleet's SLMs in this process, each with its own optimiser; all make a whole ``TrainableFleet``."""
+    """SLMs of a fleet in this process, each with its own optimiser; with all SLMs it is a ``TrainableFleet``."""
 
     def __init__(
         self, config: SLMTrainingConfig, world: World, slm_ids: Sequence[int] | None = None, device: str = "cpu"
@@ -110,7 +110,7 @@ class SLMGroup(SLMHost):
         self.host([other for other in self.slm_ids if other != slm_id])
 
     def pretrain(self, first_step: int, num_steps: int) -> Callable[[], list[Metrics]]:
-        """See ``TrainableFleet``; here the work is done when the result is asked for."""
+        """See ``TrainableFleet``; the work is done when the returned function is called."""
         return lambda: [self._pretrain_one(i, first_step, num_steps) for i in range(self.num_slms)]
 
     def learn(self, credits: Sequence[Credit], lr: float, moment: Moment) -> list[Tensor]:
@@ -132,10 +132,10 @@ class SLMGroup(SLMHost):
     def _teach(
         self, members: tuple[int, ...], taught: list[tuple[Kept, AnsweredPart, Credit]], num_kept: int, moment: Moment
     ) -> None:
-        """The gradients of some SLMs that answered together: of credit, and of fresh keys."""
+        """Compute the gradients of SLMs that answered together, from credit and from fresh keys."""
         losses, hidden, hidden_grad = [], [], []
         for kept, part, credit in taught:
-            # The mean is over all samples, also those that asked others.
+            # The mean is over all samples, also those that did not ask this SLM.
             share = len(part.output.hidden) / kept.pairs.samples
             losses.append(share * self._loss(part.output, kept.start[part.place], credit))
             hidden.append(part.output.hidden)
@@ -171,7 +171,7 @@ class SLMGroup(SLMHost):
         return metrics
 
     def _pretrain_step(self, i: int, step: int) -> Metrics:
-        """Cross-entropy against the write log: the placement says where a key is kept."""
+        """Cross-entropy against the address that the placement gives a key."""
         config = self.training
         lr = warmup_cosine(step, config.pretrain_steps, config.pretrain_lr, config.warmup_steps)
         for repeat in range(config.rule_steps):
@@ -183,7 +183,7 @@ class SLMGroup(SLMHost):
         return {"slm_loss": loss.item(), "hit_top1": hit}
 
     def _rehearsal_loss(self, i: int, moment: Moment) -> Tensor | float:
-        """Fresh keys keep an SLM from learning the training worlds' own by heart."""
+        """Loss on fresh keys, which keep an SLM from memorising the training worlds' keys."""
         batch = self.training.rehearsal_batch
         return self._key_loss(i, batch, moment)[0] if batch else 0.0
 
@@ -200,14 +200,14 @@ class SLMGroup(SLMHost):
         return loss, found.float().mean().item()
 
     def _rule_loss(self, i: int, step: int, repeat: int) -> Tensor:
-        """Loss of the linear rule on fresh keys; it rests after pre-training, as placement does not change."""
+        """Loss of the linear rule on fresh keys; only pre-training uses it, as placement does not change."""
         slm_id = self.slm_ids[i]
         keys = self.world.keys(self.training.rule_batch, generator(self.training.seed, "rule", slm_id, step, repeat))
         start = keys.labels.start[:, slm_id % self.world.spec.num_tables]
         return self.slms[i].digits.rule_loss(keys.characteristics.to(self.device), start.to(self.device))
 
     def _label_loss(self, output: SLMOutput, start: Tensor, length: Tensor, weight: Tensor, found: Tensor) -> Tensor:
-        """Cross-entropy on digits and length where the address is known, and the calibration of the confidence."""
+        """Cross-entropy on digits and length of known addresses, and calibration of the confidence."""
         config = self.training
         loss = address_loss(output.digits, start)
         index = (length - 1).clamp(min=0).unsqueeze(1)
@@ -217,7 +217,7 @@ class SLMGroup(SLMHost):
         return (weight * (length > 0) * loss).mean()
 
     def _loss(self, output: SLMOutput, start: Tensor, credit: Credit) -> Tensor:
-        """What credit of (R, ...) teaches: known addresses, and which of the own (R, K) candidates helped."""
+        """Loss from (R, ...) credit: known addresses, and which of the SLM's (R, K) candidates helped."""
         found = start[:, 0] == credit.labels.start
         label = self._label_loss(output, credit.labels.start, credit.labels.length, credit.label_weight, found)
         chosen = torch.stack([-address_loss(output.digits, s) for s in start.unbind(1)], dim=1)

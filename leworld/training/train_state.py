@@ -1,4 +1,4 @@
-"""TrainState: the BLM, its optimiser, and the hands to reach SLMs and memory; what all three phases share.
+"""TrainState: the BLM, its optimiser, and access to SLMs and memory. All three phases use it.
 
 Shapes: see ``leworld.types``.
 """
@@ -30,9 +30,9 @@ ASKING = "asking"
 
 @dataclass(frozen=True)
 class Samples:
-    """Single transitions: ``batch`` (n, ...), of the (B, T, ...) ``episodes``; ``rows`` (n,) int64 in [0, B * T).
+    """Single transitions: ``batch`` (n, ...) of the (B, T, ...) ``episodes``; ``rows`` (n,) int64 in [0, B * T).
 
-    They are this learner's ``part`` of those of its group.
+    They are this learner's ``part`` of its group's samples.
     """
 
     batch: Batch
@@ -48,8 +48,8 @@ class TrainOptions:
     Attributes:
         seed: of everything random.
         weight_decay, grad_clip: of its optimiser.
-        labels: whether phases look at what batches say of addresses.
-        device: where it is computed.
+        labels: whether phases use the addresses in batches.
+        device: of the computation.
     """
 
     seed: int
@@ -60,7 +60,7 @@ class TrainOptions:
 
 
 class TrainState:
-    """What a phase works with. It owns the BLM and its optimiser; fleet and memory may be anywhere."""
+    """The state that a phase works on. It owns the BLM and its optimiser; fleet and memory may be remote."""
 
     def __init__(
         self,
@@ -81,13 +81,13 @@ class TrainState:
 
     @property
     def system(self) -> System:
-        """The same parts, ready to predict."""
+        """A system of the same parts, ready to predict."""
         return System(self.blm, self.fleet, self.memory, self.world.spec, self.device)
 
     def samples(self, sequences: int, count: int, generator: torch.Generator, *, keyed: bool = False) -> Samples:
-        """This learner's part of ``count`` single transitions of ``sequences`` training sequences, the time axis gone.
+        """This learner's part of ``count`` single transitions of ``sequences`` training sequences.
 
-        With ``keyed``, and where there are such, only those whose addresses all follow from the inputs: fewer, then.
+        With ``keyed``, keep only those whose addresses all follow from the inputs, if there are any.
         """
         episodes = self.world.batch("train", sequences, generator)
         batch = episodes.fold_time().at(0)
@@ -101,7 +101,7 @@ class TrainState:
         return Samples(chosen, episodes.to(self.device), rows, part)
 
     def seen(self, samples: Samples, forgotten: float, generator: torch.Generator) -> Tensor | None:
-        """(n, .) what each sample knows of its episode so far, for a part of them nothing; see ``BLM.observe``."""
+        """(n, .) what each sample knows of its episode, for a part of them nothing; see ``BLM.observe``."""
         seen = self.blm.observe(samples.episodes.past, samples.episodes.current)
         if seen is None:
             return None
@@ -113,9 +113,9 @@ class TrainState:
         return ForwardPass(self.system, query, shortlist)
 
     def to_request(self, samples: Samples, shortlist: Tensor | None = None) -> Ranges:
-        """(n, N) the records of the step after each sample, where they are others and only a request can find them.
+        """(n, N) the records that the next step needs, if they differ and only a request can find them.
 
-        Elsewhere start and length are 0, so that all that is not requested is read as one range.
+        Elsewhere start and length are 0, so that those are read as one range.
         """
         labels, keyed = samples.episodes.labels.map(self.of_all), self.of_all(samples.episodes.keyed)
         needed = torch.zeros_like(keyed)
@@ -128,18 +128,18 @@ class TrainState:
     def add_read_noise(
         self, ranges: Ranges, read_noise: ReadNoise, generator: torch.Generator, part: BatchPart
     ) -> NoisyReads:
-        """Spoil this learner's part of the (B, N) reads of a step; see ``leworld.training.read_noise``."""
+        """Add noise to this learner's part of a step's (B, N) reads; see ``leworld.training.read_noise``."""
         everyone = add_read_noise(self.group.gather(ranges, part), read_noise, generator, self.world.spec.record_words)
         return NoisyReads(everyone.ranges.map(part.of), part.of(everyone.wrong), part.of(everyone.kept))
 
     def optimise(self, lr: float) -> float:
-        """One step of the BLM's optimiser on the gradients of the whole group; their norm."""
+        """Make one step of the BLM's optimiser on the group's gradients; return their norm."""
         self.group.sum_gradients(self.blm)
         return self.optimizer.step(lr)
 
     @property
     def tables(self) -> Tensor | None:
-        """(N,) the memory's table of each SLM; None where each has that of its own number."""
+        """(N,) the table of each SLM; None: SLM n has table n."""
         tables = tables_of(self.fleet.members, self.world.spec.num_tables)
         return None if tables is None else tables.to(self.device)
 
@@ -148,14 +148,14 @@ class TrainState:
         return x if self.tables is None else x[..., self.tables]
 
     def concern(self, batch: Batch, shortlist: Tensor | None) -> Batch:
-        """A (B, ...) batch with what concerns the (B, A) SLMs that are asked, or all."""
+        """A (B, ...) batch with columns for the (B, A) SLMs on the shortlist, or for all."""
         return batch.columns(self.tables).of(shortlist)
 
     def join(self, slm_id: int, steps: int) -> None:
-        """An SLM joins, pre-trained for some steps; see ``leworld.models.membership``.
+        """Add an SLM, pre-trained for some steps; see ``leworld.models.membership``.
 
         Raises:
-            ConfigError: its number is not above all others.
+            ConfigError: its number is not above those of the others.
         """
         members, num_tables = self.fleet.members, self.world.spec.num_tables
         if slm_id <= max(members):
@@ -165,10 +165,10 @@ class TrainState:
         join(self.blm, self.optimizer, alike[0] if alike else 0, generator(self.seed, "join", slm_id))
 
     def leave(self, slm_id: int) -> None:
-        """An SLM leaves, and is never asked again.
+        """Remove an SLM.
 
         Raises:
-            ConfigError: it is not there, or the only one.
+            ConfigError: the SLM is not there, or is the only one.
         """
         members = self.fleet.members
         if slm_id not in members or len(members) == 1:
@@ -179,7 +179,7 @@ class TrainState:
         leave(self.blm, self.optimizer, place)
 
     def shortlist(self, query: Query, temperature: float, part: BatchPart, *moment: str | int) -> Tensor | None:
-        """Whom this learner's part of the samples asks, explored by logistic noise times a temperature.
+        """The shortlist of this learner's samples, with logistic noise times a temperature.
 
         See ``BLM.shortlist``.
         """
@@ -190,29 +190,29 @@ class TrainState:
         return self.blm.shortlist(query, temperature * noise.to(self.device))
 
     def query(self, batch: Batch, info_query: Tensor | None = None) -> Query:
-        """What is known at a step of a (B, ...) batch; no request means zeros."""
+        """The query at a step of a (B, ...) batch; no request means zeros."""
         if info_query is None:
             info_query = batch.current.new_zeros(len(batch.current), self.blm.config.query_dim)
         return Query(batch.past, batch.current, batch.characteristics, info_query)
 
     def change(self, batch: Batch) -> Tensor:
-        """(B, Y) what happens, in the units that the BLM predicts."""
+        """(B, Y) the true change, in the BLM's units."""
         return to_change(self.world.spec, batch.current, batch.target)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and optimiser state of the BLM, by name, and whom it asks, on the CPU."""
+        """Weights and optimiser state of the BLM, by name, and its shortlist settings, on the CPU."""
         return {**self.optimizer.state(self.blm), ASKING: asking(self.blm)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Inverse of ``state``, of as many SLMs as there are."""
+        """Inverse of ``state``, for the same number of SLMs."""
         self.optimizer.load_state(self.blm, {name: tensor for name, tensor in state.items() if name != ASKING})
-        # Checkpointer of before SLMs could join have none.
+        # Checkpoints from before SLMs could join have none.
         if (given := state.get(ASKING)) is not None:
             set_asking(self.blm, given)
 
 
 def recall(shortlist: Tensor | None, relevant: Tensor | None) -> Metrics:
-    """How often all SLMs that matter, (B, N) bool, are among the (B, A) that are asked."""
+    """How often the shortlist (B, A) holds all SLMs that matter, (B, N) bool."""
     if shortlist is None or relevant is None:
         return {}
     return {"recall": (relevant.gather(1, shortlist).sum(1) == relevant.sum(1)).float().mean().item()}
