@@ -1,1 +1,1 @@
-"""Which numbers say that a world model works: metrics, baselines and their pictures."""
+"""Evaluation of world models: metrics, baselines and their pictures."""

@@ -1,4 +1,4 @@
-"""The baselines a world model has to beat, trained on the same data with one budget.
+"""The baselines that a world model must beat, trained on the same data with one budget.
 
 name          what it may use
 predict_zero  nothing
@@ -8,11 +8,11 @@ mlp           past, current, characteristics
 gru           the whole episode so far, characteristics
 knn           the transitions in memory of the same world, searched exactly
 least_squares the same transitions, fitted by a polynomial
-gru_context   the same transitions, run over before the episode so far
+gru_context   the same transitions, followed by the episode so far
 dict          the mean change seen in training with exactly these characteristics
 oracle        what mlp has, and the truth about the world: a ceiling, not a rival
 
-mlp, gru and oracle do without the characteristics where that is better on the valid split.
+mlp, gru and oracle omit the characteristics if that is better on the valid split.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ BASELINES: dict[str, Callable[[World, Budget], Predictor]] = {
     "oracle": fit_oracle,
 }
 WITH_MEMORY = ("knn", "least_squares", "gru_context")
-"""Those that are given what the memory holds."""
+"""Baselines that get the memory's content."""
 
 
 def applicable(world: World) -> list[str]:
-    """The baselines that a world allows: no oracle without a context, none with memory without stored transitions."""
+    """The baselines that a world allows: an oracle needs a context, and those with memory stored transitions."""
     refused = () if _stores(world) else WITH_MEMORY
     return [name for name in BASELINES if name not in refused and (name != "oracle" or world.spec.context_dim > 0)]
 
@@ -59,8 +59,8 @@ def train_baselines(world: World, budget: Budget, names: Sequence[str] | None = 
     """Train baselines, each on the same batches.
 
     Args:
-        world: where the data come from.
-        budget: what each of them may use.
+        world: source of the data.
+        budget: of each baseline.
         names: keys of ``BASELINES``; by default all that are ``applicable``.
 
     Returns:
@@ -76,10 +76,10 @@ def train_baselines(world: World, budget: Budget, names: Sequence[str] | None = 
 
 
 def evaluate(predictor: Predictor, batches: Iterable[Batch], scale: Tensor) -> Tensor:
-    """Error of every sample.
+    """Compute the error of every sample.
 
     Args:
-        predictor: to be judged.
+        predictor: the predictor to judge.
         batches: of one horizon T.
         scale: (Y,) ``WorldSpec.scale``.
 

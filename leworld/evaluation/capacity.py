@@ -1,4 +1,4 @@
-"""Capacity: does a memory of more words cost more, or is it found less often?
+"""Capacity: how hit rate and cost depend on the number of words.
 
 Shapes: see ``leworld.types``.
 """
@@ -25,7 +25,7 @@ Study = dict[str, Any]
 
 @dataclass(frozen=True)
 class Width:
-    """A memory of some width, with SLMs that know its placement; the records of the test split are written."""
+    """A memory of one width that holds the test split's records, with SLMs that know its placement."""
 
     world: World
     fleet: TrainableFleet
@@ -42,14 +42,14 @@ class Costs:
 
 
 def measure_capacity(widths: Sequence[Width], seed: int, *, samples: int, batch: int, repeats: int) -> Study:
-    """Hit rates and costs of a lookup, width by width, and as ratios to the first.
+    """Measure hit rates and costs of a lookup for each width, and their ratios to the first width.
 
     Args:
         widths: narrowest first.
         seed: of the samples.
-        samples: test samples that hit rates are taken of, at least.
+        samples: least number of test samples for hit rates.
         batch: samples of a lookup.
-        repeats: lookups timed of each width. Widths take turns, so that a busy machine is busy for all.
+        repeats: lookups timed for each width. Widths take turns, so that load on the machine affects all alike.
 
     Returns:
         widths: a list of {address_bits, pages, hit_top1, hit_top4, propose_s, read_s, lookup_s, hit_ratio, cost_ratio}.
@@ -77,7 +77,7 @@ def measure_capacity(widths: Sequence[Width], seed: int, *, samples: int, batch:
 
 
 def hit_figures(width: Width, seed: int, samples: int) -> dict[str, float]:
-    """``hit_top1`` and ``hit_top4`` of at least so many test samples; with fewer candidates, of all there are."""
+    """``hit_top1`` and ``hit_top4`` of at least this many test samples; ``hit_top4`` uses all candidates if there are fewer than 4."""
     spec = width.world.spec
     sequences = -(-samples // spec.horizon)
     query, flat = _test_query(width, sequences, seed, "hits")
@@ -97,7 +97,7 @@ def timed_turns(widths: Sequence[Width], seed: int, batch: int, repeats: int) ->
 
 
 def timed_lookup(width: Width, query: Query) -> Costs:
-    """One lookup: ask all SLMs and read what each names first."""
+    """Time one lookup: ask all SLMs and read each one's best range."""
     begin = time.perf_counter()
     ranges = width.fleet.propose(query).ranges()
     proposed = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Pictures of claims: every figure over its goal, and what a wider memory costs."""
+"""Pictures of claims: every figure over its goal, and the cost of a wider memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from leworld.evaluation.drawing import CURVES, LEWORLD, TEXT, legend_beside, pla
 
 _COLOURS = {"met": "#1b7f4b", "within interval": "#b8860b", "missed": "#c8553d"}
 _LEAST = 1e-3
-"""What is less, or below 0, is drawn here: a log axis has no zero."""
+"""Smaller values are drawn here, as a log axis has no zero."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A figure over its goal, with its interval where there is one, and each seed's value.
+    """A figure over its goal, with its interval if there is one, and each seed's value.
 
     Attributes:
         limits: the goal over itself: (1, None) for at least, (None, 1) for at most, both for a range.
@@ -38,7 +38,7 @@ class Dot:
 
 
 def draw_claims(dots: Sequence[Dot], path: str | Path) -> None:
-    """Draw a line a claim: dot and interval on a log axis, seeds as pale dots, the wrong side of the goal shaded.
+    """Draw one line per claim: dot and interval on a log axis, seeds as pale dots, the wrong side shaded.
 
     Raises:
         DataError: there is no claim to draw.
@@ -69,10 +69,10 @@ def draw_claims(dots: Sequence[Dot], path: str | Path) -> None:
 
 
 def draw_capacity(seeds: Mapping[int, Mapping[str, Any]], path: str | Path) -> None:
-    """Draw hit rates and the cost of a lookup against the width of the memory, a pale line a seed and their mean.
+    """Draw hit rates and the cost of a lookup against the memory's width: a pale line per seed, and their mean.
 
     Args:
-        seeds: seed to what ``measure_capacity`` gave out.
+        seeds: each seed's result of ``measure_capacity``.
         path: of the PNG.
 
     Raises:

@@ -1,6 +1,6 @@
-"""A baseline that has the memory's transitions as context: a GRU that runs over them, and then over the episode.
+"""A baseline with the memory's transitions as context: a GRU runs over them, then over the episode.
 
-Source: Duan et al. 2016, RL^2, https://arxiv.org/abs/1611.02779 ; here what was seen of the world comes first.
+Source: Duan et al. 2016, RL^2, https://arxiv.org/abs/1611.02779 ; here the world's stored transitions come first.
 
 Shapes: see ``leworld.types``; M: stored transitions of a world.  F: features of a row.
 """
@@ -23,7 +23,7 @@ class ContextFeatures:
     """The stored transitions of a sequence's world as rows, and then its own steps.
 
     A row is [past, state, change, flag]: a stored transition has no past, its change in the units of ``Output`` and the
-    flag 1; a step has no change and the flag 0. The records say what the characteristics could.
+    flag 1; a step has no change and the flag 0. The records replace the characteristics.
     """
 
     world: World

@@ -1,4 +1,4 @@
-"""Controls: what is left of a prediction when its memory is taken away, mixed up, outdated or missed.
+"""Controls: predictions with the memory zeroed, shuffled, outdated or missed.
 
 Shapes: see ``leworld.types``.
 """
@@ -18,20 +18,20 @@ from leworld.types import Ranges
 
 
 class ZeroedMemory:
-    """A reader of the same width to which every word is zero."""
+    """A reader of the same width whose words are all zero."""
 
     def __init__(self, memory: Reader) -> None:
         self.memory = memory
         self.address_bits = memory.address_bits
 
     def read(self, start: NDArray[np.int64], length: NDArray[np.int64]) -> Words:
-        """Zeros, of the lengths asked for; the same errors as the memory itself."""
+        """Zeros of the given lengths; raises the same errors as the memory."""
         words = self.memory.read(start, length)
         return replace(words, words=np.zeros_like(words.words))
 
 
 def shuffled(generator: torch.Generator) -> Redirect:
-    """Every sample reads what another sample of its batch asked for."""
+    """Every sample reads the ranges of another sample of its batch."""
 
     def redirect(ranges: Ranges) -> Ranges:
         other = derangement(len(ranges.start), generator)

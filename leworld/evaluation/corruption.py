@@ -1,32 +1,32 @@
-"""Corruption: one SLM goes wrong in the middle of a run, and its standing shuts it out, or does not.
+"""Corruption: one SLM is corrupted in the middle of a run; does the health check exclude it?
 
-Test sequences are chained to streams of true states: standing carries over from one sequence to the next, requests do
+Test sequences are chained to streams of true states. Health carries over from one sequence to the next, requests do
 not. After ``lead`` steps one SLM is corrupted:
 
-    random   it proposes addresses drawn uniformly; what it says of itself is as before
-    stuck    it always proposes one address, that of another key; what it says of itself is as before
-    noise    its weights are disturbed, each by noise of its tensor's own deviation
+    random   it proposes uniformly drawn addresses with unchanged confidence
+    stuck    it always proposes one address, that of another key, with unchanged confidence
+    noise    its weights get noise with the deviation of their tensor
 
-The result of ``measure_corruption``, MSEs in the world's units, shares of the streams, None where nothing can be told::
+The result of ``measure_corruption``, MSEs in the world's units, shares of the streams, None if unknown::
 
     streams, lead, steps, within  what was run: ``lead`` healthy steps, then ``steps`` corrupted ones
     healthy                       without any corruption:
-        mse                           without standing
-        alone, shared                 with a standing for each stream, and with one for all streams at once:
+        mse                           without health check
+        alone, shared                 with one health state for each stream, and with one for all streams:
             mse
             exclusions                    exclusions of an SLM in 1,000 of its reads
-            exclusions_right              those of them in which the last read was what the write log names
-            out_right                     steps in 1,000 at which a right proposal was wanted, and shut out
+            exclusions_right              those of them after a read that the write log names
+            out_right                     steps in 1,000 at which a right proposal was wanted but excluded
     cases {corruption: [case]}    a case for each SLM:
-        slm, wanted                   which, and the share of the corrupted steps at which the router wanted it
-        mse                           before, after, ``ignored`` (after, without standing), ``without`` (after, had it
-                                      never been trusted)
+        slm, wanted                   the SLM, and the share of corrupted steps at which the router wanted it
+        mse                           before, after, ``ignored`` (after, without health check), ``without`` (after, if
+                                      it is never trusted)
         alone, shared                 as above:
-            out                           share of streams that read it no more after ``within`` corrupted steps, but
-                                          for probes; what the router does not want is out
-            excluded                      share of streams in which it was excluded, for good but for probes, within
-                                          ``within`` steps at which it was wanted; of those that wanted it so often
-            median_steps                  corrupted steps until it was excluded; None if more than were run
+            out                           share of streams that do not read it after ``within`` corrupted steps, except
+                                          for probes; an SLM that the router does not want is out
+            excluded                      share of streams, of those that wanted it at ``within`` steps, that excluded
+                                          it by then for good, except for probes
+            median_steps                  corrupted steps until it was excluded; None if it was not
     alone, shared                 {corruption: {out, excluded}}, the mean over the SLMs that the router wants at all
 
 Shapes:
@@ -59,7 +59,7 @@ _FOR_EVER = 1 << 40
 
 @dataclass(frozen=True)
 class CorruptionConfig:
-    """What is run: ``streams`` of ``lead`` healthy and ``steps`` corrupted steps; to be out ``within`` how many."""
+    """``streams`` of ``lead`` healthy and ``steps`` corrupted steps; an SLM should be out ``within`` so many."""
 
     streams: int = 64
     lead: int = 10
@@ -77,7 +77,7 @@ class CorruptionConfig:
 
 @dataclass(frozen=True)
 class Course:
-    """What happened, on the CPU.
+    """The record of a walk, on the CPU.
 
     ``error`` (B, T); ``wanted``, ``read`` and ``right`` (B, T, N) bool: the router's own choice, the ranges read, and
     the proposals that the write log names; ``excluded`` (B or 1, T + 1, N) bool, before every step and after the last.
@@ -92,7 +92,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Corruption:
-    """One SLM and what befalls it; ``address`` is where it is stuck."""
+    """One SLM and its corruption; ``address`` is where it is stuck."""
 
     kind: str
     slm: int
@@ -100,7 +100,7 @@ class Corruption:
     seed: int
 
     def redirect(self, address_bits: int) -> Redirect | None:
-        """What becomes of the ranges that are proposed."""
+        """Change the proposed ranges."""
         if self.kind == "noise":
             return None
         scatter = random_addresses(address_bits, generator(self.seed, "corruption", "random", self.slm))
@@ -115,7 +115,7 @@ class Corruption:
 
     @contextmanager
     def damage(self, fleet: TrainableFleet) -> Iterator[None]:
-        """The SLM's weights are disturbed, and as before afterwards."""
+        """Add noise to the SLM's weights; restore them at the end."""
         if self.kind != "noise":
             yield
             return
@@ -131,7 +131,7 @@ class Corruption:
 
 
 class Walk:
-    """A system on its way through streams of true states."""
+    """A system that walks through streams of true states."""
 
     def __init__(self, system: System, health: SLMHealth | None) -> None:
         self.system = system
@@ -139,7 +139,7 @@ class Walk:
         self.rows: list[tuple[Tensor, ...]] = []
 
     def go(self, steps: list[tuple[Batch, bool]], redirect: Redirect | None = None) -> None:
-        """Predict steps (B, ...); the flag says that a sequence begins, and with it nothing is asked."""
+        """Predict steps (B, ...); the flag marks the first step of a sequence, which has no request."""
         for now, first in steps:
             if first:
                 self.seen = None
@@ -157,7 +157,7 @@ class Walk:
                 self.health = self.health.observe(step)
 
     def course(self) -> Course:
-        """All that happened."""
+        """The record so far."""
         error, wanted, read, right, excluded = (torch.stack(part, dim=1) for part in zip(*self.rows, strict=True))
         return Course(error, wanted, read, right, torch.cat([excluded, self._excluded().unsqueeze(1)], dim=1))
 
@@ -168,7 +168,7 @@ class Walk:
 
 
 class CorruptionStreams:
-    """The same streams, to be walked as often as is asked for."""
+    """Streams that can be walked again and again."""
 
     def __init__(self, world: World, system: System, config: CorruptionConfig, seed: int) -> None:
         self.system = system
@@ -181,22 +181,22 @@ class CorruptionStreams:
         self.steps = [(batches[t // horizon].at(t % horizon), t % horizon == 0) for t in range(length)]
 
     def fresh(self, num_streams: int) -> SLMHealth:
-        """Nothing is held against anyone."""
+        """A health state without doubt."""
         return SLMHealth.fresh(num_streams, self.system.fleet.num_slms, self.config.health, self.system.device)
 
     def barred(self, slm: int) -> SLMHealth:
-        """A standing by which one SLM is never trusted."""
+        """A health state in which one SLM is never trusted."""
         fresh = self.fresh(1)
         never = torch.zeros_like(fresh.excluded)
         never[:, slm] = True
         return replace(fresh, doubt=fresh.doubt + never, excluded=never, wait=never * _FOR_EVER)
 
     def corruption(self, kind: str, slm: int) -> Corruption:
-        """A stuck SLM proposes what the last stream would need first."""
+        """Make a corruption; a stuck SLM proposes the range that the last stream needs first."""
         return Corruption(kind, slm, int(self.steps[0][0].labels.start[-1, slm]), self.seed)
 
     def walk(self, health: SLMHealth | None, corruption: Corruption | None = None) -> Course:
-        """Go all the way, the corruption setting in after the lead."""
+        """Walk all steps; the corruption begins after the lead."""
         walk, lead = Walk(self.system, health), self.config.lead
         walk.go(self.steps[:lead])
         if corruption is None:
@@ -242,7 +242,7 @@ def _case(streams: CorruptionStreams, corruption: Corruption, without: Tensor) -
 
 
 def healthy_figures(course: Course) -> dict[str, float]:
-    """How often standing wrongs an SLM that nothing befell."""
+    """How often the health check excludes a healthy SLM."""
     before, after = course.excluded[:, :-1], course.excluded[:, 1:]
     excluded = (after & ~before).expand_as(course.right)
     reads, wanted = int(course.read.sum()), int(course.wanted.sum())
@@ -255,11 +255,11 @@ def healthy_figures(course: Course) -> dict[str, float]:
 
 
 def exclusion_figures(course: Course, slm: int, lead: int, within: int) -> dict[str, float | None]:
-    """Whether and when the SLM corrupted after ``lead`` steps was shut out; see the module."""
+    """Whether and when the SLM corrupted after ``lead`` steps was excluded; see the module."""
     wanted, read = course.wanted[:, lead:, slm], course.read[:, lead:, slm]
     before, after = course.excluded[:, lead:-1, slm], course.excluded[:, lead + 1 :, slm]
     trusted = (read & ~before)[:, within:].any(1)
-    # For good from a step on: excluded at it, and at all that follow.
+    # For good from a step on: excluded at this step and all later ones.
     for_good = after.flip(1).cumprod(1).flip(1).bool()
     in_time = (for_good & (wanted.cumsum(1) <= within)).any(1)
     told = in_time | (wanted.sum(1) >= within)

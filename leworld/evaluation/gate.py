@@ -1,17 +1,17 @@
-"""The gate: what the system makes of worlds it never trained on, beside everything else that could have been tried.
+"""The gate: compares the system with baselines and controls on worlds it never trained on.
 
 The result, ``gate.json``, has for every name the mean squared error in the world's units:
 
-    world, leworld          the name, and the system as it is
-    floor, oracle           what no model can beat; a model told the truth about the world
+    world, leworld          the name, and the unchanged system
+    floor, oracle           the least possible error; a model that is told the truth about the world
     baselines {name: mse}   trained on the same data with the budget in ``budget``
     controls {name: mse}    the system with its memory zeroed, shuffled, stale, or read at random addresses
     oracle_addresses        the system reading what the write log names
     hit_top1, hit_top4      how often the right address is the SLM's best, or among its best four
-    hit_asked               the same of the best, where only a request can tell the address
+    hit_asked               hit_top1 where only a request can tell the address
     exact_mask              how often the mask is the true one
-    reads_per_prediction    ranges read, second looks too; ``requests_per_prediction`` requests that went out
-    info_gain               error without requests less error with them: {mean, low, high}, paired, 95 %
+    reads_per_prediction    ranges read, with second looks; ``requests_per_prediction``: requests sent
+    info_gain               error without less with requests: {mean, low, high}, paired, 95 %
     info_controls           the same against shuffled and random requests
     rewritten               the error after memory and dynamics were rewritten, without training
     rewritten_ratio         that to ``leworld``; all ratios are {mean, low, high}, 95 %
@@ -22,7 +22,7 @@ The result, ``gate.json``, has for every name the mean squared error in the worl
     ratios {name: ratio}    our error to floor, oracle, knn, least_squares, gru_context, and no_memory: the best without
     wrong_memory {name: ...} ratios of the controls shuffled, random and zeroed to ``best_no_memory``
 
-and null where a world has no such truth.
+and null if a world has no such truth.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ from leworld.worlds.base import World
 Gate = dict[str, Any]
 
 ROLLED = ("copy_last", "linear", "mlp", "gru", "gru_context", "oracle")
-"""Baselines that are also let run on their own predictions."""
+"""Baselines that also make rollouts."""
 WRONG = ("shuffled", "random", "zeroed")
-"""Controls that show another's memory, or none."""
+"""Controls with another sample's memory, or none."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What the gate may cost.
+    """The costs of the gate.
 
     Attributes:
         sequences: test sequences.
-        baseline_steps: optimiser steps of each trained baseline; ``baseline_sequences`` sequences a step.
+        baseline_steps: optimiser steps of each trained baseline; ``baseline_sequences`` sequences per step.
         baseline_lr: their peak learning rate.
     """
 
@@ -75,17 +75,17 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.sequences < 2:
             raise ConfigError(f"evaluation.sequences {self.sequences} is below 2: an interval needs two groups")
-        # Refused now, not after the training that comes first.
+        # Check now, not after the training that comes first.
         self.budget(0)
 
     def budget(self, seed: int) -> Budget:
-        """What each baseline may use."""
+        """The budget of each baseline."""
         return Budget(self.baseline_steps, self.baseline_sequences, self.baseline_lr, seed)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Something the gate has finished: ``done`` of ``total``."""
+    """A finished stage of the gate: ``done`` of ``total``."""
 
     name: str
     done: int
@@ -93,10 +93,10 @@ class Stage:
 
 
 class GateRun:
-    """One passage of the gate. The test worlds must be in the system's memory; nothing is trained but the baselines.
+    """One run of the gate. The test worlds must be in the system's memory; only baselines are trained.
 
     Attributes:
-        result: what was found so far; whole after ``stages`` has ended.
+        result: so far; complete after ``stages`` has ended.
     """
 
     def __init__(self, world: World, system: System, config: EvaluationConfig, seed: int) -> None:
@@ -110,7 +110,7 @@ class GateRun:
         self.result: Gate = {}
 
     def stages(self) -> Iterator[Stage]:
-        """Do the work, one stage at each request for the next item."""
+        """Do the work, one stage per item."""
         parts = [("system", self._measure_system), ("controls", self._measure_controls)]
         parts += [("requests", self._measure_requests), ("rollouts", self._measure_rollouts)]
         parts += [("rewritten", self._measure_rewritten)]
@@ -159,7 +159,7 @@ class GateRun:
         self.result["controls"] = {name: mean(error) for name, error in self.controls.items()}
 
     def _measure_requests(self) -> None:
-        """Like for like: the same samples, the same metric, only the request differs."""
+        """Compare requests on the same samples with the same metric."""
         others = {"none": no_request, **other_requests(self._draw("requests"))}
         trials = {name: teacher_forced(self.system, self.batch, request=request) for name, request in others.items()}
         gains = {name: self._paired(trial.error) for name, trial in trials.items()}
@@ -173,7 +173,7 @@ class GateRun:
         found = rewritten_trial(self.world, self.system, self.config.sequences, generator(self.seed, "gate"))
         self.result["rewritten"] = self.result["rewritten_ratio"] = None
         if found is not None:
-            # The same draw is the same samples, under other dynamics.
+            # The same draw gives the same samples, under other dynamics.
             error = found[0].error
             self.result["rewritten"] = mean(error)
             self.result["rewritten_ratio"] = ratio(error, self.trial.error, self.batch.world)
@@ -204,24 +204,24 @@ class GateRun:
         self.result["wrong_memory"] = wrong
 
     def _paired(self, error: Tensor) -> dict[str, float]:
-        """Interval of an error less ours, on the same samples; worlds, or else sequences, are the groups."""
+        """Interval of an error less ours on the same samples, grouped by world, or else by sequence."""
         return paired_interval(error, self.trial.error, self.batch.world).to_dict()
 
 
 def by_step(teacher_forced: Tensor, free_running: Tensor) -> dict[str, list[float]]:
-    """Mean over sequences of (B, T) errors, from the true states and from its own."""
+    """Mean over sequences of (B, T) errors, from true states and from predicted ones."""
     return {"teacher_forced": teacher_forced.mean(0).tolist(), "free_running": free_running.mean(0).tolist()}
 
 
 def stale_memory(world: World) -> WordStore:
-    """A memory that holds what was true before the test worlds changed."""
+    """A memory that holds the test worlds as they were before they changed."""
     memory = WordStore(world.spec.address_bits)
     world.outdate(memory, "test")
     return memory
 
 
 def other_requests(draw: torch.Generator) -> dict[str, Request]:
-    """Requests that say nothing of this sample: another's, and noise of the same size."""
+    """Requests that are unrelated to the sample: another sample's, and noise of the same size."""
 
     def shuffled_request(query: Tensor) -> Tensor:
         return query[derangement(len(query), draw)]
@@ -270,7 +270,7 @@ def rows(gate: Gate) -> list[tuple[str, str, float]]:
 
 
 def verdict(gate: Gate) -> str:
-    """One sentence that says first what beats us."""
+    """One sentence that first names what beats us."""
     beaten = gate["beaten_by"]
     best = min(gate["baselines"], key=gate["baselines"].get)
     ratio = gate["leworld"] / gate["baselines"][best]

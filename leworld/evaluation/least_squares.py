@@ -1,7 +1,6 @@
 """A baseline in closed form: least squares on the transitions that the memory holds for the sample's world.
 
-Every world's weights are drawn to those of all training steps, by a ridge. Ridge and degree are chosen on the valid
-split.
+A ridge draws each world's weights to those of all training steps. Ridge and degree are chosen on the valid split.
 
 Shapes: see ``leworld.types``; U: worlds.  M: stored transitions of a world.  F: terms of a state.
 """
@@ -43,7 +42,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """``prior`` (F, Y) float64, the weights of all training steps; ``ridge`` how firmly a world's are drawn to them."""
+    """``prior`` (F, Y) float64, the weights of all training steps; ``ridge`` the pull of a world's weights to them."""
 
     world: World
     output: Output
@@ -88,5 +87,5 @@ def _prior(world: World, budget: Budget, terms: Terms) -> Tensor:
 
 
 def _varies(index: Tensor) -> bool:
-    """Whether a sequence is of more than one world."""
+    """Whether a sequence has more than one world."""
     return bool((index != index[:, :1]).any())

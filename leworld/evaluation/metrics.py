@@ -27,14 +27,14 @@ class Interval:
     high: float
 
     def to_dict(self) -> dict[str, float]:
-        """The form that reports keep."""
+        """A dict for reports."""
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
 def positive(found: Interval) -> Interval:
     """The interval of a figure that cannot be negative, such as an error or a ratio of errors.
 
-    An interval that reaches below 0 is taken on the log scale instead, by the delta method: the logarithm of a mean m
+    An interval that reaches below 0 moves to the log scale, by the delta method: the logarithm of a mean m
     with the standard error s has the standard error s / m. The mean stays as it is.
     """
     if found.low >= 0 or found.mean <= 0:
@@ -74,10 +74,10 @@ def mse(prediction: Tensor, target: Tensor, scale: Tensor) -> float:
 
 
 def paired_interval(a: Tensor, b: Tensor | None = None, groups: Tensor | None = None) -> Interval:
-    """95 % interval of ``mean(a - b)`` where a and b are errors on the same samples; without b, of ``mean(a)``.
+    """95 % interval of ``mean(a - b)`` for errors a and b on the same samples; without b, of ``mean(a)``.
 
-    Samples of one sequence are alike, so each group is averaged first and only groups count as independent. Where
-    several sequences are of one world, give the world as the group.
+    Samples of one sequence are alike, so each group is averaged first and only groups count as independent. If several
+    sequences share a world, give the world as the group.
 
     Args:
         a: (M,) or (G, T).
@@ -126,7 +126,7 @@ def hit(start: Tensor, label_start: Tensor, k: int) -> Tensor:
 
 
 def hit_rate(start: Tensor, labels: Ranges, k: int, counted: Tensor | None = None) -> float | None:
-    """Share of known addresses (label length above 0) that ``hit``; None where no address is known.
+    """Share of known addresses (label length above 0) that ``hit``; None if no address is known.
 
     Args:
         start: (M, N, K) int64, best first.

@@ -1,7 +1,7 @@
 """Baselines that learn by gradient and have no memory: an MLP, an MLP told the truth, and a GRU.
 
-Whether they see the characteristics is chosen by a short training of both kinds, on the valid split: a code that says
-which world it is, and nothing of what it is like, is otherwise learnt by heart.
+A short training with and without the characteristics chooses on the valid split whether they are inputs: networks
+memorise a code that only names the world.
 
 Shapes: see ``leworld.types``; F: features.
 """
@@ -31,7 +31,7 @@ _CLIP_NORM = 1.0
 
 
 class SequenceHistory(nn.Module):
-    """A GRU over all rows, and an MLP that sees its state and the row; no output for the first ``skipped`` rows."""
+    """A GRU over all rows and an MLP on its state and the row; the first ``skipped`` rows have no output."""
 
     def __init__(self, num_features: int, target_dim: int, skipped: int = 0) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def fit_mlp(world: World, budget: Budget) -> Network:
 
 
 def fit_oracle(world: World, budget: Budget) -> Network:
-    """Train the same MLP, told ``Batch.context`` too.
+    """Train the same MLP with ``Batch.context`` as a further input.
 
     Raises:
         ConfigError: the world has no context.
@@ -112,9 +112,9 @@ def fit_network(
     """Train with AdamW, a warm-up and a cosine down to zero.
 
     Args:
-        world: where the data come from.
-        budget: how much of them, and the peak learning rate.
-        features: what the network is shown of a batch.
+        world: source of the data.
+        budget: amount of data, and the peak learning rate.
+        features: the network's inputs from a batch.
         build: a network of linear layers and GRUs, whose output is (B, T, Y) in the units of ``Output``.
     """
     output = Output.of(world.spec)

@@ -46,7 +46,7 @@ def draw_gate(gate: Mapping[str, Any], path: str | Path) -> None:
 
     Args:
         gate: as in ``gate.json``: ``world``, ``leworld``, ``floor``, ``oracle``, ``baselines`` and ``controls``; null
-            leaves a bar or a line out.
+            omits a bar or a line.
         path: of the PNG.
 
     Raises:
@@ -76,7 +76,7 @@ def draw_losses(records: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
     Args:
         records: each with ``phase``, ``step`` and any numbers; those named after a loss or a share are drawn. Steps
-            may begin anew in every phase.
+            may start again in every phase.
         path: of the PNG.
 
     Raises:
@@ -121,7 +121,7 @@ def _known(value: float | None) -> float | None:
 
 
 def _limits(values: list[float]) -> tuple[float, float]:
-    """Room left of the smallest value for its bar, and right of the largest for its label."""
+    """Axis limits with room for the smallest value's bar and the largest value's label."""
     drawn = [value for value in values if _known(value) is not None]
     if not drawn:
         raise DataError("the gate has no error above 0; evaluate the model before drawing it")
@@ -152,7 +152,7 @@ def _draw_bar(axes: Axes, place: int, bar: _Bar, left: float, right: float) -> N
 
 
 def _embolden(axes: Axes, bars: list[_Bar]) -> None:
-    """LeWorld's own name stands out."""
+    """Make LeWorld's name bold."""
     for label, bar in zip(axes.get_yticklabels(), bars, strict=True):
         label.set_color(LEWORLD if bar.colour == LEWORLD else TEXT)
         label.set_fontweight("bold" if bar.colour == LEWORLD else "normal")
@@ -208,7 +208,7 @@ def _positions(records: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.float64
 def _draw_curves(
     axes: Axes, records: Sequence[Mapping[str, Any]], positions: NDArray[np.float64], names: list[str]
 ) -> None:
-    """One colour a name, one line a phase: the points pale, their running mean on top."""
+    """Draw one colour per name and one line per phase: pale points, and their running mean on top."""
     phases = np.array([str(record["phase"]) for record in records])
     for name, colour in zip(names, CURVES * (len(names) // len(CURVES) + 1), strict=False):
         values = np.array([record[name] if _is_number(record.get(name)) else np.nan for record in records], dtype=float)
@@ -243,7 +243,7 @@ def _scale(axes: Axes, shares: bool) -> None:
 
 
 def _mark_phases(axes: Axes, borders: list[tuple[float, str]], named: bool) -> None:
-    """A line where a phase begins, and its name above."""
+    """Draw a line at the start of each phase, and its name above."""
     for place, (start, name) in enumerate(borders):
         if place:
             axes.axvline(start, color=TEXT, linewidth=0.8, alpha=0.5)

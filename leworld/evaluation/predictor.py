@@ -1,4 +1,4 @@
-"""What every baseline is: a predictor, trained on one stream of batches with one budget.
+"""The base of all baselines: a predictor, trained on one stream of batches with one budget.
 
 Shapes: see ``leworld.types``; F: features of a step.
 """
@@ -19,7 +19,7 @@ from leworld.worlds.base import Stored, World, WorldSpec
 
 STATES = ("past", "current")
 INPUTS = (*STATES, "characteristics")
-"""What any baseline may see of a step."""
+"""Inputs that any baseline may use."""
 
 _MOMENT_BATCHES = 16
 _VALID_SEQUENCES = 256
@@ -35,7 +35,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a baseline may use to learn.
+    """The training budget of a baseline.
 
     Attributes:
         steps: batches seen.
@@ -64,7 +64,7 @@ class Output:
 
     @staticmethod
     def of(spec: WorldSpec) -> Output:
-        """The world's own way."""
+        """The output of this world."""
         return Output(spec.residual, spec.scale)
 
     def prediction(self, current: Tensor, out: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def stored_of(world: World, batch: Batch, baseline: str) -> tuple[Stored, Tensor
 
 
 def training_batches(world: World, budget: Budget) -> Iterator[Batch]:
-    """The batches that a budget pays for, the same ones every time."""
+    """The batches of a budget, always the same."""
     random = generator(budget.seed, "baselines", "train")
     for _ in range(budget.steps):
         yield world.batch("train", budget.sequences, random)
@@ -131,8 +131,8 @@ def normal_equations(world: World, budget: Budget, rows_of: Callable[[Batch], Te
     """Sum the equations of least squares over the budget's batches.
 
     Args:
-        world: where the batches come from.
-        budget: how many there are.
+        world: source of the batches.
+        budget: number of batches.
         rows_of: a batch to its (B * T, F) float64 rows.
 
     Returns:

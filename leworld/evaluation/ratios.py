@@ -1,4 +1,4 @@
-"""Ratios of errors with their intervals: how far from the floor, and how much better than each rival.
+"""Ratios of our error to the floor and to each rival, with intervals.
 
 Shapes: see ``leworld.types``.
 """
@@ -17,7 +17,7 @@ Spread = dict[str, float]
 
 
 def best_no_memory(errors: Mapping[str, Tensor]) -> str:
-    """The baseline of least error among those that are neither given the memory nor told the truth.
+    """The best baseline among those that get neither the memory nor the truth.
 
     Args:
         errors: (B, T) of each baseline, by name.
@@ -34,12 +34,12 @@ def our_ratios(
     Args:
         ours: (B, T) errors.
         errors: (B, T) of each baseline, by name.
-        floor: of the world, where it is known.
+        floor: of the world, if known.
         groups: (B, T) which world a sample is of, as in ``ratio_interval``.
 
     Returns:
-        ``floor``, ``oracle``, ``no_memory`` (the best of those), and those ``WITH_MEMORY``; None where the world has
-        no such rival, or it makes no error.
+        ``floor``, ``oracle``, ``no_memory`` (the best of those), and those ``WITH_MEMORY``; None if the world has no
+        such rival, or its error is 0.
     """
     rivals = {name: errors.get(name) for name in ("oracle", *WITH_MEMORY)}
     rivals["no_memory"] = errors[best_no_memory(errors)]
@@ -49,5 +49,5 @@ def our_ratios(
 
 
 def ratio(a: Tensor, b: Tensor | None, groups: Tensor | None) -> Spread | None:
-    """Interval of a over b, (B, T) errors of the same samples; None without b, or where b makes no error."""
+    """Interval of a over b, (B, T) errors of the same samples; None without b, or if its error is 0."""
     return None if b is None or not b.any() else ratio_interval(a, b, groups).to_dict()

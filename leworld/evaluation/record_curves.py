@@ -12,7 +12,7 @@ bodies are the independent groups, each of which counts alike::
     steps                   [{mean, low, high}], error at one number of records less that at the next: above 0 where
                             more records help
     falls                   True if no interval of ``steps`` is wholly below 0
-    lines {name: {...}}     predictors that records do not concern, such as ``oracle``, and the best without memory
+    lines {name: {...}}     predictors that use no records, such as ``oracle`` and the best without memory
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class FewerRecords:
 
 
 def record_counts(capacity: int) -> list[int]:
-    """0, 1, 2, 4 ... and the capacity itself, without a power of two that is hardly less."""
+    """0, 1, 2, 4 ... and the capacity, without a power of two just below it."""
     powers = [1 << exponent for exponent in range(capacity.bit_length())]
     return [0, *(power for power in powers if 4 * power <= 3 * capacity), capacity]
 
@@ -93,7 +93,7 @@ def measure_curve(
         world: whose test bodies are written.
         system: its weights are used, its memory is not.
         batch: (B, T) test sequences of two bodies or more.
-        rivals: by name, what makes a predictor of a world with so many records; asked from one record on.
+        rivals: by name, function from a world with few records to a predictor; called from one record on.
         lines: predictors that do not depend on records.
         records: how many, ascending; by default ``record_counts`` of the world.
 
@@ -142,7 +142,7 @@ def _interval(error: Tensor | None, other: Tensor | None, batch: Batch) -> dict[
 
 
 def draw_curve(curve: Mapping[str, Any], path: str | Path) -> None:
-    """Draw errors against records, both on log axes, with their intervals, and lines for what needs no records.
+    """Draw errors against records on log axes, with intervals, and lines for predictors without records.
 
     Args:
         curve: the result of ``measure_curve``.
@@ -166,7 +166,7 @@ def draw_curve(curve: Mapping[str, Any], path: str | Path) -> None:
 
 
 def log_records(axes: Axes, counts: list[int]) -> None:
-    """Log axes on which no records at all have a place too: the lower one is linear up to one record."""
+    """Log axes with a place for 0 records: the lower one is linear up to one record."""
     axes.set_xscale("symlog", linthresh=1, linscale=0.6)
     axes.set_yscale("log")
     axes.set_xticks(counts, [str(count) for count in counts])
@@ -179,7 +179,7 @@ def log_records(axes: Axes, counts: list[int]) -> None:
 def draw_intervals(
     axes: Axes, counts: list[int], found: list[Mapping[str, float] | None], label: str, colour: str
 ) -> None:
-    """A curve and the band of its intervals; what is None is left out."""
+    """Draw a curve and the band of its intervals; None is omitted."""
     known = [(count, interval) for count, interval in zip(counts, found, strict=True) if interval is not None]
     places = [count for count, _ in known]
     lowest = min(interval["mean"] for _, interval in known)

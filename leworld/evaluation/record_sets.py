@@ -1,4 +1,4 @@
-"""Record sets: what a system predicts of a body from these transitions of it and no others.
+"""Record sets: a system predicts a body from a given set of its transitions only.
 
 Shapes:
     W: bodies.  L: transitions in a body's stream.  Q: transitions to be predicted.  V: variants, each a body and a set.
@@ -30,7 +30,7 @@ _CHUNK = 2048
 
 @dataclass(frozen=True)
 class Transitions(_Record):
-    """``past``, ``inputs`` (W, L, S) and ``following`` (W, L, Y) of W bodies, in the order they were seen."""
+    """``past``, ``inputs`` (W, L, S) and ``following`` (W, L, Y) of W bodies, in the order of observation."""
 
     past: Tensor
     inputs: Tensor
@@ -60,7 +60,7 @@ def body_streams(world: TrajectoryWorld, split: Split, count: int | None = None)
 
     Args:
         world: its bodies need two sequences each, and where they have more, as many as the one that has fewest.
-        split: whose bodies.
+        split: of the bodies.
         count: how many; None for all.
 
     Raises:
@@ -83,7 +83,7 @@ def body_streams(world: TrajectoryWorld, split: Split, count: int | None = None)
 
 
 class SetReader:
-    """A system that reads sets of a body's records and trusts all of them; nothing asks or routes."""
+    """A system that reads sets of a body's records and trusts all of them, without proposals or routing."""
 
     def __init__(self, system: System, streams: RecordStreams) -> None:
         self.num_tables = system.spec.num_tables
@@ -150,7 +150,7 @@ class SetReader:
         return Ranges(start, length)
 
     def _questions(self, transitions: Transitions) -> _Questions:
-        """What is asked of every transition, and what SLMs say of themselves then; where they point does not matter."""
+        """Queries and proposals for every transition; the proposed addresses do not matter."""
         num_bodies, count = transitions.inputs.shape[:2]
         codes = self.streams.characteristics.unsqueeze(1).expand(-1, count, -1)
         nothing = transitions.inputs.new_zeros(num_bodies, count, self.system.blm.config.query_dim)

@@ -1,4 +1,4 @@
-"""Retention: the error that is left when a memory has room for few records of each body, by what it keeps.
+"""Retention: the error of policies that choose which few records of each body a memory keeps.
 
 Every policy of ``leworld.evaluation.retention_policies`` sees the same streams, and all hold equally many words.
 The result of ``measure_retention``, errors in the world's units on transitions of test bodies that no policy
@@ -9,8 +9,8 @@ saw; intervals are of 95 %, with bodies as the independent groups::
     policies {name: [...]}          {mean, low, high}, one for each room
     versus_random {name: [...]}     error of random less that of the policy, paired: above 0 where the policy is better
     target                          the error of writing all until the largest room is full
-    words {name: float}             words a body by which the policy reaches the target, between rooms by interpolation
-                                    in logarithms; None where it never does
+    words {name: float}             words per body at which the policy reaches the target, interpolated between rooms
+                                    in logarithms; None if it never does
     ratio {name: float}             words of writing all over these
 """
 
@@ -36,7 +36,7 @@ from leworld.worlds.trajectories import TrajectoryWorld
 
 @dataclass(frozen=True)
 class RetentionConfig:
-    """``rooms`` to try, in records of a body, ascending; ``keeping`` is what the policies may cost."""
+    """``rooms`` to try, in records of a body, ascending; ``keeping`` limits the policies' cost."""
 
     rooms: tuple[int, ...] = (0, 1, 2, 4, 8, 12, 16, 24, 33)
     keeping: KeepingConfig = field(default_factory=KeepingConfig)
@@ -74,7 +74,7 @@ def measure_retention(world: TrajectoryWorld, system: System, config: RetentionC
     target = means["first"][-1]
     record_words = world.spec.record_words
     needed = {name: records_needed(config.rooms, errors, target) for name, errors in means.items()}
-    # Writing all needs, by definition, the largest room.
+    # By definition, writing all needs the largest room.
     needed["first"] = float(config.rooms[-1])
     return {
         "world": world.spec.name,

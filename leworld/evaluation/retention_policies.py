@@ -1,9 +1,9 @@
-"""Keeping: policies that say which records of a stream a memory with little room should hold.
+"""Retention policies: which records of a stream a memory with little room keeps.
 
 first        write all until the room is full
-recent       the most recent, as an LRU does where nothing is read twice
-random       a reservoir: every record alike
-surprise     those whose transition the system would have predicted worst without memory
+recent       the most recent, as in an LRU without repeated reads
+random       a reservoir: every record is equally likely
+surprise     those whose transition the system predicts worst without memory
 fitness      those that are missed most: what helps least in predicting the stream's other transitions goes first
 information  streaming: the record leaves without which predictions are hardly less certain, in features learnt
 
@@ -32,12 +32,12 @@ Keep = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class KeepingConfig:
-    """What the costly policies may cost.
+    """Limits for the costly policies.
 
     Attributes:
         probes: transitions by which the worth of a record is measured.
-        dropped: part of the records that fitness lets go at a time.
-        train_bodies: bodies whose states say what is typical.
+        dropped: part of the records that fitness drops at a time.
+        train_bodies: bodies whose states are taken as typical.
     """
 
     probes: int = 8
@@ -64,8 +64,8 @@ def random_order(num_bodies: int, length: int, random: torch.Generator) -> Tenso
 def fitness_order(reader: SetReader, config: KeepingConfig, seed: int) -> Tensor:
     """(W, L) records, most missed first, by recursive elimination.
 
-    A stream is cut at random into two halves, and each is tried on transitions of the other: a record must not be
-    missed merely because the same transition is to be predicted.
+    A stream is cut at random into two halves, and each is tried on transitions of the other, so that no record counts
+    because the same transition is predicted.
     """
     num_bodies, length = reader.streams.seen.inputs.shape[:2]
     shuffled = random_order(num_bodies, length, generator(seed, "keeping", "halves"))
@@ -110,10 +110,10 @@ def typical_moments(reader: SetReader) -> Tensor | None:
 
 
 def keep_by_information(reader: SetReader, typical: Tensor) -> Keep:
-    """Take every record in; when the room is full, the one leaves whose loss makes predictions least less certain.
+    """Add every record; if the room is full, drop the one that predictions need least to be certain.
 
-    The certainty is that of the BLM's regression, in whose learnt features records are points: what happened does not
-    count, only where.
+    The certainty is that of the BLM's regression on learnt features. It depends on where records lie, not on their
+    changes.
 
     Args:
         reader: whose streams.
@@ -139,7 +139,7 @@ def keep_by_information(reader: SetReader, typical: Tensor) -> Keep:
 
 
 def information_lost(rows: Tensor, typical: Tensor, noise: Tensor) -> Tensor:
-    """By how much the mean variance of predictions would rise without each record.
+    """The rise of the mean variance of predictions without each record.
 
     Args:
         rows: (W, M, F) records that are kept.
@@ -162,7 +162,7 @@ def _features(reader: SetReader) -> Tensor | None:
 
 
 def policies(reader: SetReader, typical: Tensor | None, config: KeepingConfig, seed: int) -> dict[str, Keep]:
-    """All of them, on the streams of a reader; "information" where there is something ``typical``."""
+    """All policies on the streams of a reader; "information" needs ``typical``."""
     num_bodies, length = reader.streams.seen.inputs.shape[:2]
     arrival = torch.arange(length).expand(num_bodies, -1)
     keeps = {

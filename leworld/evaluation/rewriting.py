@@ -1,4 +1,4 @@
-"""A control: memory and dynamics are rewritten as one. A system that reads needs no training for that."""
+"""A control: memory and dynamics are rewritten together. A system that reads needs no new training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VERSION = 1
 def rewritten_trial(
     world: World, system: System, sequences: int, generator: torch.Generator
 ) -> tuple[Trial, Batch] | None:
-    """Try the system on the new dynamics, reading a memory of its own; then the world is of version 0 again.
+    """Try the system on new dynamics with a separate memory; afterwards the world has version 0 again.
 
     Args:
         world: whose memory is written.
@@ -26,7 +26,7 @@ def rewritten_trial(
         generator: that draws them.
 
     Returns:
-        The trial and its samples, or None where the world cannot be rewritten.
+        The trial and its samples, or None if the world cannot be rewritten.
     """
     if not isinstance(world, Rewritable):
         return None

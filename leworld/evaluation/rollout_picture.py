@@ -29,7 +29,7 @@ def draw_rollouts(gate: Mapping[str, Any], path: str | Path) -> None:
     """Draw the error at every step on a log axis, one line a name; LeWorld's from true states is dashed.
 
     Args:
-        gate: as in ``gate.json``: ``world``, ``floor`` and ``rollout``. What ran away beyond all numbers ends its line.
+        gate: as in ``gate.json``: ``world``, ``floor`` and ``rollout``. A line ends where its error is not finite.
         path: of the PNG.
 
     Raises:
@@ -58,7 +58,7 @@ def _drawable(values: list[float | None]) -> np.ndarray:
 
 
 def _last(values: np.ndarray) -> float:
-    """The last number; one that ran away is worse than all."""
+    """The last number; one that is not finite ranks worst."""
     return float(values[-1]) if np.isfinite(values[-1]) else np.inf
 
 

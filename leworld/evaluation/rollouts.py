@@ -22,7 +22,7 @@ def roll_predictor(predictor: Predictor, batch: Batch, scale: Tensor) -> Tensor:
     """Error of every step of a free-running predictor.
 
     Args:
-        predictor: asked again at every step, with the sequence so far.
+        predictor: called at every step with the sequence so far.
         batch: (B, T) sequences; their targets are only compared with.
         scale: (Y,) ``WorldSpec.scale``.
 
@@ -42,5 +42,5 @@ def roll_predictor(predictor: Predictor, batch: Batch, scale: Tensor) -> Tensor:
 
 
 def shown_steps(num_steps: int) -> list[int]:
-    """The ``HORIZONS`` that a rollout reaches; its last step where it ends before the furthest."""
+    """The ``HORIZONS`` that a rollout reaches, and its last step if it ends before the furthest."""
     return sorted({min(horizon, num_steps) for horizon in HORIZONS})

@@ -1,4 +1,4 @@
-"""Intervals over seeds: a few runs that differ only in what was drawn.
+"""Intervals over seeds: a few runs that differ only in their random draws.
 
 Shapes:
     n: seeds.
@@ -26,22 +26,22 @@ def mean_interval(values: Sequence[float]) -> Interval:
     Errors and ratios of errors cannot be negative: pass their interval through ``metrics.positive``.
 
     Raises:
-        DataError: there are fewer than two.
+        DataError: there are fewer than two values.
     """
     return _interval(values, 1 / len(values) if values else 0)
 
 
 def next_interval(values: Sequence[float]) -> Interval:
-    """Where one more seed falls in 95 % of all cases, as n seeds predict it.
+    """The interval that holds one more seed in 95 % of cases, as n seeds predict it.
 
     Raises:
-        DataError: there are fewer than two.
+        DataError: there are fewer than two values.
     """
     return _interval(values, 1 + 1 / len(values) if values else 0)
 
 
 def student_95(freedom: int) -> float:
-    """The factor of a two-sided 95 % interval with so many degrees of freedom, at least 1."""
+    """The factor of a two-sided 95 % interval with ``freedom`` degrees of freedom, at least 1."""
     # Beyond the table the first term of the expansion about the normal is right to a thousandth.
     return _STUDENT_95[freedom - 1] if freedom <= len(_STUDENT_95) else 1.96 + 2.42 / freedom
 

@@ -32,7 +32,7 @@ _DECIMALS = 4
 
 @dataclass(frozen=True)
 class CopyLast:
-    """Nothing changes."""
+    """Predicts that nothing changes."""
 
     target_dim: int
 
@@ -58,7 +58,7 @@ class PredictZero(CopyLast):
 class Linear:
     """Ridge regression on past, current and characteristics, in closed form; the ridge is chosen on the valid split.
 
-    ``weight`` (F + 1, Y) float64, the last row being the offset.
+    ``weight`` (F + 1, Y) float64, its last row is the offset.
     """
 
     features: Features

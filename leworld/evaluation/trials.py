@@ -1,4 +1,4 @@
-"""Trials: the system run over test sequences, under the same samples each time.
+"""Trials: runs of the system over the same test sequences.
 
 Shapes: see ``leworld.types``.
 """
@@ -24,7 +24,7 @@ class Trial:
     """What the system of N SLMs did on (B, T) samples.
 
     ``error`` (B, T); ``mask`` (B, T, N) bool; ``start`` (B, T, N, K) candidates, best first; ``reads`` (B, T, N) int64,
-    ranges read; ``asked`` (B, T) bool, where a request went out.
+    ranges read; ``asked`` (B, T) bool, True if a request was sent.
     """
 
     error: Tensor
@@ -35,12 +35,12 @@ class Trial:
 
 
 def reading(system: System, memory: Reader) -> System:
-    """The same system, reading another memory."""
+    """The same system with another memory."""
     return System(system.blm, system.fleet, memory, system.spec, system.device)
 
 
 def no_request(query: Tensor) -> Tensor:
-    """Nothing is asked."""
+    """A request of zeros."""
     return torch.zeros_like(query)
 
 
@@ -55,11 +55,11 @@ def teacher_forced(
     """Predict every step from the true states, each request going to the next step.
 
     Args:
-        system: what is tried.
+        system: the system to try.
         batch: (B, T) sequences, with a column for each table.
-        request: what becomes of a request on its way; None passes it on.
-        redirect: what becomes of the proposed ranges; None reads them.
-        oracle: read what the write log names and trust what is truly relevant, instead of SLMs and router.
+        request: changes a request on its way; None passes it on.
+        redirect: changes the proposed ranges; None reads them.
+        oracle: use the write log's ranges and the true relevance instead of SLMs and router.
     """
     requested = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
     tables = system.tables
@@ -80,7 +80,7 @@ def teacher_forced(
 
 
 def oracle_choice(batch: Batch, tables: Tensor | None = None) -> tuple[Ranges, Tensor]:
-    """(B, N) ranges of the write log, and the mask of those that are known and, where the world tells, relevant.
+    """(B, N) ranges of the write log, and the mask of those that are known and, if the world tells, relevant.
 
     Of SLMs with the same of (N,) ``tables`` only the first is trusted: it is enough to read a record once.
     """
@@ -93,14 +93,14 @@ def oracle_choice(batch: Batch, tables: Tensor | None = None) -> tuple[Ranges, T
 
 
 def free_running(system: System, batch: Batch) -> Tensor:
-    """(B, T) error of step t when all states after the first are the system's own; actions are the true ones."""
+    """(B, T) error of step t if all states after the first are predictions; actions are the true ones."""
     target_dim = system.spec.target_dim
     requested = batch.current.new_zeros(len(batch.current), system.blm.config.query_dim)
     past, current = batch.past[:, 0], batch.current[:, 0]
     results, seen = [], None
     for t in range(batch.shape[1]):
         query = Query(past, current, batch.characteristics[:, t], requested)
-        # What follows the first step is imagined, and no evidence of anything.
+        # Steps after the first are imagined and are not evidence.
         seen = system.observe(query) if t == 0 else seen
         step = system.predict(query, seen=seen)
         predicted, requested = step.next_state.cpu(), step.info_query.cpu()

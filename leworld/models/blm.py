@@ -191,7 +191,7 @@ class BLM(nn.Module):
         return self.norm_state((torch.stack(parts, dim=1) + self.kind).sum(1))
 
     def expected_tags(self, characteristics: Tensor, request: Tensor, shortlist: Tensor | None = None) -> Tensor:
-        """(B, N, G) scores of the bits of the expected tags; None if records have no tags."""
+        """(B, N, G) scores of the bits of the expected tags; G is 0 if records have no tags."""
         if self.tags is None:
             num_slms = self.num_slms if shortlist is None else shortlist.shape[1]
             return characteristics.new_zeros(len(characteristics), num_slms, 0)

@@ -201,7 +201,7 @@ def improved(found: Found, rows: Tensor, again: Found) -> Found:
 
 
 def preference(mask: Tensor | None, allowed: Tensor | None) -> Tensor | None:
-    """(B, N) 1 for SLMs to ask first, -1 for those to ask last."""
+    """(B, N) 1 for SLMs to ask first, -1 for those to ask last, 0 for others; None without a preference."""
     if allowed is None:
         return None if mask is None else mask.round()
     return allowed - 1 if mask is None else (mask.round() + 1) * allowed - 1
