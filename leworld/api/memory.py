@@ -60,7 +60,7 @@ class ModelMemory:
         another body shares the place, its records are covered until this write is erased.
 
         Args:
-            episodes: ``states`` (E, L + 1, S), ``characteristics`` (E, C), and ``actions`` (E, L, A) where the world
+            episodes: ``states`` (E, L + 1, S), ``characteristics`` (E, C), and ``actions`` (E, L, A) if the world
                 has actions; ``ends`` (E,), the valid transitions of each episode, if not all are. Episodes of the
                 same characteristics belong to one body. An open ``.npz`` file is such a mapping.
 

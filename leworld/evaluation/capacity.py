@@ -77,7 +77,7 @@ def measure_capacity(widths: Sequence[Width], seed: int, *, samples: int, batch:
 
 
 def hit_figures(width: Width, seed: int, samples: int) -> dict[str, float]:
-    """``hit_top1`` and ``hit_top4`` of at least this many test samples; ``hit_top4`` uses all candidates if there are fewer than 4."""
+    """Hit rates of at least this many test samples; ``hit_top4`` uses all candidates if there are fewer."""
     spec = width.world.spec
     sequences = -(-samples // spec.horizon)
     query, flat = _test_query(width, sequences, seed, "hits")

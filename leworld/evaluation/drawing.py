@@ -1,6 +1,6 @@
-"""What all pictures share: colours, plain axes, and a file.
+"""Shared by all pictures: colours, plain axes, and writing a file.
 
-Drawn without pyplot, so that nothing is global and no display is needed.
+Pictures do without pyplot, so they need no global state and no display.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CURVES = (LEWORLD, "#c8553d", FLOOR, ORACLE, "#b8860b", "#2a9d8f", "#8d6e63", "#
 
 
 def plain(axes: Axes) -> None:
-    """No frame, a pale grid behind."""
+    """Remove the frame and draw a pale grid behind."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="both" if axes.get_ylabel() else "x", color="#e3e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -25,7 +25,7 @@ def plain(axes: Axes) -> None:
 
 
 def legend_beside(axes: Axes) -> None:
-    """Names right of the axes, where they hide nothing."""
+    """Put the legend right of the axes."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, labelcolor=TEXT, borderaxespad=0)
 
 

@@ -16,7 +16,7 @@ The result, ``gate.json``, has for every name the mean squared error in the worl
     rewritten               the error after memory and dynamics were rewritten, without training
     rewritten_ratio         that to ``leworld``; all ratios are {mean, low, high}, 95 %
     rollout {name: ...}     of the system and of ``ROLLED``: {teacher_forced, free_running}, error by step
-    versus {name: ...}      error of a baseline less ours, paired, 95 %: above 0 where we win
+    versus {name: ...}      error of a baseline less ours, paired, 95 %: above 0 if we win
     beaten_by               the baselines whose error is lower than ours
     best_no_memory          the best baseline without memory
     ratios {name: ratio}    our error to floor, oracle, knn, least_squares, gru_context, and no_memory: the best without

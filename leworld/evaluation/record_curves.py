@@ -7,7 +7,7 @@ bodies are the independent groups, each of which counts alike::
     records                 [0, 1, 2, 4, ...], up to all that the world stores
     samples                 how many
     leworld                 [{mean, low, high}], one for each number of records
-    rivals {name: [...]}    the same of predictors that were given the same records; None where they have none
+    rivals {name: [...]}    the same of predictors that were given the same records; None if they have none
     versus {name: [...]}    error of a rival less ours, paired: above 0 where we win
     steps                   [{mean, low, high}], error at one number of records less that at the next: above 0 where
                             more records help

@@ -44,8 +44,8 @@ class Transitions(_Record):
 
 @dataclass(frozen=True)
 class RecordStreams:
-    """Bodies ``world`` (W,) with ``characteristics`` (W, C): what was ``seen`` of each, as ``words`` (W, L, R) too, and
-    what is to be ``predicted`` (W, Q)."""
+    """Bodies ``world`` (W,) with ``characteristics`` (W, C): the transitions ``seen``, also as ``words`` (W, L, R), and
+    those to be ``predicted`` (W, Q)."""
 
     world: Tensor
     characteristics: Tensor
@@ -59,7 +59,7 @@ def body_streams(world: TrajectoryWorld, split: Split, count: int | None = None)
     predicted.
 
     Args:
-        world: its bodies need two sequences each, and where they have more, as many as the one that has fewest.
+        world: its bodies need at least two sequences each; all use as many as the body with the fewest.
         split: of the bodies.
         count: how many; None for all.
 
@@ -94,7 +94,7 @@ class SetReader:
         self._predicted = self._questions(streams.predicted)
 
     def test_errors(self, kept: Tensor) -> Tensor:
-        """(W, Q) errors on what is to be predicted, from the records ``kept`` (W, M) int64 of each stream."""
+        """(W, Q) errors on the transitions to predict, from the records ``kept`` (W, M) int64 of each stream."""
         bodies, count = torch.arange(len(kept)), self.streams.predicted.inputs.shape[1]
         return self._errors(self._predicted, bodies, kept, torch.arange(count).expand(len(kept), -1))
 
@@ -136,7 +136,7 @@ class SetReader:
         return step.next_state.cpu().unflatten(0, (num_variants, num_probes))
 
     def _write(self, body: Tensor, kept: Tensor) -> Ranges:
-        """(V, N) where the sets lie: each variant and table has a page, record j of a set goes to table j % N."""
+        """Write the sets; return their (V, N) ranges. Each variant and table has a page; record j goes to table j % N."""
         num_variants, count = kept.shape
         records = self.streams.words[body.unsqueeze(1).numpy(), kept.numpy()]
         start = torch.arange(num_variants * self.num_tables).view(num_variants, -1) * PAGE_WORDS

@@ -4,10 +4,10 @@ Every policy of ``leworld.evaluation.retention_policies`` sees the same streams,
 The result of ``measure_retention``, errors in the world's units on transitions of test bodies that no policy
 saw; intervals are of 95 %, with bodies as the independent groups::
 
-    world, bodies, samples, stream  what was tried: ``stream`` transitions are seen of a body
+    world, bodies, samples, stream  the setting: ``stream`` transitions are seen of a body
     rooms, record_words             records that a body has room for, and the words of each
     policies {name: [...]}          {mean, low, high}, one for each room
-    versus_random {name: [...]}     error of random less that of the policy, paired: above 0 where the policy is better
+    versus_random {name: [...]}     error of random less that of the policy, paired: above 0 if the policy is better
     target                          the error of writing all until the largest room is full
     words {name: float}             words per body at which the policy reaches the target, interpolated between rooms
                                     in logarithms; None if it never does
@@ -50,11 +50,11 @@ def measure_retention(world: TrajectoryWorld, system: System, config: RetentionC
     """Try all policies.
 
     Args:
-        world: its bodies need two sequences or more; what is seen of a body is its stored transitions and all of its
+        world: its bodies need two sequences or more; a body's stream is its stored transitions and all of its
             sequences but the last.
         system: its weights are used, its memory is not; right addresses are read.
-        config: what to try.
-        seed: of all that is random.
+        config: the rooms and the policies' limits.
+        seed: of all random draws.
 
     Raises:
         ConfigError: a room is larger than a stream.

@@ -104,7 +104,7 @@ def left_out_errors(reader: SetReader, body: Tensor, kept: Tensor, probes: Tenso
 
 
 def typical_moments(reader: SetReader) -> Tensor | None:
-    """(F, F) second moments of the regression's features of the states seen; None where the BLM has none."""
+    """(F, F) second moments of the regression's features of the states seen; None if the BLM has no regression."""
     points = _features(reader)
     return None if points is None else (points.mT @ points).sum(0) / points[..., 0].numel()
 

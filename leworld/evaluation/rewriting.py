@@ -21,9 +21,9 @@ def rewritten_trial(
 
     Args:
         world: whose memory is written.
-        system: what is tried; neither its weights nor its memory change.
+        system: the system to try; its weights and memory do not change.
         sequences: fresh test sequences of the new dynamics.
-        generator: that draws them.
+        generator: for the sequences.
 
     Returns:
         The trial and its samples, or None if the world cannot be rewritten.

@@ -90,7 +90,7 @@ def _with_one(features: Tensor) -> Tensor:
 class Neighbours:
     """Exact k nearest neighbours among the transitions that the memory holds for the sample's world.
 
-    Their mean change (or mean next state, where the world is not residual) is the prediction. ``std`` (S,) is the unit
+    Their mean change (or mean next state, if the world is not residual) is the prediction. ``std`` (S,) is the unit
     of the distance.
     """
 

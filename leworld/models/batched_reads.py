@@ -43,7 +43,7 @@ def read_ranges(memory: Reader, ranges: Ranges, record_words: int, device: torch
         memory: any memory.
         ranges: any shape.
         record_words: R; a range is split into records of R words from its start; the last may be short.
-        device: where the bits go.
+        device: of the bits.
     """
     packed, index = torch.unique(ranges.start * (PAGE_WORDS + 1) + ranges.length, return_inverse=True)
     start, length = packed // (PAGE_WORDS + 1), packed % (PAGE_WORDS + 1)

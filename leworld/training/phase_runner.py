@@ -55,7 +55,7 @@ class PhasesConfig:
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stands: ``step`` steps of ``phase`` are done."""
+    """A position in training: ``step`` steps of ``phase`` are done."""
 
     phase: str = "pretrain"
     step: int = 0
@@ -72,7 +72,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Progress:
-    """One step done: the position after it, the phase's number of steps, and what was measured."""
+    """One step done: the position after it, the phase's number of steps, and the metrics."""
 
     position: Position
     num_steps: int

@@ -43,7 +43,7 @@ class RefineConfig:
         horizon: their length at most.
         lr: peak learning rate of the BLM; ``slm_lr`` of the SLMs; both warm up for ``warmup_steps``.
         irrelevant: part of the reads that are another sample's.
-        guided: part of the sequences that read what the write log names instead of what was proposed.
+        guided: part of the sequences that read the write log's ranges instead of the proposed ones.
         request_weight: of the SLMs' gradient in the request at the end. It grows from 0, as SLMs at first cannot read
             requests. At 0 nothing teaches the requests.
         label_weight: in the SLMs' loss, of addresses that follow from the inputs.
