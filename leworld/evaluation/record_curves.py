@@ -8,7 +8,7 @@ bodies are the independent groups, each of which counts alike::
     samples                 how many
     leworld                 [{mean, low, high}], one for each number of records
     rivals {name: [...]}    the same of predictors that were given the same records; None if they have none
-    versus {name: [...]}    error of a rival less ours, paired: above 0 where we win
+    versus {name: [...]}    error of a rival less ours, paired: above 0 if we win
     steps                   [{mean, low, high}], error at one number of records less that at the next: above 0 where
                             more records help
     falls                   True if no interval of ``steps`` is wholly below 0

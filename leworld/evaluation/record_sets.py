@@ -55,8 +55,7 @@ class RecordStreams:
 
 
 def body_streams(world: TrajectoryWorld, split: Split, count: int | None = None) -> RecordStreams:
-    """The first bodies of a split: their stored transitions and all of their sequences but the last, which is to be
-    predicted.
+    """Streams of a split's first bodies: their stored transitions and sequences; the last sequence is to be predicted.
 
     Args:
         world: its bodies need at least two sequences each; all use as many as the body with the fewest.
@@ -136,7 +135,7 @@ class SetReader:
         return step.next_state.cpu().unflatten(0, (num_variants, num_probes))
 
     def _write(self, body: Tensor, kept: Tensor) -> Ranges:
-        """Write the sets; return their (V, N) ranges. Each variant and table has a page; record j goes to table j % N."""
+        """Write the sets to (V, N) ranges: each variant and table has a page, record j goes to table j % N."""
         num_variants, count = kept.shape
         records = self.streams.words[body.unsqueeze(1).numpy(), kept.numpy()]
         start = torch.arange(num_variants * self.num_tables).view(num_variants, -1) * PAGE_WORDS

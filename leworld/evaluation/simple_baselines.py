@@ -163,7 +163,7 @@ class PlainDict:
         return torch.where(places.unsqueeze(-1) >= 0, found, batch.current[..., : found.shape[-1]])
 
     def places(self, batch: Batch) -> Tensor:
-        """(B, T) row of each sample, -1 where its key was never seen."""
+        """(B, T) row of each sample, -1 if training never showed its key."""
         return torch.tensor([self.rows.get(key, -1) for key in _keys(batch)]).view(batch.shape)
 
 
