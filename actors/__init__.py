@@ -1,1 +1,1 @@
-"""Ray actors: state and transport around the mathematics of ``leworld``, which they never add to."""
+"""Ray actors: state and transport around ``leworld``. They add no mathematics of their own."""

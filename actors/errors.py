@@ -1,4 +1,4 @@
-"""The error of everything that should have answered and did not."""
+"""Errors of processes that do not answer."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from leworld.errors import LeWorldError
 
 
 class ActorError(LeWorldError):
-    """An actor, or a cluster of them, that does not answer or fails."""
+    """An actor or a cluster does not answer, or fails."""
 
     def __init__(self, actor: str, problem: str, way_out: str) -> None:
-        """Make the line.
+        """Build the message.
 
         Args:
-            actor: who, as the user knows it.
+            actor: its name, as the user knows it.
             problem: what happened.
-            way_out: what to do.
+            way_out: what the user can do.
         """
         super().__init__(f"{actor} {problem}: {way_out}")
         self.actor, self.problem, self.way_out = actor, problem, way_out
 
-    # An exception is unpickled from its arguments, which are three here and not the one line.
+    # An exception is unpickled from its arguments, here three, not the one message.
     def __reduce__(self) -> tuple[type[ActorError], tuple[str, str, str]]:
         return type(self), (self.actor, self.problem, self.way_out)
 
 
 class UnreachableError(ActorError):
-    """Nobody took the question, so that nothing was done."""
+    """No process received the call, so nothing was done."""
 
 
 class LostError(ActorError):
-    """An actor that does not come back, as its machine is gone."""
+    """An actor does not come back because its machine is gone."""

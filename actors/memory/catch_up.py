@@ -13,7 +13,7 @@ from leworld.store.versions.versions import Version
 
 
 class CatchUp:
-    """Of one replica."""
+    """The catch-up of one replica."""
 
     def __init__(
         self, config: ReplicaConfig, files: ReplicaFiles, leadership: Leadership, server: MemoryServer
@@ -32,7 +32,7 @@ class CatchUp:
             self._catch_up(leader)
 
     def copy(self, leader: MemoryClient) -> None:
-        """Begin again with the leader's files."""
+        """Replace this replica's files by the leader's."""
         plan = leader.call("copy_begin", id=self._config.id).content
         with self._server.exchange():
             files = self._files
@@ -40,15 +40,15 @@ class CatchUp:
             copy_begin(files.root, plan, lambda name, offset: call_part(leader, name, offset))
             copy_pages(files.root, plan["sequence"], lambda after: call_pages(leader, after))
             files.open()
-            # Else it would follow the leader of before.
+            # Otherwise it would follow the old leader.
             self._leadership.adopt(plan["epoch"])
             files.store.follow_versions([Version(**row) for row in plan["versions"]])
             self._server.store = files.store
-            # Before the leader admits it: from then on, what is here counts, whether that answer arrives or not.
+            # This comes before the leader admits it: then these files count, even if the answer is lost.
             files.finish()
 
     def _catch_up(self, leader: MemoryClient) -> None:
-        """Take over what came meanwhile, until the leader admits this replica."""
+        """Apply the records that came meanwhile until the leader admits this replica."""
         admitted = False
         while not admitted:
             self._take_over(leader)

@@ -1,7 +1,6 @@
-"""Coordinator: which replica of a shard leads, and which are in sync. A state is replaced only by one who knows it.
+"""Coordinator: which replica of a shard leads and which are in sync. A state is replaced by compare and swap.
 
-The one thing that all replicas and clients must agree on. It is Ray's control store on a cluster, and a file where all
-processes share a disk.
+All replicas and clients agree on it. On a cluster it is Ray's control store, on a shared disk a folder.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from leworld.files import replace_file
 
 @dataclass(frozen=True)
 class ShardState:
-    """What the coordinator holds of a shard.
+    """What the coordinator records about a shard.
 
     Attributes:
-        version: of this state; each later one has one more.
+        version: of this state; each change adds one.
         epoch: grows with every leader.
-        leader: id of the replica that leads; "" where none does.
-        in_sync: ids of the replicas that have every acknowledged write, the leader among them.
-        addresses: id to address of every replica that is known.
+        leader: id of the leader; "" if there is none.
+        in_sync: ids of the replicas that have every acknowledged write, including the leader.
+        addresses: id to address of every known replica.
     """
 
     version: int = 0
@@ -41,7 +40,7 @@ class ShardState:
     addresses: dict[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """As msgpack."""
+        """Pack into msgpack."""
         known = {"primary" if name == "leader" else name: value for name, value in vars(self).items()}
         return msgpack.Packer().pack({**known, "in_sync": list(self.in_sync)})
 
@@ -60,31 +59,31 @@ class ShardState:
 
 
 class Coordinator(ABC):
-    """Where the state of shards is, and the map of a memory that has several."""
+    """Records the state of each shard, and the shard map of a memory with several shards."""
 
     @abstractmethod
     def load(self, name: str) -> bytes | None:
-        """What an entry holds now, a msgpack map with "version"; None where there is none.
+        """Return the content of an entry, a msgpack map with "version"; None if it does not exist.
 
         Raises:
-            LeWorldError: the coordinator cannot be reached; ``store``, too.
+            LeWorldError: the coordinator cannot be reached; ``store`` raises it too.
         """
 
     @abstractmethod
     def store(self, name: str, version: int, raw: bytes) -> bool:
-        """Put version ``version`` of an entry in place if the one before is there now; whether it was."""
+        """Store version ``version`` of an entry if the previous one is there now; return whether it was."""
 
     @abstractmethod
     def seed(self, name: str, raw: bytes) -> bool:
-        """Put an entry of any version in place where there is none; whether it was."""
+        """Store an entry of any version if there is none; return whether it was stored."""
 
     def get(self, shard: str) -> ShardState:
-        """The state of now; one of version 0 where the shard is not known."""
+        """Return the current state; its version is 0 for an unknown shard."""
         raw = self.load(shard)
         return ShardState() if raw is None else ShardState.from_bytes(raw)
 
     def replace(self, shard: str, state: ShardState) -> bool:
-        """Put a state in place if its version is one more than that of the state of now; whether it was."""
+        """Store a state if its version is the current one plus 1; return whether it was stored."""
         return self.store(shard, state.version, state.to_bytes())
 
 
@@ -138,9 +137,9 @@ class FileCoordinator(Coordinator):
 
 
 class MirroredCoordinator(Coordinator):
-    """Another coordinator, all of whose entries that were seen are kept in a folder, too, before anyone acts on them.
+    """Wraps a coordinator and keeps every entry seen in a folder before it is used.
 
-    Where all that the other one held is lost, it can be made again from the folders of all replicas.
+    If the coordinator loses everything, it is restored from the folders of all replicas.
     """
 
     def __init__(self, coordinator: Coordinator, root: str | Path) -> None:
@@ -168,7 +167,7 @@ class MirroredCoordinator(Coordinator):
         return self._coordinator.seed(name, raw)
 
     def entries(self) -> dict[str, bytes]:
-        """What was seen last of each entry."""
+        """Return the last content seen of each entry."""
         return {path.name: path.read_bytes() for path in self._root.iterdir() if not path.name.startswith(".")}
 
     def _keep(self, name: str, version: int, raw: bytes) -> None:
@@ -184,7 +183,7 @@ class MirroredCoordinator(Coordinator):
 
 
 def version_of(raw: bytes | None) -> int:
-    """The version of an entry; 0 where there is none.
+    """Return the version of an entry; 0 if there is none.
 
     Raises:
         StoreError: it is damaged.
@@ -198,6 +197,6 @@ def version_of(raw: bytes | None) -> int:
 
 
 def change(coordinator: Coordinator, shard: str, before: ShardState, **parts: Any) -> ShardState | None:
-    """Another state in place of one; None where someone else was first."""
+    """Replace a state and return the new one; None if another process was first."""
     after = replace(before, version=before.version + 1, **parts)
     return after if coordinator.replace(shard, after) else None

@@ -1,4 +1,4 @@
-"""Election: which replica of a shard leads when the one that led does not answer."""
+"""Election: chooses a new leader of a shard when the leader does not answer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TAKE_LEAD_S = 5.0
 
 
 def elect(coordinator: Coordinator, shard: str, peer_token: str = "", timeout_s: float = 1.0) -> str:
-    """Have a replica in sync lead a shard whose leader does not answer: the one that is furthest, if it can.
+    """Make a replica in sync the leader of a shard whose leader does not answer, if possible the furthest one.
 
     Returns:
         the address of the leader.
 
     Raises:
-        ActorError: no replica that is in sync answers.
+        ActorError: no replica in sync answers.
         LeWorldError: none of them can lead.
     """
     state = coordinator.get(shard)
@@ -37,7 +37,7 @@ def elect(coordinator: Coordinator, shard: str, peer_token: str = "", timeout_s:
     problem = LeWorldError()
     for _, name in sorted(found, reverse=True):
         try:
-            # Another one that is asked because this one is slow does nothing once this one leads.
+            # If this one is slow, another is called, which does nothing once this one leads.
             with MemoryClient(state.addresses[name], peer_token, TAKE_LEAD_S, address_bits=8) as replica:
                 replica.call("take_lead", epoch=state.epoch)
         except LeWorldError as error:

@@ -1,4 +1,4 @@
-"""A leader's links to the replicas that follow it; what its store sends goes over them."""
+"""A leader's links to its followers, over which its store sends records."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from leworld.store.versions.versions import Version
 
 
 class Leader(Protocol):
-    """What followers have to know of the replica that leads, and to tell it."""
+    """The part of the leader that its links use."""
 
     epoch: int
 
     def step_down(self) -> None:
-        """Lead no more."""
+        """Stop leading."""
         ...
 
     def strike_off(self, names: Sequence[str]) -> None:
-        """Have replicas that do not answer no longer count as in sync."""
+        """Remove replicas that do not answer from those in sync."""
         ...
 
     def check_still_leads(self) -> None:
-        """Raise NotPrimaryError where it does not."""
+        """Raise NotPrimaryError if it does not lead."""
         ...
 
 
@@ -44,11 +44,11 @@ class FollowerLinks:
         self._pending: dict[str, PendingReply] = {}
 
     def add(self, name: str, link: MemoryClient) -> None:
-        """Have a replica follow from now on."""
+        """Add a follower."""
         self._links[name] = link
 
     def hang_up(self, names: Sequence[str] | None = None) -> None:
-        """Some replicas, by default all, follow no more."""
+        """Drop some followers, by default all."""
         for name in list(self._links) if names is None else names:
             link = self._links.pop(name, None)
             if link is not None:
@@ -74,7 +74,7 @@ class FollowerLinks:
         self._pending = {}
         if lost:
             self._leader.strike_off(lost)
-        # Even alone it must not acknowledge what a newer leader does not know.
+        # Even without followers it must not acknowledge a write that a newer leader lacks.
         self._leader.check_still_leads()
 
     def send_versions(self, versions: Sequence[Version]) -> None:
@@ -83,7 +83,7 @@ class FollowerLinks:
         self.wait()
 
     def pages(self, pages: Ints) -> Iterator[tuple[Ints, NDArray[np.uint32]]]:
-        """Those of pages that a follower has whole, and their (P, 256) words; one follower after another."""
+        """Yield, for each follower, the pages that it has undamaged and their (P, 256) words."""
         for link in list(self._links.values()):
             with suppress(LeWorldError):
                 yield call_page_words(link, pages)

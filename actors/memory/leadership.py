@@ -1,6 +1,6 @@
-"""Leadership of a replica: its epoch, its lease, and what it changes at the coordinator as a leader.
+"""Leadership of a replica: its epoch, its lease, and its changes at the coordinator.
 
-A leader answers only as long as it has lately seen at the coordinator that it still leads.
+A leader answers only while its lease lasts; the coordinator must confirm it to renew the lease.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from leworld.errors import LeWorldError, NotPrimaryError
 
 
 class Leadership:
-    """Of one replica.
+    """The leadership of one replica.
 
     Attributes:
-        epoch: that it leads or follows in.
-        leads: whether it leads; ``is_taking``: whether it is about to.
+        epoch: in which it leads or follows.
+        leads: whether it leads; ``is_taking``: whether it is about to lead.
         lease_until: time.monotonic() up to which it may answer.
-        followers: its links to the replicas that follow it.
+        followers: its links to its followers.
     """
 
     def __init__(self, config: ReplicaConfig, coordinator: Coordinator, files: ReplicaFiles) -> None:
@@ -34,25 +34,25 @@ class Leadership:
 
     @property
     def state(self) -> ShardState:
-        """What the coordinator says of the shard."""
+        """Return the coordinator's state of the shard."""
         return self._coordinator.get(self._config.shard)
 
     def change(self, before: ShardState, **parts: Any) -> ShardState | None:
-        """Another state at the coordinator in place of one; None where someone else was first."""
+        """Replace the coordinator's state and return the new one; None if another process was first."""
         return change(self._coordinator, self._config.shard, before, **parts)
 
     @property
     def holds_lease(self) -> bool:
-        """Whether it leads, and saw so lately."""
+        """Whether it leads and its lease lasts."""
         return self.leads and time.monotonic() < self.lease_until
 
     @property
     def may_answer(self) -> bool:
-        """Whether it leads and its store can be used."""
+        """Whether it holds its lease and its store can be used."""
         return self.holds_lease and not self._files.store.is_stopped
 
     def check_leads(self) -> None:
-        """Raise NotPrimaryError where it may not answer."""
+        """Raise NotPrimaryError if it may not answer."""
         if not self.may_answer:
             address = ""
             with suppress(LeWorldError, OSError):
@@ -61,18 +61,18 @@ class Leadership:
             raise NotPrimaryError(f"{self._config} does not lead", address)
 
     def check_still_leads(self) -> None:
-        """See at the coordinator whether this replica leads, if that is longer ago than a lease.
+        """Check at the coordinator that this replica leads, if its lease is over.
 
         Raises:
-            NotPrimaryError: it does not.
+            NotPrimaryError: it does not lead.
         """
         if self.leads and time.monotonic() >= self.lease_until:
             self.renew_lease(time.monotonic(), self.state)
         self.check_leads()
 
     def renew_lease(self, seen_at: float, state: ShardState) -> None:
-        """Lead for a lease more, if the state that was seen says so."""
-        # Who cannot write must not lead: another replica takes over, or this one when it has opened its store again.
+        """Extend the lease if the given state names this replica as leader."""
+        # A replica that cannot write must not lead: another takes over, or this one after it opens its store again.
         if not self._is_leader_of(state) or self._files.store.is_stopped:
             self.step_down()
             return
@@ -81,7 +81,7 @@ class Leadership:
         self._files.store.lease_until(self.lease_until)
 
     def step_down(self) -> None:
-        """Lead no more."""
+        """Stop leading."""
         self.leads = False
         self._files.store.lease_until(0.0)
 
@@ -103,19 +103,19 @@ class Leadership:
             self.adopt(epoch)
 
     def strike_off(self, names: Sequence[str]) -> None:
-        """Have replicas that do not answer no longer count as in sync.
+        """Remove replicas that do not answer from those in sync.
 
         Raises:
-            NotPrimaryError: this replica does not lead any more.
+            NotPrimaryError: this replica no longer leads.
         """
         self.replace_state(lambda state: {"in_sync": tuple(name for name in state.in_sync if name not in names)})
         self.followers.hang_up(names)
 
     def replace_state(self, parts: Callable[[ShardState], dict[str, Any]]) -> None:
-        """Change the coordinator's state, as long as this replica leads.
+        """Change the coordinator's state while this replica leads.
 
         Raises:
-            NotPrimaryError: it does not lead any more.
+            NotPrimaryError: it no longer leads.
         """
         while True:
             state = self.state

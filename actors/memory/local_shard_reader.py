@@ -1,7 +1,7 @@
-"""Shards that lie on this machine, read where they are: their files are mapped, and nobody is asked.
+"""Reads shards on this machine from their mapped files, without a call.
 
-A leader's lease says until when its files may be read, and the map's version in them whether what was read is there
-still; see ``leworld.store.mapped_memory``.
+The files may be read while the leader's lease lasts. The map version in them says whether the words are
+still there; see ``leworld.store.mapped_memory``.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ LOOK_S = 1.0
 
 
 class LocalShardReader:
-    """Of one client."""
+    """The local reads of one client."""
 
     def __init__(self, whereabouts: Callable[[int], dict[str, Any]]) -> None:
-        """Ask for shards as they are needed.
+        """Prepare; files are mapped when they are first read.
 
         Args:
-            whereabouts: the ``root`` of a shard's leader, and the ``machine`` that it is on.
+            whereabouts: gives the ``root`` and the ``machine`` of a shard's leader.
         """
         self._whereabouts = whereabouts
         self._readers: dict[int, MappedMemory] = {}
         self._looked: dict[int, float] = {}
 
     def read(self, part: Fragments, map_version: int) -> NDArray[np.uint32] | None:
-        """(W,) words of fragments of one shard; None where it has to be asked.
+        """Read (W,) words of fragments of one shard; None if the shard must be called.
 
         Args:
             part: not empty.
-            map_version: by which the shard has them.
+            map_version: of the map that assigns them to the shard.
         """
         shard = int(part.shard[0])
         reader = self._readers.get(shard) or self._look_for(shard)
@@ -51,13 +51,13 @@ class LocalShardReader:
         try:
             found = reader.read(part.start, part.length)
         except StoreError:
-            # It does not lead any more, or a page is damaged, which it can mend.
+            # It no longer leads, or a page is damaged, which a call repairs.
             del self._readers[shard]
             return None
         return found.words if reader.state.map_version == map_version else None
 
     def forget(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         self._readers.clear()
 
     def _look_for(self, shard: int) -> MappedMemory | None:

@@ -1,4 +1,4 @@
-"""Named writes: one that a client sends again under the same name is made once."""
+"""Named writes: a write that a client sends again under the same name is applied once."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ Made = tuple[int, int]
 
 
 class NamedWrites:
-    """The last writes of a store that had names."""
+    """The latest named writes of a store."""
 
     def __init__(self, store: Callable[[], DurableStore]) -> None:
-        """Remember the writes of the store of now."""
+        """Use the writes of the current store."""
         self._store = store
         self._known: dict[str, Made] | None = None
 
     def known(self) -> dict[str, Made]:
-        """The writes by name; at first those of the journal."""
+        """Return the writes by name, at first those of the journal."""
         if self._known is None:
             records = reversed(self._store().log(MAX_NAMES))
             self._known = {r.note: (r.sequence, r.crc32) for r in records if r.kind == "write" and r.note}
         return self._known
 
     def not_made(self, names: Sequence[str]) -> list[int]:
-        """Which of several writes are still to be made: those without a name, and the first of each new one."""
+        """Return which writes to apply: those without a name, and the first of each new name."""
         found, seen = [], set(self.known() if any(names) else ())
         for i, name in enumerate(names):
             if not name or name not in seen:
@@ -37,7 +37,7 @@ class NamedWrites:
         return found
 
     def remember(self, made: Mapping[str, Made]) -> None:
-        """Add writes that were made."""
+        """Add applied writes."""
         named = {name: write for name, write in made.items() if name}
         if named:
             known = self.known()
@@ -46,5 +46,5 @@ class NamedWrites:
                 del known[name]
 
     def forget(self) -> None:
-        """Look into the journal again: others have written meanwhile."""
+        """Read the journal again, because other processes have written."""
         self._known = None

@@ -28,7 +28,7 @@ MAX_RANGES = 1 << 16
 
 @dataclass(frozen=True)
 class Request:
-    """A call of ``op`` with ``arguments``, about (R,) ranges and (W,) words where it is about any."""
+    """A call of ``op`` with ``arguments``, and optionally (R,) ranges and (W,) words."""
 
     op: str
     id: int
@@ -40,13 +40,13 @@ class Request:
 
     @property
     def blocks(self) -> Words:
-        """The words as (R,) blocks."""
+        """Return the words as (R,) blocks."""
         return Words(self.words, np.concatenate([np.zeros(1, np.int64), np.cumsum(self.length)]))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answers: a map and (W,) words."""
+    """An answer of a server: a map and (W,) words."""
 
     id: int
     content: dict[str, Any] = field(default_factory=dict)
@@ -54,13 +54,13 @@ class Answer:
 
 
 def pack_request(request: Request) -> list[Any]:
-    """The frames of a request."""
+    """Pack a request into frames."""
     body = (request.start.astype("<u4").tobytes(), request.length.astype("<u2").tobytes(), _to_frame(request.words))
     return pack_call(Call(request.op, request.id, request.token, request.arguments, body))
 
 
 def parse_request(call: Call) -> Request:
-    """The request that a call is.
+    """Read the request in a call.
 
     Raises:
         DataError: its body is not a request's.
@@ -76,16 +76,16 @@ def parse_request(call: Call) -> Request:
 
 
 def pack_answer(answer: Answer) -> list[Any]:
-    """The frames of an answer."""
+    """Pack an answer into frames."""
     return pack_reply(Reply(answer.id, answer.content, (_to_frame(answer.words),)))
 
 
 def parse_answer(reply: Reply) -> Answer:
-    """The answer that a reply is.
+    """Read the answer in a reply.
 
     Raises:
         DataError: its body is not an answer's.
-        LeWorldError: the one that the server replies with.
+        LeWorldError: the server replies with it.
     """
     raise_error(reply.content)
     if len(reply.body) != 1:
@@ -94,7 +94,7 @@ def parse_answer(reply: Reply) -> Answer:
 
 
 def error_answer(request_id: int, error: LeWorldError) -> Answer:
-    """An answer that says what went wrong."""
+    """Return the answer for an error."""
     return Answer(request_id, error_content(error))
 
 

@@ -1,9 +1,8 @@
 """Replica: one of several replicas of a shard, which leads or follows.
 
-The leader sends every record to the replicas that are in sync, and acknowledges a write when it is on the disk of all
-of them; one that does not answer is struck off at the coordinator first. If the leader is gone, a replica that is in
-sync takes its place, in an epoch of its own; followers refuse records of an older one. A new leader waits until the
-lease of the old one is over.
+The leader sends every record to the replicas in sync and acknowledges a write when all of them have it on disk. It
+first removes a replica that does not answer from those in sync. If the leader is lost, a replica in sync leads in a
+new epoch; followers refuse records of an older epoch. A new leader waits until the lease of the old one is over.
 
 Source: primary-backup replication with a configuration master, as in PacificA,
 https://www.microsoft.com/en-us/research/publication/pacifica-replication-in-log-based-distributed-storage-systems/
@@ -63,32 +62,32 @@ class Replica:
 
     @property
     def store(self) -> ReplicaStore:
-        """Its memory of now."""
+        """Return the current store."""
         return self.files.store
 
     @property
     def state(self) -> ShardState:
-        """What the coordinator says of the shard."""
+        """Return the coordinator's state of the shard."""
         return self.leadership.state
 
     def start(self) -> Replica:
-        """Serve, follow the leader, or lead where nobody ever did."""
+        """Start to serve: follow the leader, or lead if the shard never had a leader."""
         self.server.start()
         state = self._announce(self.state)
-        # Where the coordinator has lost what it knew, a replica cannot know whether it is the newest.
+        # If the coordinator lost its state, a replica cannot know whether it is the newest.
         is_first = self.config.begins and not state.in_sync and not self.files.was_replica
         try:
             if is_first or state.in_sync == (self.config.id,):
                 self.lead()
         except StoreError:
-            # All begin at once, and another one was faster: this one follows it.
+            # All begin at once; another was faster, so this one follows it.
             if not is_first or not self.state.in_sync:
                 raise
         self._heart.start()
         return self
 
     def begin(self) -> None:
-        """Lead, if nobody does, nor is in sync; the caller knows that this is no loss."""
+        """Lead if there is no leader and no replica in sync; the caller knows that nothing is lost by it."""
         try:
             if not self.state.in_sync:
                 self.lead()
@@ -105,13 +104,13 @@ class Replica:
         for _ in attempts(timeout_s, Pause(0.02)):
             state = self.state
             follows = self.config.id in state.in_sync and not self.files.is_unfinished
-            # The one that answers may just have taken the lead, in an epoch in which this replica is to join yet.
+            # The replica that answers may be a new leader whose epoch this replica has not joined yet.
             if self.leadership.leads or (follows and self._answers(state) and self.state.epoch == state.epoch):
                 return
         raise ActorError(str(self.config), "is not in sync yet", "see whether one leads")
 
     def stop(self) -> None:
-        """End, without telling anybody."""
+        """Stop without telling others."""
         self._stopping.set()
         if self._heart.ident is not None:
             self._heart.join()
@@ -120,10 +119,10 @@ class Replica:
         self.store.close()
 
     def lead(self) -> None:
-        """Take the lead in a new epoch, with this replica alone; others join again.
+        """Lead in a new epoch with this replica alone; the others join again.
 
         Raises:
-            StoreError: this replica is not in sync, or another one was faster.
+            StoreError: this replica is not in sync, or another was faster.
         """
         before, mine = self.state, self.leadership
         if before.in_sync and self.config.id not in before.in_sync:
@@ -147,7 +146,7 @@ class Replica:
                 time.sleep(self.config.lease_s)
             self.store.lead(mine.followers)
             self.server.names.forget()
-            # Not before: up to here the old leader may have been told of a newer map.
+            # Not earlier: until here the old leader may have received a newer map.
             self._ownership.look_up()
             mine.renew_lease(time.monotonic(), after)
         finally:
@@ -166,12 +165,12 @@ class Replica:
 
     def _beat_until_the_end(self) -> None:
         while not self._stopping.wait(self.config.lease_s / 4):
-            # Without coordinator and leader a lease runs out by itself, and the next beat comes.
+            # Without coordinator or leader the lease ends by itself; the next beat tries again.
             with suppress(LeWorldError, OSError):
                 self._beat()
 
     def _beat(self) -> None:
-        """See who leads, and do what is missing."""
+        """Look up the leader and act on the difference."""
         now, state = time.monotonic(), self._announce(self.state)
         if not state.in_sync:
             return
@@ -189,38 +188,38 @@ class Replica:
         self._scrubber.step()
 
     def _announce(self, state: ShardState) -> ShardState:
-        """Say at the coordinator where this replica is now, if it was elsewhere before; the state of now.
+        """Record this replica's new address at the coordinator; return the current state.
 
-        Else nobody could have one lead that was started again.
+        Otherwise no client could make a restarted replica lead.
         """
         name, address = self.config.id, self.server.address
         if state.addresses.get(name, address) == address:
             return state
-        # Where someone else was first, the next beat tries again.
+        # If another process was first, the next beat tries again.
         return self.leadership.change(state, addresses={**state.addresses, name: address}) or state
 
     def _answers(self, state: ShardState) -> bool:
-        """Whether the leader does, or is about to lead."""
+        """Whether the leader answers and leads, or is about to lead."""
         try:
             with self.config.link(state.addresses[state.leader], self.config.lease_s / 2) as leader:
                 answer = leader.call("ping").content
-                # One that was started again knows its epoch, but does not lead.
+                # A restarted replica knows its epoch but does not lead.
                 return answer["epoch"] >= state.epoch and answer["leads_soon"]
         except LeWorldError:
             return False
 
     def _mend(self, pages: Sequence[int]) -> None:
-        """Put damaged pages right from a follower that has them whole.
+        """Repair damaged pages from a follower that has them undamaged.
 
         Raises:
-            DamageError: none has.
+            DamageError: no follower has them.
         """
         left = mend(self.store, np.array(pages, np.int64), self.leadership.followers.pages)
         if len(left):
             raise damage(self.files.root, left)
 
     def _pages_elsewhere(self, pages: Ints) -> Iterator[tuple[Ints, NDArray[np.uint32]]]:
-        """Those that the other replicas in sync have whole; not in the writing thread."""
+        """Yield the pages that other replicas in sync have undamaged; not called in the writing thread."""
         state = self.state
         for name in set(state.in_sync) - {self.config.id}:
             with suppress(LeWorldError), self.config.link(state.addresses[name]) as other:

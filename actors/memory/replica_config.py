@@ -1,4 +1,4 @@
-"""How a replica is kept and reached."""
+"""The configuration of a replica."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from leworld.store.durable_store import StoreConfig
 
 @dataclass(frozen=True)
 class ReplicaConfig:
-    """How a replica is kept and how it is reached.
+    """How a replica is stored and reached.
 
     Attributes:
-        shard: name of the shard at the coordinator; ``id`` of this replica, unlike all others'.
+        shard: name of the shard at the coordinator; ``id`` of this replica, which is unique.
         address_bits: of the memory.
-        store: how it is kept.
-        server: how it is served; its tokens must know a "peer", and ``peer_token`` is that one's.
-        number: of the shard in the map, where the memory has several.
-        begins: leads by itself where nobody ever did; else when ``begin`` is called.
-        lease_s: how long a leader may answer since it last saw that it leads.
-        timeout_s: of a message to another replica, after which that one is struck off.
+        store: how it is stored.
+        server: how it is served; its tokens must include one of "peer", which is ``peer_token``.
+        number: of the shard in the map, if the memory has several.
+        begins: whether it leads by itself a shard that never had a leader; otherwise ``begin`` must be called.
+        lease_s: how long a leader may answer after the coordinator last confirmed it.
+        timeout_s: of a call to another replica, which is then removed from those in sync.
     """
 
     shard: str
@@ -39,6 +39,6 @@ class ReplicaConfig:
         return f"replica {self.id} of {self.shard}"
 
     def link(self, address: str, timeout_s: float | None = None) -> MemoryClient:
-        """A client of another replica."""
+        """Return a client of another replica."""
         wait_s = self.timeout_s if timeout_s is None else timeout_s
         return MemoryClient(address, self.peer_token, wait_s, address_bits=self.address_bits)

@@ -1,4 +1,4 @@
-"""The directory of a replica, and the store in it, which may be opened again."""
+"""The directory of a replica and its store, which may be reopened."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ LOG = logging.getLogger(__name__)
 
 
 class ReplicaFiles:
-    """Of one replica.
+    """The files of one replica.
 
     Attributes:
         root: its directory.
-        store: what is open now.
-        was_replica: whether there was a replica here before.
+        store: the open store.
+        was_replica: whether the directory held a replica before.
     """
 
     def __init__(self, root: Path, config: ReplicaConfig, in_sync: Sequence[str]) -> None:
-        """Open the memory; damaged files are set aside, and lost ones are not whole until they are copied again.
+        """Open the memory. Damaged files are set aside; lost files are unfinished until they are copied again.
 
         Raises:
-            DamageError: it is damaged, and no other replica has what it held.
-            StoreError: it is gone, and no other replica has what it held.
+            DamageError: the memory is damaged and no other replica has its content.
+            StoreError: the memory is gone and no other replica has its content.
         """
         self.root, self._config = root, config
         self._unfinished = root.with_name(root.name + ".joining")
         if self.is_unfinished:
-            # A replica that was never finished is of no use.
+            # An unfinished replica is useless.
             shutil.rmtree(root, ignore_errors=True)
         was_here = Layout(root).identity.exists()
         self.was_replica = Layout(root).epoch.exists()
@@ -53,27 +53,27 @@ class ReplicaFiles:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether the files are not whole yet, so that this replica must not lead."""
+        """Whether the files are incomplete, so that this replica must not lead."""
         return self._unfinished.exists()
 
     def open(self) -> None:
-        """Open the store, or make it."""
-        # Nobody may read it beside this process before it leads, not even for a moment: with an epoch there is a lease.
+        """Open the store or create it."""
+        # No other process may read it before this replica leads: an epoch comes with a lease.
         self.store = ReplicaStore.open_or_create(self.root, self._config.address_bits, self._config.store)
 
     def reopen(self) -> None:
-        """Open the store again after a write that was cut off; it is made then, as other replicas may have it."""
+        """Reopen the store after an interrupted write and apply that write, because other replicas may have it."""
         self.store.abandon()
         self.open()
 
     def clear(self) -> None:
-        """Delete everything, to be copied again; see ``finish``."""
+        """Delete all files, so that they can be copied again; see ``finish``."""
         self.store.abandon()
         self._unfinished.touch()
         shutil.rmtree(self.root)
 
     def finish(self) -> None:
-        """The files are whole from now on."""
+        """Mark the files as complete."""
         self._unfinished.unlink()
 
     def _set_aside(self, error: DamageError) -> None:

@@ -1,4 +1,4 @@
-"""What other replicas call; each function runs in the server's writing thread."""
+"""The calls of other replicas; each function runs in the server's writing thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CATCH_UP_BYTES = 8 << 20
 
 
 class ReplicaRequests:
-    """Of one replica."""
+    """The answers of one replica to others."""
 
     def __init__(
         self, config: ReplicaConfig, files: ReplicaFiles, leadership: Leadership, lead: Callable[[], None]
@@ -31,7 +31,7 @@ class ReplicaRequests:
 
     @property
     def operations(self) -> dict[str, Operation]:
-        """The functions by the operation that they answer."""
+        """Return the function for each operation."""
         found = (
             self.ping, self.follow, self.follow_versions, self.copy_begin, self.copy_part, self.copy_pages,
             self.records_after, self.admit, self.take_lead, self.page_words,
@@ -39,7 +39,7 @@ class ReplicaRequests:
         return {function.__name__: function for function in found}
 
     def only_as_leader(self, functions: Mapping[str, Operation]) -> dict[str, Operation]:
-        """The same functions, refused while this replica does not lead."""
+        """Return the functions that refuse while this replica does not lead."""
 
         def guarded(function: Operation) -> Operation:
             def operation(request: Request) -> Answer:
@@ -55,14 +55,14 @@ class ReplicaRequests:
         return self._files.store
 
     def ping(self, request: Request) -> Answer:
-        """Who this is, and how far it is."""
+        """Return this replica's id and position."""
         mine = self._leadership
         leads = mine.holds_lease
         content = {"id": self._config.id, "epoch": mine.epoch, "leads": leads, "sequence": self._store.sequence}
         return Answer(request.id, {**content, "leads_soon": leads or mine.is_taking})
 
     def follow(self, request: Request) -> Answer:
-        """Take over records of the leader's."""
+        """Apply records of the leader."""
         self._check_epoch(request)
         self._store.follow(unpack_records(request), roll=bool(request.arguments.get("roll")))
         return Answer(request.id, {"sequence": self._store.sequence})
@@ -74,30 +74,30 @@ class ReplicaRequests:
         return Answer(request.id, {})
 
     def page_words(self, request: Request) -> Answer:
-        """Those of pages that are whole here: their numbers, then their words."""
+        """Return the pages that are undamaged here: numbers, then words."""
         return numbered_pages(request, *self._store.whole_pages(request.words.astype(np.int64)))
 
     def copy_begin(self, request: Request) -> Answer:
-        """What there is to copy."""
+        """List the files to copy."""
         self._leadership.check_leads()
         name = text(request.arguments, "id")
         if name in self._leadership.state.in_sync:
-            # What it has is about to go.
+            # Its files are about to be deleted.
             self._leadership.strike_off([name])
         return Answer(request.id, {**Source(self._store).begin(name), "epoch": self._leadership.epoch})
 
     def copy_part(self, request: Request) -> Answer:
-        """Some bytes of a file."""
+        """Return some bytes of a file."""
         arguments = request.arguments
         data = Source(self._store).part(text(arguments, "name"), number(arguments, "offset", 0, 1 << 62))
         return Answer(request.id, {"num_bytes": len(data)}, to_words(data))
 
     def copy_pages(self, request: Request) -> Answer:
-        """Some pages: their numbers, then their words."""
+        """Return some pages: numbers, then words."""
         return numbered_pages(request, *Source(self._store).pages(number(request.arguments, "after", -1, 1 << 32)))
 
     def records_after(self, request: Request) -> Answer:
-        """Some records after one."""
+        """Return some records after one."""
         sequence = number(request.arguments, "sequence", 0, 1 << 62)
         records, firsts = self._store.records_after(sequence, CATCH_UP_BYTES)
         data = b"".join(part for record in records for part in encode(record))
@@ -105,7 +105,7 @@ class ReplicaRequests:
         return Answer(request.id, content, to_words(data))
 
     def admit(self, request: Request) -> Answer:
-        """Take a replica that has caught up among those in sync."""
+        """Add a replica that has caught up to those in sync."""
         mine = self._leadership
         mine.check_leads()
         name, address = text(request.arguments, "id"), text(request.arguments, "address")
@@ -114,7 +114,7 @@ class ReplicaRequests:
         link = self._config.link(address)
         answer = link.call("follow", epoch=mine.epoch, roll=False, num_bytes=0)
         if answer.content["sequence"] != self._store.sequence:
-            # The call was long on its way, and the replica has begun again meanwhile.
+            # The call was delayed, and the replica has begun again meanwhile.
             link.close()
             return Answer(request.id, {"admitted": False})
         mine.replace_state(lambda state: {
@@ -125,7 +125,7 @@ class ReplicaRequests:
         return Answer(request.id, {"admitted": True, "epoch": mine.epoch})
 
     def take_lead(self, request: Request) -> Answer:
-        """Lead, as the leader of an epoch is gone; nothing happens where one has taken over already, be it this one."""
+        """Lead after the leader of an epoch is lost; do nothing if there is a newer leader, this one included."""
         epoch, mine = number(request.arguments, "epoch", 0, 1 << 62), self._leadership
         if mine.state.epoch == epoch and not (mine.epoch == epoch and mine.may_answer):
             self._lead()

@@ -1,4 +1,4 @@
-"""Records and pages that replicas send each other, as words of a message."""
+"""Packs records and pages that replicas send each other into words."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from leworld.store.operations import number
 
 
 def to_words(data: bytes) -> NDArray[np.uint32]:
-    """Bytes as words, the last one filled up."""
+    """Convert bytes to words, with the last one padded."""
     return np.frombuffer(data + bytes(-len(data) % 4), "<u4")
 
 
 def unpack_records(request: Request) -> list[Record]:
-    """The records that a request brings."""
+    """Unpack the records of a request."""
     return _decode(request.words.tobytes(), number(request.arguments, "num_bytes", 0, 1 << 40))
 
 
 def decode_all(answer: Answer) -> list[Record]:
-    """The records that an answer brings."""
+    """Unpack the records of an answer."""
     return _decode(answer.words.tobytes(), answer.content["num_bytes"])
 
 
@@ -42,23 +42,23 @@ def _decode(data: bytes, num_bytes: int) -> list[Record]:
 
 
 def call_part(leader: MemoryClient, name: str, offset: int) -> bytes:
-    """Some bytes of one of the leader's files."""
+    """Call the leader for some bytes of a file."""
     answer = leader.call("copy_part", name=name, offset=offset)
     return answer.words.tobytes()[: answer.content["num_bytes"]]
 
 
 def call_pages(leader: MemoryClient, after: int) -> tuple[Ints, NDArray[np.uint32]]:
-    """Some of the leader's pages after one: (P,) numbers and (P, 256) words."""
+    """Call the leader for some pages after one: (P,) numbers and (P, 256) words."""
     return _numbered(leader.call("copy_pages", after=after))
 
 
 def call_page_words(replica: MemoryClient, pages: Ints) -> tuple[Ints, NDArray[np.uint32]]:
-    """Those of pages that another replica has whole: (P,) numbers and (P, 256) words."""
+    """Call another replica for the pages that it has undamaged: (P,) numbers and (P, 256) words."""
     return _numbered(replica.call("page_words", words=pages.astype(np.uint32)))
 
 
 def numbered_pages(request: Request, pages: Ints, words: NDArray[np.uint32]) -> Answer:
-    """An answer of (P,) pages: their numbers, then their (P, 256) words."""
+    """Unpack an answer of (P,) pages: numbers, then (P, 256) words."""
     joined = np.concatenate([pages.astype(np.uint32), words.reshape(-1)])
     return Answer(request.id, {"num_pages": len(pages)}, joined)
 

@@ -1,8 +1,8 @@
 """Resharding: stripes move to another set of shards while the memory is read and written.
 
-A batch of stripes at a time: the map says that they are on the way, their shards stop answering for them, their pages
-are copied, the map says where they are now, and the old shards let go of them. Whoever does this may end anywhere; the
-next one goes on. Only stripes whose shard changes move, and of these only pages that hold anything.
+For each batch of stripes, the map marks them as frozen, their shards stop answering for them, their pages are copied,
+the map assigns them to the new shards, and the old shards drop them. The process may end at any point; the next one
+continues. Only stripes whose shard changes move, and only their pages that hold anything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BATCH_PAGES = 1 << 12
 
 @dataclass(frozen=True)
 class Moved:
-    """What a resharding did: pages that moved, of those that hold anything, and batches."""
+    """The result of a resharding: the number of moved pages that hold anything, and of batches."""
 
     pages: int = 0
     written_pages: int = 0
@@ -34,17 +34,17 @@ class Moved:
 
 
 def reshard(store: ShardedStore, target: Sequence[int], progress: Callable[[float], None] = lambda _: None) -> Moved:
-    """Have the stripes of a memory with other shards, all of which run.
+    """Move the stripes of a memory to other shards, all of which run.
 
     Args:
-        store: a client whose token is "peer"'s or "admin"'s.
-        target: numbers of the shards that are to hold everything.
-        progress: is told the part of the stripes that is where it belongs, 0 to 1.
+        store: a client with the token of "peer" or "admin".
+        target: numbers of the shards that will hold everything.
+        progress: receives the fraction of stripes in place, 0 to 1.
 
     Raises:
-        ConfigError: it is being moved to other shards, or there are no shards.
+        ConfigError: the memory is moving to other shards already, or ``target`` is empty.
         StoreError: a shard keeps versions.
-        ActorError: a shard does not answer, or someone else moves the same memory.
+        ActorError: a shard does not answer, or another process moves the same memory.
     """
     move = _Move(store, tuple(sorted(set(target))), progress)
     return move.run()
@@ -64,7 +64,7 @@ class _Move:
             self._progress(self._map.done_below / self._map.num_stripes)
         self._change(shards=self._target, target=self._target, done_below=0, frozen=0)
         for shard in self._target:
-            # Their replicas keep it, so that it is known after a loss of the coordinator.
+            # Their replicas keep the map, so that it survives a loss of the coordinator.
             self._see_map(shard)
         return Moved(self._pages, len(written), self._batches)
 
@@ -77,13 +77,13 @@ class _Move:
                 f"the memory is being moved to shards {list(found.target)}: end that first, with the same command"
             )
         for shard in {*found.all_shards, *self._target}:
-            # Before anything changes, as one that cannot take part would stop everything half-way.
+            # This comes before any change, because a shard that cannot take part would stop the move half-way.
             self._store.shard(shard).again("see_map", {})
         if not found.is_moving:
             self._change(target=self._target, done_below=0, frozen=0)
 
     def _stop_of_batch(self, written: Ints) -> int:
-        """Stripes up to here hold no more pages than one batch has; or it is one stripe."""
+        """Return the end of a batch: its stripes hold at most one batch of pages, or it is one stripe."""
         first, num_stripes = self._map.done_below, self._map.num_stripes
         if self._map.frozen:
             return first + self._map.frozen
@@ -110,7 +110,7 @@ class _Move:
 
     def _copy(self, source: int, destination: int, stripes: Ints) -> None:
         wanted = stripes.astype(np.uint32)
-        # What an earlier move left there is not what is here now.
+        # The target may hold outdated pages of an earlier move.
         self._ask(destination, "let_go", words=wanted)
         after = -1
         while True:
@@ -138,6 +138,6 @@ class _Move:
 
 
 def first_map(address_bits: int, shards: Sequence[int]) -> ShardMap:
-    """The map of a memory that is just being made."""
+    """Return the map of a new memory."""
     numbers = tuple(sorted(set(shards)))
     return ShardMap(1, address_bits, numbers, numbers)

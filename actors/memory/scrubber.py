@@ -1,4 +1,4 @@
-"""Scrubber: looks for damaged pages of a replica, some at a time, and mends them from other replicas.
+"""Scrubber: looks for damaged pages of a replica, some at a time, and repairs them from other replicas.
 
 Shapes:
     P: pages.
@@ -24,19 +24,19 @@ Ask = Callable[[Ints], Iterator[tuple[Ints, NDArray[np.uint32]]]]
 
 
 class Scrubber:
-    """Of one replica."""
+    """The scrubber of one replica."""
 
     def __init__(self, store: Callable[[], ReplicaStore], ask: Ask) -> None:
-        """Name a replica.
+        """Prepare to scrub a replica.
 
         Args:
-            store: gives its memory of now.
-            ask: (P,) pages to those that another replica has whole, and their (P, 256) words; one replica at a time.
+            store: returns the current store.
+            ask: takes (P,) pages; yields, for each other replica, those undamaged there and their (P, 256) words.
         """
         self._store, self._ask, self._next = store, ask, 0
 
     def step(self) -> Ints:
-        """Look at some pages, and go on where that ended the next time; those that are damaged and were not mended."""
+        """Check the next pages; return those that are damaged and could not be repaired."""
         store = self._store()
         pages = np.arange(self._next, min(self._next + PAGES_AT_ONCE, store.num_words // PAGE_WORDS))
         self._next = int(pages[-1]) + 1 if pages[-1] + 1 < store.num_words // PAGE_WORDS else 0
@@ -47,7 +47,7 @@ class Scrubber:
 
 
 def mend(store: ReplicaStore, damaged: Ints, ask: Ask) -> Ints:
-    """Put damaged pages right with the words of other replicas; those that are damaged still."""
+    """Repair damaged pages with words of other replicas; return those that are still damaged."""
     left = damaged
     for pages, words in ask(damaged):
         left = np.setdiff1d(left, store.mend(pages, words))

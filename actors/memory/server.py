@@ -1,6 +1,6 @@
 """A memory's server: other processes and machines read and write it.
 
-Reads never wait for the disk, and writes that came while the disk was busy go to it together.
+Reads never wait for the disk. Writes that arrive while the disk is busy are written together.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class ServerConfig:
     """How a memory is served.
 
     Attributes:
-        address: to bind, such as "tcp://127.0.0.1:7077" or "ipc:///run/leworld.sock"; port 0 takes a free one.
-        tokens: token to who brings it; "admin" may do everything but read what is another's. Without tokens
-            everyone is "admin", and the address must be of this machine.
-        max_waiting_bytes: of writes that wait for the disk.
+        address: to bind, for example "tcp://127.0.0.1:7077" or "ipc:///run/leworld.sock"; port 0 takes a free one.
+        tokens: token to its owner. "admin" may do everything except read words granted to others. Without tokens every
+        client is "admin", and the address must be local to this machine.
+        max_waiting_bytes: limit for writes that wait for the disk.
     """
 
     address: str = "tcp://127.0.0.1:0"
@@ -47,18 +47,18 @@ class ServerConfig:
 
 
 def _nothing(*_: Any) -> None:
-    """Of a memory that is alone: all of it is here, it may always be used, and nobody can mend it."""
+    """Do nothing; the default hooks of a memory with a single replica and shard."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a replica, or a shard, has to say where its memory is served.
+    """Functions by which a replica or a shard controls the server of its memory.
 
     Attributes:
-        gate: raises a ``LeWorldError`` as long as nothing may be read or written.
-        owns: raises MovedError where a request is about words that are not here.
-        mend: puts damaged pages right, or raises DamageError; called in the writing thread.
-        operations: what only "peer" and "admin" may call.
+        gate: raises a ``LeWorldError`` while nothing may be read or written.
+        owns: raises MovedError if a request is about words of another shard.
+        mend: repairs damaged pages or raises DamageError; called in the writing thread.
+        operations: that only "peer" and "admin" may call.
     """
 
     gate: Callable[[], None] = _nothing
@@ -71,17 +71,17 @@ class MemoryServer:
     """Serves a ``DurableStore`` until ``stop``; the service of an ``RpcServer``.
 
     Attributes:
-        address: that it is bound to.
-        names: writes that are made once, see ``NamedWrites``.
+        address: the bound address.
+        names: see ``NamedWrites``.
     """
 
     def __init__(self, store: DurableStore, config: ServerConfig | None = None, hooks: Hooks | None = None) -> None:
         """Bind.
 
         Args:
-            store: what is served.
-            config: how.
-            hooks: where it is one of several replicas or shards.
+            store: to serve.
+            config: of the server.
+            hooks: for one of several replicas or shards.
 
         Raises:
             ConfigError: the address cannot be bound, or would be open to other machines without tokens.
@@ -106,7 +106,7 @@ class MemoryServer:
 
     @contextmanager
     def exchange(self) -> Iterator[None]:
-        """Nobody uses the store meanwhile, so that it can be another one afterwards."""
+        """Pause all use of the store, so that the block can replace it."""
         with self._using:
             self._exchanging = True
             try:
@@ -117,7 +117,7 @@ class MemoryServer:
                 self._exchanging = False
 
     def stop(self) -> None:
-        """Finish what was begun, and close; the store stays open."""
+        """Finish pending calls and close; the store stays open."""
         self.rpc.stop()
 
     def serve(self) -> None:
@@ -125,7 +125,7 @@ class MemoryServer:
         self.rpc.serve()
 
     def stat(self) -> dict[str, Any]:
-        """What the server has done, and what waits."""
+        """Return what the server has done and what waits."""
         limit, waiting_bytes = self.config.max_waiting_bytes, self.rpc.waiting_bytes
         return {
             **self._counts, "refused": self.rpc.num_refused, "uptime_s": round(time.time() - self._started, 1),
@@ -135,7 +135,7 @@ class MemoryServer:
 
     @property
     def most_at_once(self) -> int:
-        """See ``Service``: each write goes to the disk by itself where the journal's policy says so."""
+        """See ``Service``: each write goes to the disk alone if the journal's policy says so."""
         return 1 if self.store.config.policy == "always" else MOST_WRITES
 
     def parse(self, call: Call) -> Request:
@@ -153,22 +153,22 @@ class MemoryServer:
         return None
 
     def replies(self, batch: Sequence[Received]) -> Iterator[Frames]:
-        """See ``Service``; writes that follow each other go to the disk together."""
+        """See ``Service``; consecutive writes go to the disk together."""
         with self._using:
             try:
                 answers = self._answer_in_order([(each.content, each.who) for each in batch])
             except Exception as error:
-                # Whatever it is, the clients that wait must hear of it, and others are to be served.
+                # Any error must reach the clients that wait, and the server must go on.
                 LOG.exception("a request failed")
                 failure = StoreError(f"the server failed with {type(error).__name__} ({error}): see its log")
                 answers = [error_answer(each.call.id, failure) for each in batch]
         return map(pack_answer, answers)
 
     def _read(self, request: Request, who: str) -> Answer:
-        """Read what may be read.
+        """Read ranges that the client may read.
 
         Raises:
-            DamageError: a page is damaged, and can be mended in the writing thread.
+            DamageError: a page is damaged; the writing thread can repair it.
         """
         self._counts["reads"] += len(request.start)
         try:
@@ -176,7 +176,7 @@ class MemoryServer:
                 raise NotPrimaryError("this replica is being made again")
             self._check(request)
             found = Guarded(self.store, self._rights, who).read(request.start, request.length)
-            # What was read while this one did not lead any more, or handed it over, may be out of date.
+            # Words read after this replica lost the lead or handed them over may be outdated.
             self._check(request)
         except LeWorldError as error:
             if isinstance(error, DamageError) and self._hooks.mend is not None:
@@ -189,7 +189,7 @@ class MemoryServer:
         self._hooks.owns(request)
 
     def _mended(self, act: Callable[[], Result]) -> Result:
-        """Act, and once more where damaged pages could be mended."""
+        """Act, and again if damaged pages could be repaired."""
         try:
             return act()
         except DamageError as error:
@@ -214,7 +214,7 @@ class MemoryServer:
         except LeWorldError as error:
             if len(batch) == 1:
                 return [error_answer(batch[0][0].id, error)]
-        # One of them cannot be made, and so none was: each by itself, then.
+        # One write failed, so none was applied: try each alone.
         return [answer for each in batch for answer in self._write([each])]
 
     def _write_together(self, batch: Sequence[tuple[Request, str]]) -> list[Answer]:

@@ -1,7 +1,7 @@
-"""Shard map: which shard holds which stripe, also while stripes move from one set of shards to another.
+"""Shard map: which shard holds which stripe, also during resharding.
 
-Stripes move in ascending order. All those below ``done_below`` are where the new set says, all others where the old one
-says; those that are ``frozen`` are on the way, and nobody reads or writes them.
+Stripes move in ascending order. Stripes below ``done_below`` are with the new set of shards, all others with the old
+set. ``frozen`` stripes are moving; no client reads or writes them.
 
 Shapes:
     R: ranges.  S: stripes.
@@ -29,15 +29,15 @@ ENTRY = "map"
 
 @dataclass(frozen=True)
 class ShardMap:
-    """Where the stripes of a memory are.
+    """The shards of a memory's stripes.
 
     Attributes:
-        version: of this map; each later one has one more, and 0 is none.
+        version: of this map; each change adds one; 0 means no map.
         address_bits: of the memory.
         shards: numbers of the shards that hold the stripes.
-        target: those that are to hold them; the same where nothing moves.
-        done_below: stripes below it are where ``target`` says.
-        frozen: stripes from ``done_below`` on that are on the way.
+        target: shards that will hold them; equal to ``shards`` if nothing moves.
+        done_below: stripes below it are with ``target``.
+        frozen: number of stripes from ``done_below`` on that are moving.
     """
 
     version: int = 0
@@ -49,45 +49,45 @@ class ShardMap:
 
     @property
     def stripe_words(self) -> int:
-        """Words of a stripe: many, so that few ranges lie in two, but few enough for shards to get like shares."""
+        """Return the words of a stripe: many, so that few ranges span two; few enough to balance the shards."""
         pages = (1 << self.address_bits) // PAGE_WORDS
         return PAGE_WORDS * max(1, min(LARGEST_STRIPE_PAGES, pages // STRIPES_AT_LEAST))
 
     @property
     def num_stripes(self) -> int:
-        """Of the memory."""
+        """Return the number of stripes of the memory."""
         return (1 << self.address_bits) // self.stripe_words
 
     @property
     def is_moving(self) -> bool:
-        """Whether stripes are still to move."""
+        """Whether stripes still have to move."""
         return set(self.target) != set(self.shards)
 
     @property
     def all_shards(self) -> tuple[int, ...]:
-        """Every shard that holds or is to hold anything, ascending."""
+        """Return every shard that holds or will hold words, ascending."""
         return tuple(sorted({*self.shards, *self.target}))
 
     def owners(self, stripes: Ints) -> Ints:
-        """(S,) numbers of the shards that hold stripes now."""
+        """Return the (S,) numbers of the shards that hold stripes now."""
         if not self.is_moving:
             return self._before(stripes)
         return np.where(stripes < self.done_below, self._after(stripes), self._before(stripes))
 
     def moves(self, first: int, stop: int) -> tuple[Ints, Ints, Ints]:
-        """Stripes of ``[first, stop)`` that change hands: (S,) which, from whom, to whom."""
+        """Return the stripes of ``[first, stop)`` that move: (S,) stripe, old shard, new shard."""
         stripes = np.arange(first, min(stop, self.num_stripes))
         before, after = self._before(stripes), self._after(stripes)
         moving = before != after
         return stripes[moving], before[moving], after[moving]
 
     def fragments(self, start: Ints, length: Ints) -> Fragments:
-        """Cut (R,) ranges, known to be in the memory, into what each shard holds of them; ``shard`` is its number."""
+        """Cut (R,) ranges inside the memory into fragments; ``shard`` is the number of each one's shard."""
         index, first, size = split_at_pages(start, length, self.stripe_words)
         return Fragments(index, first, size, self.owners(first // self.stripe_words), np.cumsum(size) - size)
 
     def check(self, shard: int, start: Ints, length: Ints) -> None:
-        """Raise MovedError unless a shard holds all the words of ranges, and none of them is on the way."""
+        """Raise MovedError unless a shard holds all words of the ranges and none of them is moving."""
         full = length > 0
         stripes = np.concatenate([start[full], start[full] + length[full] - 1]) // self.stripe_words
         elsewhere = self.owners(stripes) != shard
@@ -105,7 +105,7 @@ class ShardMap:
         return _table(self.target, self.num_stripes)[stripes]
 
     def to_bytes(self) -> bytes:
-        """As msgpack."""
+        """Pack into msgpack."""
         return msgpack.Packer().pack({**vars(self), "shards": list(self.shards), "target": list(self.target)})
 
     @classmethod
@@ -123,24 +123,24 @@ class ShardMap:
 
 
 def load_map(coordinator: Coordinator) -> ShardMap:
-    """The map of now; one of version 0 where the memory is a single shard."""
+    """Return the current map; its version is 0 if the memory is a single shard."""
     raw = coordinator.load(ENTRY)
     return ShardMap() if raw is None else ShardMap.from_bytes(raw)
 
 
 def change_map(coordinator: Coordinator, before: ShardMap, **parts: Any) -> ShardMap | None:
-    """Another map in place of one; None where someone else was first."""
+    """Replace a map and return the new one; None if another process was first."""
     after = replace(before, version=before.version + 1, **parts)
     return after if coordinator.store(ENTRY, after.version, after.to_bytes()) else None
 
 
 def shard_name(shard: int) -> str:
-    """Its entry in the coordinator."""
+    """Return the name of a shard's entry at the coordinator."""
     return f"shard-{shard}"
 
 
 @lru_cache(maxsize=8)
 def _table(shards: tuple[int, ...], num_stripes: int) -> Ints:
-    """(S,) the shard of every stripe."""
+    """Return the (S,) shards of all stripes."""
     partition = Partition(shards)
     return np.array(partition.shard_ids, np.int64)[partition.shard_of(np.arange(num_stripes))]

@@ -1,7 +1,7 @@
-"""ShardOwnership: what part of a memory a shard holds, and the handing over of stripes to another one.
+"""ShardOwnership: which part of a memory a shard holds, and how it hands stripes to another shard.
 
-A shard looks at the map when it takes the lead, when it is told to, and when a client knows a newer one. What it hands
-over stays as it is, unseen, until it is with the other shard.
+A shard reads the map when it becomes leader, when it is told to, and when a client knows a newer one. Words that it
+hands over stay unchanged and hidden until the other shard has them.
 
 Shapes:
     P: pages.  S: stripes.
@@ -30,32 +30,32 @@ BATCH_PAGES = 1 << 12
 
 
 class ShardOwnership:
-    """Of one shard.
+    """The ownership of one shard.
 
     Attributes:
-        map: the newest one that was seen.
+        map: the newest map seen.
     """
 
     def __init__(self, coordinator: Coordinator, shard: int, store: Callable[[], ReplicaStore]) -> None:
-        """Name a shard.
+        """Prepare for a shard.
 
         Args:
-            coordinator: where the map is.
+            coordinator: that has the map.
             shard: its number in the map.
-            store: gives its memory of now.
+            store: returns the current store.
         """
         self._coordinator, self._shard, self._store = coordinator, shard, store
         self.map = ShardMap()
 
     def look_up(self) -> None:
-        """See the map of now."""
+        """Load the current map."""
         found = load_map(self._coordinator)
         if found.version > self.map.version:
             self.map = found
         self._store().go_by(self.map.version)
 
     def check(self, request: Request) -> None:
-        """Raise MovedError where a request is about words that are not here."""
+        """Raise MovedError if a request is about words of another shard."""
         if number(request.arguments, "map", 0, 1 << 62, 0) > self.map.version:
             self.look_up()
         if self.map.version:
@@ -63,7 +63,7 @@ class ShardOwnership:
 
     @property
     def operations(self) -> Mapping[str, Callable[[Request], Answer]]:
-        """What whoever moves stripes asks for; each is called in the server's writing thread, one after another."""
+        """Return the operations of a resharding; each runs in the server's writing thread."""
         return {
             function.__name__: function
             for function in (
@@ -77,18 +77,18 @@ class ShardOwnership:
         }
 
     def whereabouts(self, request: Request) -> Answer:
-        """Where its files are."""
+        """Return where the shard's files are."""
         return Answer(request.id, {"root": str(self._store().root.absolute()), "machine": machine_id()})
 
     def held_pages(self, request: Request) -> Answer:
-        """The pages that hold anything here, ascending."""
+        """Return the pages that hold anything here, ascending."""
         return Answer(request.id, {}, self._store().written_pages().astype(np.uint32))
 
     def see_map(self, request: Request) -> Answer:
-        """Answer nobody by an older map from now on; all writes that were answered before are visible.
+        """Stop answering by an older map; all writes answered before are visible.
 
         Raises:
-            StoreError: versions are kept, which would lack what moves.
+            StoreError: the shard keeps versions, which would lack the moving words.
         """
         kept = list(self._store().versions)
         if kept:
@@ -99,7 +99,7 @@ class ShardOwnership:
         return Answer(request.id, {"version": self.map.version})
 
     def hand_over(self, request: Request) -> Answer:
-        """Pages of stripes that are on the way to another shard: their numbers, then their words."""
+        """Return pages of stripes that move to another shard: numbers, then words."""
         after = number(request.arguments, "after", -1, 1 << 32)
         self._check_version(request)
         pages = self._pages_in(request.words.astype(np.int64))
@@ -108,7 +108,7 @@ class ShardOwnership:
         return Answer(request.id, {"num_pages": len(pages)}, np.concatenate([pages.astype(np.uint32), words]))
 
     def take_over(self, request: Request) -> Answer:
-        """Hold pages as another shard did."""
+        """Store pages of another shard."""
         self._check_version(request)
         count = number(request.arguments, "num_pages", 0, BATCH_PAGES)
         pages = request.words[:count].astype(np.int64)
@@ -117,7 +117,7 @@ class ShardOwnership:
         return Answer(request.id, {})
 
     def let_go(self, request: Request) -> Answer:
-        """Hold nothing in stripes that another shard holds."""
+        """Clear the stripes that another shard holds."""
         self._check_version(request)
         stripes = request.words.astype(np.int64)
         self._check_not_held(stripes)
@@ -127,7 +127,7 @@ class ShardOwnership:
         return Answer(request.id, {})
 
     def _check_version(self, request: Request) -> None:
-        """Raise MovedError where a request is of an older map: it was long on its way, and is done already."""
+        """Raise MovedError for a delayed request of an older map, which is done already."""
         asked = number(request.arguments, "map", 1, 1 << 62)
         if asked > self.map.version:
             self.look_up()
