@@ -1,4 +1,4 @@
-"""What a process says of itself."""
+"""Facts about the own process and machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ProcessStat:
-    """A process and the most memory it ever held, in bytes."""
+    """A process and its peak memory in bytes."""
 
     name: str
     pid: int
@@ -21,7 +21,7 @@ class ProcessStat:
 
 
 def own_stat(name: str) -> ProcessStat:
-    """This process."""
+    """Describe this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return ProcessStat(name, os.getpid(), peak if sys.platform == "darwin" else peak * 1024)
@@ -29,7 +29,7 @@ def own_stat(name: str) -> ProcessStat:
 
 @cache
 def machine_id() -> str:
-    """Of the machine since it was started, and of the file system that this process sees of it."""
+    """Return an id of the machine since its start and of the file system that this process sees."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     seen = os.stat(tempfile.gettempdir())
     return f"{boot}:{seen.st_dev}:{seen.st_ino}"

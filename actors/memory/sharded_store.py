@@ -1,10 +1,10 @@
-"""ShardedStore: a memory whose stripes lie with several replicated shards, and may move while it is used.
+"""ShardedStore: a memory on several replicated shards, usable during resharding.
 
-One message to each shard concerned, a batch. What lies within a stripe is read and written at one moment; a range or a
-write that lies in several stripes is so in each of them.
+Each batch sends one call to each shard concerned. Operations within a stripe are atomic; a range or a write that spans
+several stripes is atomic in each of them only.
 
 Shapes:
-    R: ranges or blocks.  F: fragments, each within a stripe.  W: words in all.
+    R: ranges or blocks.  F: fragments, each within a stripe.  W: all words.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ class ShardedStore:
 
     Attributes:
         address_bits: of the whole memory.
-        map: where its stripes are, as far as is known here.
+        map: the newest shard map known here.
     """
 
     def __init__(
         self, coordinator: Coordinator, *, token: str = "", timeout_s: float = 30.0, message_timeout_s: float = 3.0,
         mapped: bool = False,
     ) -> None:  # fmt: skip
-        """Look at the map; shards are connected to when they are needed.
+        """Load the map; shards are connected on first use.
 
         Args:
-            coordinator: that knows it.
+            coordinator: of the memory.
             token: for the servers.
-            timeout_s: of a call, with all that is tried again.
-            message_timeout_s: of one message.
-            mapped: read the files of shards that are on this machine, whatever is granted to whom.
+            timeout_s: of an operation with all its retries.
+            message_timeout_s: of one call.
+            mapped: whether to read the files of shards on this machine directly, regardless of grants.
 
         Raises:
             ConfigError: the coordinator knows no such memory.
@@ -84,7 +84,7 @@ class ShardedStore:
         return Words(words, offsets)
 
     def write(self, start: ArrayLike, words: NDArray[np.uint32]) -> Receipt:
-        """Write R blocks of one length; see ``Memory.write``. It is with every replica in sync when this returns."""
+        """Write R blocks of one length; see ``Memory.write``. Every replica in sync has it on return."""
         return self.write_ragged(start, as_blocks(words))
 
     def write_ragged(self, start: ArrayLike, blocks: Words) -> Receipt:
@@ -93,7 +93,7 @@ class ShardedStore:
         sequences = [0]
 
         def given(part: Fragments) -> dict[str, Any]:
-            # A client that sends it again does so under this name, so that it is made once.
+            # A client that repeats it uses this name, so that it is applied once.
             self._count += 1
             return {"start": part.start, "length": part.length, "words": part.gather(words),
                     "name": f"{self._name}:{self._count}"}  # fmt: skip
@@ -107,20 +107,20 @@ class ShardedStore:
         return Receipt(max(sequences), start.copy(), length.copy(), checksum(words))
 
     def written_pages(self) -> Ints:
-        """Pages that hold anything, ascending."""
+        """Return the pages that hold anything, ascending."""
         while True:
             self._look_up()
             try:
                 found = [self._pages_of(shard) for shard in self.map.all_shards]
             except MovedError:
-                # A shard that was is no more.
+                # A shard no longer exists.
                 continue
-            # Else some may have gone from a shard that was still to be called to one that was called already.
+            # Otherwise pages may have moved from a shard not yet called to one already called.
             if load_map(self.coordinator).version == self.map.version:
                 return np.unique(np.concatenate(found))
 
     def snapshot(self) -> Snapshot:
-        """Copy every page that holds anything, page after page: what is written meanwhile may be in it or not.
+        """Copy every page that holds anything, one after another; it may miss writes made meanwhile.
 
         Its sequence is the largest of the shards'.
         """
@@ -133,7 +133,7 @@ class ShardedStore:
         return Snapshot(self.address_bits, sequence, pages[keep], found[keep])
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Replace the whole content by a snapshot's, as writes of their own; nobody else may write meanwhile."""
+        """Replace the whole content by a snapshot's in several writes; no other client may write meanwhile."""
         check_width(snapshot, self.address_bits)
         pages, words = check_pages(snapshot)
         gone = np.setdiff1d(self.written_pages(), pages)
@@ -141,7 +141,7 @@ class ShardedStore:
         self._write_pages(pages, words)
 
     def stat(self) -> dict[str, Any]:
-        """The map, and what each shard says of itself, which replica leads it and which are in sync."""
+        """Return the map and, for each shard, its statistics, its leader and its replicas in sync."""
         self._look_up()
         shards = {}
         for shard in self.map.all_shards:
@@ -155,7 +155,7 @@ class ShardedStore:
         return {"address_bits": self.address_bits, "map": vars(self.map), "shards": shards}
 
     def shard(self, shard: int) -> ShardClient:
-        """The client of one shard."""
+        """Return the client of one shard."""
         if shard not in self._shards:
             self._shards[shard] = ShardClient(
                 self.coordinator, shard_name(shard), self.address_bits, self._client_config,
@@ -164,7 +164,7 @@ class ShardedStore:
         return self._shards[shard]
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         for client in self._shards.values():
             client.close()
         self._shards.clear()
@@ -172,7 +172,7 @@ class ShardedStore:
             self._files.forget()
 
     def _read_mapped(self, fragments: Fragments, words: NDArray[np.uint32]) -> Fragments:
-        """Read what is on this machine; the fragments for which shards have to be called."""
+        """Read the words on this machine; return the fragments for which shards must be called."""
         if self._files is None:
             return fragments
         left = [_slice(fragments, slice(0))]
@@ -186,27 +186,27 @@ class ShardedStore:
         return _joined(left)
 
     def _look_up(self) -> None:
-        """See the map of now, and hang up where nothing is any more."""
+        """Load the current map and close connections to shards that no longer exist."""
         self.map = load_map(self.coordinator)
         for shard in self._shards.keys() - set(self.map.all_shards):
             self._shards.pop(shard).close()
 
     def _is_there(self, shard: int) -> bool:
-        """Whether a shard, if it ever was in the map, still is."""
+        """Whether a shard is still in the map; True if it never was."""
         with suppress(LeWorldError):
             return shard not in self.map.all_shards or shard in load_map(self.coordinator).all_shards
         return True
 
     def _exchange(self, op: str, fragments: Fragments, given: Given, took: Took) -> None:
-        """Call every shard about the fragments that it holds, and again about those that moved meanwhile.
+        """Call every shard for the fragments that it holds, and again for those that moved meanwhile.
 
         Raises:
-            ActorError: a shard does not answer, or stripes are on the way for too long.
+            ActorError: a shard does not answer, or stripes move for too long.
         """
         timeout_s, moved = self._client_config.timeout_s, list[tuple[Fragments, str]]()
         for _ in attempts(timeout_s, PAUSE):
             if moved:
-                # Where the coordinator does not answer the old map leads here again.
+                # If the coordinator does not answer, the old map leads here again.
                 with suppress(StoreError):
                     self._look_up()
                 fragments = _owned_by(self.map, _joined([part for part, _ in moved]))
@@ -217,7 +217,7 @@ class ShardedStore:
         raise ActorError("the memory", f"moves words for more than {timeout_s:g} s ({moved[0][1]})", way_out)
 
     def _call_all(self, op: str, fragments: Fragments, given: Given, took: Took) -> list[tuple[Fragments, str]]:
-        """One message to each shard concerned; what is not there, with what it said."""
+        """Call each shard concerned once; return the fragments that are not there, with the shard's error."""
         calls = []
         for part in _messages(fragments):
             client = self.shard(int(part.shard[0]))
@@ -240,7 +240,7 @@ class ShardedStore:
 
 
 def _messages(fragments: Fragments) -> list[Fragments]:
-    """The fragments of each shard, as many as a message takes."""
+    """Yield the fragments of each shard, as many as a call takes."""
     parts = [fragments.of(shard) for shard in np.unique(fragments.shard).tolist()]
     return [_slice(part, slice(i, i + MAX_RANGES)) for part in parts for i in range(0, len(part.start), MAX_RANGES)]
 

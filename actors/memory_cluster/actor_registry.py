@@ -1,4 +1,4 @@
-"""The actors of a cluster's memory by their names: called all at once, and ended."""
+"""Calls and ends the actors of a cluster's memory by their names."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Place = tuple[int, int]
 
 
 def supervisor_name(memory: str) -> str:
-    """Of the actor that keeps a memory."""
+    """Return the name of a memory's supervisor actor."""
     return f"{memory}/keeper"
 
 
 def replica_name(memory: str, place: Place) -> str:
-    """Of a replica's actor."""
+    """Return the name of a replica's actor."""
     return f"{memory}/{shard_name(place[0])}/copy-{place[1]}"
 
 
 def is_up(name: str) -> bool:
-    """Whether there is an actor of a name; it may be starting."""
+    """Whether an actor of this name exists; it may be starting."""
     try:
         ray.get_actor(name, RAY_NAMESPACE)
     except ValueError:
@@ -45,7 +45,7 @@ def is_up(name: str) -> bool:
 
 
 def replicas_of(memory: str) -> dict[Place, str]:
-    """Names of the actors of all replicas that run or are starting, whoever started them."""
+    """Return the names of all replica actors that run or are starting."""
     found = {}
     actors: list[Any] = ray.util.list_named_actors(all_namespaces=True)
     for actor in actors:
@@ -57,17 +57,17 @@ def replicas_of(memory: str) -> dict[Place, str]:
 
 
 def call_actors(names: Mapping[Any, str], method: str, timeout_s: float, *arguments: Any) -> dict[Any, Any]:
-    """Call actors, and again those that are lost and started again meanwhile.
+    """Call actors, and call again those that restart meanwhile.
 
     Args:
-        names: of the actors, by what they are called in the answer.
+        names: of the actors, by their keys in the answer.
         method: to call; it may be called more than once.
         timeout_s: for all of them together.
         arguments: of the method.
 
     Raises:
-        LeWorldError: the first that one of them raises.
-        ActorError: one does not answer in time, or there is none of its name.
+        LeWorldError: the first error that an actor raises.
+        ActorError: an actor does not answer in time or does not exist.
     """
     answers, pending, late = {}, {}, list[str]()
     for _ in attempts(timeout_s, PAUSE):
@@ -87,7 +87,7 @@ def call_actors(names: Mapping[Any, str], method: str, timeout_s: float, *argume
 
 
 def end_actors(names: Mapping[Any, str], method: str = "stop") -> None:
-    """Have actors stop, and end them, whatever they answer, and those that do not; they are gone when this returns."""
+    """Ask actors to stop, then end them whether they answer or not; none is left on return."""
     handles = {}
     for name in names.values():
         with suppress(ValueError):

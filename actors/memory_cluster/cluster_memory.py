@@ -1,6 +1,6 @@
-"""A memory of a cluster: its replicas as actors that outlive whoever launches them, each on a node of its own.
+"""A memory of a cluster: its replicas are actors on separate nodes that outlive the process that launches them.
 
-A supervisor has them run; the coordinator knows which leads and which are in sync.
+A supervisor keeps them running; the coordinator records the leader and the replicas in sync.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class ClusterMemory:
     """A memory of the cluster that this process is connected to, by its name.
 
     Attributes:
-        coordinator: where it is known.
+        coordinator: of the memory.
         config: as it was launched.
-        keeper: the actor that keeps it, if it was made here.
+        keeper: the supervisor actor, if it was created here.
     """
 
     keeper: Any = None
@@ -61,7 +61,7 @@ class ClusterMemory:
         """Find a memory.
 
         Raises:
-            StoreError: the cluster has none of this name.
+            StoreError: the cluster has no memory of this name.
         """
         self.coordinator = RayCoordinator(name)
         raw = self.coordinator.load(LAUNCH)
@@ -75,20 +75,19 @@ class ClusterMemory:
     def launch(
         cls, config: MemoryConfig, timeout_s: float | None = None, *, accept_loss: bool = False
     ) -> ClusterMemory:
-        """Start a memory's replicas, or those that are missing, and wait until all are in sync.
+        """Start a memory's missing replicas and wait until all are in sync.
 
-        A replica that is still being made again when the time is over is no error where its shard has a leader.
+        A replica that is not ready in time is not an error if its shard has a leader.
 
         Args:
             config: of the memory.
-            timeout_s: for all of it; by default ``START_S``, and some seconds for each replica.
-            accept_loss: go on with the replicas that are there after all else was lost, though a missing one may hold
-                newer writes.
+            timeout_s: for the whole launch; by default ``START_S`` plus some seconds for each replica.
+            accept_loss: whether to continue with the replicas left, though a missing one may hold newer writes.
 
         Raises:
-            ConfigError: the cluster has too few nodes, or a memory of this name that is of another kind.
-            ActorError: a replica does not come up.
-            StoreError: files of replicas are missing that may hold what the others do not, or cannot be used.
+            ConfigError: the cluster has too few nodes, or a memory of another kind with this name.
+            ActorError: a replica does not start.
+            StoreError: files of replicas cannot be used, or missing ones may hold newer writes.
         """
         coordinator = RayCoordinator(config.name)
         tokens = {secrets.token_hex(16): who for who in ("peer", "admin")}
@@ -113,36 +112,36 @@ class ClusterMemory:
         """Start the replicas of shards, and wait until all are in sync; see ``launch``."""
         wanted = set(shards)
         known = self._known(wanted, timeout_s)
-        # Stripes may be on their way to shards that nobody asked for.
+        # Stripes may be moving to shards outside the config.
         wanted |= set(self._newest_map(known).all_shards)
         known |= self._known(wanted - {shard for shard, _ in known}, timeout_s)
         for shard in wanted:
             copies = [seen for place, seen in known.items() if place[0] == shard]
             restore_entry(self.coordinator, shard_name(shard), copies, accept_loss=accept_loss)
             if not self.coordinator.get(shard_name(shard)).in_sync:
-                # Nothing was ever in it, or nothing since its replicas were retired.
+                # It never held anything, or nothing since its replicas were retired.
                 call_actors({0: replica_name(self.config.name, (shard, 0))}, "begin", START_S)
-        # Not that of before: the shards that were started last may know a newer one.
+        # Load it again: the shards started last may know a newer one.
         self.coordinator.seed(ENTRY, self._newest_map(known).to_bytes())
         self._wait_until_in_sync(wanted, timeout_s)
 
     def client(self, timeout_s: float = 30.0, *, mapped: bool | None = None) -> ShardedStore:
-        """A client that may do everything.
+        """Return a client with all rights.
 
         Args:
             timeout_s: of a call.
-            mapped: see ``ShardedStore``; by default so for a run's memory, of which nothing is granted to anyone.
+            mapped: see ``ShardedStore``; the default is true for a run's memory, which has no grants.
         """
         mapped = self.config.ends_with_run if mapped is None else mapped
         return ShardedStore(self.coordinator, token=self._token("admin"), timeout_s=timeout_s, mapped=mapped)
 
     def reshard(self, shards: int, progress: Callable[[float], None] = lambda _: None) -> Moved:
-        """Have the words with another number of shards, while they are read and written.
+        """Move the words to another number of shards while they are read and written.
 
-        The replicas of shards that hold nothing then are ended, and their files deleted.
+        The replicas of shards left empty are ended and their files deleted.
 
         Raises:
-            ConfigError: there are too few nodes, or it is no number of shards.
+            ConfigError: there are too few nodes, or the number of shards is invalid.
             StoreError: a shard keeps versions.
         """
         if not 1 <= shards <= 1 << 16:
@@ -158,30 +157,30 @@ class ClusterMemory:
             store.close()
         self._change(replace(self.config, shards=shards))
         self._call_supervisor("keep", range(shards))
-        # Whoever asks them still is told where the words are, and whether a write was made.
+        # They still tell clients where the words are and whether a write was applied.
         time.sleep(GRACE_S if set(before.all_shards) - set(range(shards)) else 0.0)
         self._retire()
         return moved
 
     def stop(self) -> None:
-        """End every replica, and forget the memory; its files stay, and ``launch`` goes on with them."""
+        """End every replica and drop the memory's entries; its files stay for another ``launch``."""
         name = self.config.name
-        # Else it would start them again.
+        # Otherwise it would start them again.
         end_actors({0: supervisor_name(name)})
         end_actors(replicas_of(name))
         self.coordinator.forget()
 
     def nodes(self) -> dict[str, str]:
-        """Name of each replica's actor to the node that it is on."""
+        """Return the node of each replica's actor, by name."""
         return self._call_supervisor("nodes")
 
     def processes(self) -> list[ProcessStat]:
-        """Every replica's process and its peak memory."""
+        """Return every replica's process and its peak memory."""
         found = call_actors(self._names(set(load_map(self.coordinator).all_shards)), "process", ANSWER_S)
         return [found[place] for place in sorted(found)]
 
     def _known(self, shards: set[int], timeout_s: float | None) -> dict[Place, Any]:
-        """Have replicas run; of each its id, its address and what it saw of the coordinator."""
+        """Start replicas; return each one's id, address and last seen coordinator entries."""
         if not shards:
             return {}
         self._call_supervisor("keep", sorted(shards))
@@ -207,10 +206,10 @@ class ClusterMemory:
         return START_S + START_OF_A_COPY_S * len(shards) * self.config.copies if timeout_s is None else timeout_s
 
     def _newest_map(self, known: dict[Place, Any]) -> ShardMap:
-        """The map of now; where the coordinator has none, the newest one that a replica saw, else that of a new memory.
+        """Return the current map; without one the newest that a replica saw, else that of a new memory.
 
         Raises:
-            ConfigError: that is not of a memory like this one.
+            ConfigError: the map is of a memory of another kind.
         """
         config, found = self.config, load_map(self.coordinator)
         if found.version:
@@ -233,7 +232,7 @@ class ClusterMemory:
         name = supervisor_name(self.config.name)
         if not is_up(name):
             make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Supervisor)
-            # Where the memory ends with the run, it is this handle that keeps it alive.
+            # This handle keeps a memory alive that ends with the run.
             self.keeper = make.options(
                 name=name, namespace=RAY_NAMESPACE, lifetime=lifetime(self.config), get_if_exists=True,
                 max_concurrency=4,
@@ -241,13 +240,13 @@ class ClusterMemory:
         return call_actors({0: name}, method, START_S, *arguments)[0]
 
     def _retire(self) -> None:
-        """End the replicas of shards that the map does not know."""
+        """End the replicas of shards outside the map."""
         held = load_map(self.coordinator).all_shards
         retired = {place: name for place, name in replicas_of(self.config.name).items() if place[0] not in held}
         end_actors(retired, "retire")
         for shard in {shard for shard, _ in retired} - set(load_map(self.coordinator).all_shards):
             name = shard_name(shard)
-            # Its version goes on, as replicas of lost nodes have an older one.
+            # Its version continues, because replicas of lost nodes have an older one.
             change(self.coordinator, name, self.coordinator.get(name), leader="", in_sync=(), addresses={})
 
     def _change(self, config: MemoryConfig) -> None:
@@ -257,7 +256,7 @@ class ClusterMemory:
 
 
 def moving(name: str, found: ShardMap) -> str:
-    """What there is to say of a memory whose words are on the way."""
+    """Return the message for a memory that is being resharded."""
     count = len(found.target)
     return f"words are moving to {count} shards; end that with: leworld memory reshard {name} {count}"
 
@@ -269,16 +268,16 @@ def restore_entry(
     *,
     accept_loss: bool = False,
 ) -> None:
-    """Tell a coordinator that lost everything what the replicas of a shard saw last.
+    """Restore a shard's entry from its replicas at a coordinator that lost it.
 
     Args:
-        coordinator: that may have lost it; nothing happens where it has not.
+        coordinator: that may have lost it; if not, nothing happens.
         shard: its entry.
-        known: id, address and entries that were seen of every replica that runs.
-        accept_loss: do without a replica that is missing, if one that runs was in sync by what they saw.
+        known: id, address and last seen entries of every running replica.
+        accept_loss: whether to ignore a missing replica if a running one was in sync by these entries.
 
     Raises:
-        StoreError: a replica is missing that may be newer than all of these.
+        StoreError: a missing replica may be newer than all running ones.
     """
     states = [ShardState.from_bytes(entries[shard]) for _, _, entries in known if shard in entries]
     if not states or coordinator.load(shard) is not None:

@@ -1,7 +1,7 @@
 """RayCoordinator: the coordinator in Ray's control store, which every process of a cluster reaches.
 
-That store knows no compare and replace, but a key can be put only where there is none. So each version of an entry is a
-key of its own, and the last one holds.
+That store has no compare and swap, but it can put a key only if it is absent. So each version of an entry is a separate
+key, and the latest one counts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class RayCoordinator(Coordinator):
     """Entries of one memory in the control store of the cluster that this process is connected to."""
 
     def __init__(self, memory: str, timeout_s: float = 3.0) -> None:
-        """Name a memory.
+        """Prepare for a memory.
 
         Args:
             memory: its name in the cluster.
-            timeout_s: of each question.
+            timeout_s: of each call.
         """
         self.memory, self._timeout_s = memory, timeout_s
 
@@ -39,7 +39,7 @@ class RayCoordinator(Coordinator):
             if not versions:
                 return None
             raw = self._ask("get", self._key(name, versions[-1]))
-            # Else newer ones came, and this one was let go of.
+            # Otherwise newer versions came and this one was deleted.
             if raw is not None:
                 return raw
 
@@ -51,7 +51,7 @@ class RayCoordinator(Coordinator):
             return False
         versions = self._versions(name)
         if not _follows(version, versions):
-            # It was long on its way: there are newer ones, and this one must not look like one of them.
+            # The call was delayed: newer versions exist, and this one must not count as one.
             self._ask("del", self._key(name, version), False)
             return False
         for old in versions[:-KEPT_VERSIONS]:
@@ -74,7 +74,7 @@ class RayCoordinator(Coordinator):
         return self._prefix + f"{name}/{version:015d}".encode()
 
     def _versions(self, name: str) -> list[int]:
-        """Ascending."""
+        """Return the versions, ascending."""
         keys = self._ask("keys", self._prefix + f"{name}/".encode())
         return sorted(int(key.rpartition(b"/")[2]) for key in keys)
 
@@ -90,7 +90,7 @@ class RayCoordinator(Coordinator):
 
 
 def _follows(version: int, versions: Sequence[int]) -> bool:
-    """Whether a version that was just put came after the one before it, and not long after many others."""
+    """Whether the version before a stored one is there too, so that its call was not delayed."""
     if version > 1:
         return version - 1 in versions
     return 2 in versions or versions[-1:] == [1]

@@ -1,4 +1,4 @@
-"""A replica of a shard as an actor of its own process. Made remote in ``actors.memory_cluster.cluster_memory``."""
+"""A replica of a shard as an actor in its own process; see ``actors.memory_cluster.cluster_memory``."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class MemoryConfig:
         name: in the cluster.
         folder: on every node, for its replicas' files.
         address_bits: of the memory.
-        shards: how many; they are numbered from 0.
-        copies: replicas of each shard, each on a node of its own.
+        shards: their number; they count from 0.
+        copies: replicas of each shard, each on its own node.
         policy: of the journal, see ``StoreConfig``.
         lease_s: see ``ReplicaConfig``.
-        together: replicas may be on one node, which then takes all of them with it.
-        ends_with_run: it ends with the process that launched it, and leaves no files.
+        together: whether replicas may share a node, whose loss then takes all of them.
+        ends_with_run: whether it ends with the process that launched it and leaves no files.
     """
 
     name: str
@@ -62,20 +62,20 @@ class MemoryConfig:
 
 
 class ReplicaActor:
-    """One replica of one shard, from when it is made until its process ends; what it holds is on its node's disk.
+    """One replica of one shard, for the life of its process; its files are on its node's disk.
 
-    It is opened in a thread of its own, again and again until that works: the process that had it before may be about
-    to end. Whoever asks for it is told what the matter is.
+    A separate thread opens it and retries until that works, because the process that had it before may still be ending.
+    A caller meanwhile gets the reason.
     """
 
     def __init__(self, config: MemoryConfig, shard: int, copy: int, tokens: dict[str, str]) -> None:
-        """Begin to open the replica, or to make one, and to serve it.
+        """Begin to open or create the replica and to serve it.
 
         Args:
             config: of the memory.
-            shard: which.
-            copy: which of it.
-            tokens: token to who brings it.
+            shard: number of the shard.
+            copy: number of the replica.
+            tokens: token to its owner.
         """
         self.name = f"memory shard {shard}" + (f", copy {copy}" if copy else "")
         self._config, self._shard, self._copy, self._tokens = config, shard, copy, tokens
@@ -89,17 +89,17 @@ class ReplicaActor:
         threading.Thread(target=self._export_until_it_ends, name="copy-metrics", daemon=True).start()
 
     def known(self) -> tuple[str, str, dict[str, bytes]]:
-        """Its id, its address, and what it saw last of the coordinator.
+        """Return its id, its address and the coordinator entries that it saw last.
 
         Raises:
-            LeWorldError: why it cannot be opened, not even after ``PATIENCE_S``.
+            LeWorldError: it cannot be opened within ``PATIENCE_S``; the error is the reason.
         """
         replica = self._open_replica()
         assert self._entries is not None
         return replica.config.id, replica.server.address, self._entries.entries()
 
     def begin(self) -> None:
-        """See ``Replica.begin``: a new replica cannot know whether others have what it has not."""
+        """See ``Replica.begin``: a new replica cannot know whether others hold words that it lacks."""
         self._open_replica().begin()
 
     def wait_until_in_sync(self, timeout_s: float) -> None:
@@ -115,7 +115,7 @@ class ReplicaActor:
                     export_copy(totals, replica.server.stat(), replica.store.sequence, replica.leadership.leads, **who)
 
     def stop(self) -> None:
-        """Close its files; its process is of no use then."""
+        """Close its files; its process is useless afterwards."""
         self._ending.set()
         self._opening.join()
         if self._replica is not None:
@@ -124,12 +124,12 @@ class ReplicaActor:
             self._delete_files()
 
     def retire(self) -> None:
-        """Stop, and delete its files: nothing is in them, as by the map its shard holds no words any more.
+        """Stop and delete its files, because by the map its shard holds no words.
 
-        Else a later replica of this shard would have to wait for whoever is in sync now.
+        Otherwise a later replica of this shard would wait for the replicas that are in sync now.
         """
         self.stop()
-        # After the end, so that nobody can have put anything here in between.
+        # This comes after the stop, so that no other process can have added anything.
         if self._shard in load_map(RayCoordinator(self._config.name)).all_shards:
             return
         self._delete_files()
@@ -138,12 +138,12 @@ class ReplicaActor:
         for path in self._root.parent.glob(f"{self._root.name}.*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(self._root, ignore_errors=True)
-        # Where others of this memory are on this node, it is theirs.
+        # If other replicas of this memory are on this node, they use it.
         with suppress(OSError):
             self._root.parent.rmdir()
 
     def process(self) -> ProcessStat:
-        """Its process and that one's peak memory."""
+        """Return its process and its peak memory."""
         return own_stat(self.name)
 
     def _open_replica(self) -> Replica:
@@ -151,7 +151,7 @@ class ReplicaActor:
         while not self._opened.wait(0.1):
             if self._ending.is_set():
                 raise ActorError(self.name, "is being stopped", "launch the memory again")
-            # Without a problem it is a large memory that is mended after a crash.
+            # Without a problem it is a large memory in recovery after a crash.
             if self._problem is not None and time.monotonic() > end:
                 raise self._problem
         assert self._replica is not None
@@ -195,7 +195,7 @@ class ReplicaActor:
 
 
 def files_here(config: MemoryConfig) -> dict[tuple[int, int], int]:
-    """(shard, replica) of those that have files on this node, to the version of their shard's state that they saw."""
+    """Return each (shard, replica) with files on this node, and the version of its shard's state that it saw."""
     found = {}
     for path in _folder(config).glob("shard-*-copy-*.id"):
         _, shard, _, copy = path.stem.split("-")
@@ -212,7 +212,7 @@ def _folder(config: MemoryConfig) -> Path:
 
 
 def _id_of(root: Path, copy: int) -> str:
-    """Of the files: where they are gone, what is made in their place is another replica."""
+    """Return the id of the files: if they are lost, a new replica with a new id replaces them."""
     path = root.with_name(f"{root.name}.id")
     if not path.exists():
         replace_file(path, [f"{copy}-{secrets.token_hex(4)}".encode()])

@@ -1,7 +1,7 @@
-"""Supervisor: has every replica of a cluster's memory run, on a node of its own, also when nodes come and go.
+"""Supervisor: keeps every replica of a cluster's memory running on its own node while nodes come and go.
 
 Ray starts a replica again on the node that holds its files. If that node is gone, the supervisor starts one elsewhere,
-which then copies its leader's files. The coordinator knows where each replica is, so that the supervisor may be lost.
+which then copies its leader's files. The coordinator records where each replica is, so the supervisor may be lost.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ PLACES = "places"
 
 
 class Supervisor:
-    """Of one memory. Made remote in ``actors.memory_cluster.cluster_memory``."""
+    """The supervisor of one memory. It is made remote in ``actors.memory_cluster.cluster_memory``."""
 
     def __init__(self, config: MemoryConfig, tokens: dict[str, str]) -> None:
         """Begin to watch.
 
         Args:
-            config: of the memory, as it was launched; how many shards it has now is in the coordinator.
-            tokens: token to who brings it.
+            config: of the memory at its launch; the coordinator has the current number of shards.
+            tokens: token to its owner.
         """
         self._config, self._tokens = config, tokens
         self._coordinator = RayCoordinator(config.name)
         self._asked: tuple[int, ...] = ()
         self._stopped, self._problem = False, ""
-        # One that nobody holds a handle of would end, if it ends with the run.
+        # An actor that ends with the run would end without a handle.
         self._actors: dict[Place, Any] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._watch, name="memory-keeper", daemon=True).start()
 
     def keep(self, shards: Sequence[int]) -> None:
-        """Keep these shards, beside those of the map; their replicas run, or are being started, when this returns.
+        """Keep these shards and those of the map; their replicas run or are starting on return.
 
         Raises:
             ConfigError: there are too few nodes.
@@ -62,12 +62,12 @@ class Supervisor:
             self._start_missing()
 
     def nodes(self) -> dict[str, str]:
-        """Name of each replica's actor to the node that it runs on, or is started on."""
+        """Return the node of each replica's actor, by name."""
         nodes, kept = self._load_places()[1], self._shards()
         return {replica_name(self._config.name, place): node for place, node in nodes.items() if place[0] in kept}
 
     def stop(self) -> None:
-        """Start nothing any more, until ``keep`` is called."""
+        """Start nothing until ``keep`` is called."""
         with self._lock:
             self._stopped = True
 
@@ -80,7 +80,7 @@ class Supervisor:
                         self._start_missing()
                 self._tell("")
             except LeWorldError as error:
-                # There may be a node for it the next time.
+                # There may be a node for it later.
                 self._tell(str(error))
             except Exception:
                 LOG.exception("memory %s: copies cannot be looked after", self._config.name)
@@ -91,7 +91,7 @@ class Supervisor:
         self._problem = problem
 
     def _shards(self) -> set[int]:
-        """Those of the map, and those that are just being added; after a loss of this supervisor the map knows them."""
+        """Return the shards of the map and those being added, which the map has after a loss of this supervisor."""
         known = load_map(self._coordinator).all_shards
         return {*known, *(self._asked or (() if known else range(self._config.shards)))}
 
@@ -111,7 +111,7 @@ class Supervisor:
             except ConfigError as error:
                 # There may be a node for others.
                 problem = error
-        # Before they are started: the supervisor after this one must know where they are.
+        # This comes before the start: the next supervisor must know where they are.
         placed = [place for place in missing if place in nodes]
         if placed and self._coordinator.store(PLACES, version + 1, _places_entry(version + 1, nodes)):
             for place in placed:
@@ -120,13 +120,13 @@ class Supervisor:
             raise problem
 
     def _load_places(self) -> tuple[int, dict[Place, str]]:
-        """Version and content of the entry that says where each replica is."""
+        """Return version and content of the entry with the node of each replica."""
         raw = self._coordinator.load(PLACES)
         rows = [] if raw is None else msgpack.unpackb(raw)["nodes"]
         return version_of(raw), {(shard, copy): node for shard, copy, node in rows}
 
     def _find_files(self) -> tuple[list[str], dict[Place, str]]:
-        """The nodes that there are, and the one that has a replica's files, the newest ones where there are several."""
+        """Return all nodes, and the node with each replica's newest files."""
         look, alive = ray.remote(num_cpus=0)(files_here), alive_nodes()
         asked = [look.options(scheduling_strategy=_only(node)).remote(self._config) for node in alive]
         try:
@@ -153,17 +153,17 @@ class Supervisor:
 def choose_node(
     place: Place, alive: Sequence[str], nodes: Mapping[Place, str], files: Mapping[Place, str], *, together: bool
 ) -> str:
-    """The node for a replica: that of its files, else the emptiest one that has no other replica of its shard.
+    """Return the node for a replica: that of its files, else the emptiest without a replica of its shard.
 
     Args:
         place: the replica.
-        alive: nodes that there are.
-        nodes: where other replicas are.
-        files: where replicas have files.
+        alive: nodes that live.
+        nodes: of other replicas.
+        files: nodes that have files of replicas.
         together: whether replicas of a shard may be on one node.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such node.
     """
     others = {node for (shard, copy), node in nodes.items() if shard == place[0] and copy != place[1]}
     free = [node for node in alive if together or node not in others]
@@ -181,12 +181,12 @@ def choose_node(
 
 
 def lifetime(config: MemoryConfig) -> str | None:
-    """Of its actors, as Ray takes it."""
+    """Return the lifetime of its actors in Ray's terms."""
     return None if config.ends_with_run else "detached"
 
 
 def alive_nodes() -> list[str]:
-    """Ids of the nodes that there are."""
+    """Return the ids of the nodes that live."""
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 

@@ -1,4 +1,4 @@
-"""Calls to many Ray actors at once: every one has a timeout, and a failure names the actor and the way out."""
+"""Calls to many Ray actors at once: each has a timeout, and an error names the actor and what to do."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PAUSE, DIED = Pause(0.2), "died"
 def when_up(
     handles: Sequence[Any], method: str, messages: Sequence[tuple[Any, ...]], names: Sequence[str], timeout_s: float
 ) -> list[Any]:
-    """Call actors what may be called again; those that are just being started again are waited for.
+    """Call a repeatable method of actors; wait for those that are restarting.
 
     Raises:
-        ActorError: one does not come up.
+        ActorError: an actor does not start.
     """
     problem = ActorError(", ".join(names), DIED, RESUME)
     for _ in attempts(timeout_s, PAUSE):
@@ -37,14 +37,14 @@ def when_up(
 
 
 class Watch:
-    """Sees whether actors are gone, without a call."""
+    """Detects lost actors without a call."""
 
     def __init__(self, handles: Sequence[Any], names: Sequence[str]) -> None:
         """Watch actors that have a method ``watch``, which never returns."""
         self._refs, self._names = [handle.watch.remote() for handle in handles], tuple(names)
 
     def is_lost(self, target: int) -> LeWorldError | None:
-        """What to raise where an actor is gone, by its number."""
+        """Return the error for a lost actor, by its number; None if it lives."""
         if not _is_done(self._refs[target]):
             return None
         try:
@@ -55,16 +55,16 @@ class Watch:
 
 
 def gather(refs: Sequence[Any], names: Sequence[str], timeout_s: float) -> list[Any]:
-    """Get the results of many calls.
+    """Return the results of many calls.
 
     Args:
-        refs: one a call.
-        names: of the actors called.
+        refs: one for each call.
+        names: of the called actors.
         timeout_s: for all of them together.
 
     Raises:
         ActorError: an actor died, was too slow or failed.
-        LeWorldError: the one that an actor raised.
+        LeWorldError: an actor raised it.
     """
     try:
         return ray.get(list(refs), timeout=timeout_s)
@@ -81,7 +81,7 @@ def _too_slow(refs: Sequence[Any], names: Sequence[str], timeout_s: float) -> Ac
 
 
 def _first_failure(refs: Sequence[Any], names: Sequence[str], error: Exception) -> LeWorldError:
-    """One get over many calls does not say which of them failed."""
+    """Find the failed call; one get over many calls does not name it."""
     for ref, name in zip(refs, names, strict=True):
         if _is_done(ref):
             try:
@@ -97,7 +97,7 @@ def _is_done(ref: Any) -> bool:
 
 
 def translate(error: Exception, name: str, way_out: str = f"mend the cause, then {RESUME}") -> LeWorldError:
-    """Turn what Ray raises for a call into an error of ours."""
+    """Turn Ray's error for a call into a LeWorldError."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, LeWorldError):
         return cause

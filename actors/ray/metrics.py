@@ -1,4 +1,4 @@
-"""What a cluster's processes say of themselves to Prometheus, by Ray's own exporter: ``ray_leworld_...``, with units.
+"""Metrics of a cluster's processes for Prometheus, by Ray's own exporter: ``ray_leworld_...``, with units.
 
 Source: https://docs.ray.io/en/latest/ray-observability/user-guides/add-app-metrics.html
 """
@@ -44,20 +44,20 @@ def show(name: str, value: float, **tags: str) -> None:
 
 
 class Totals:
-    """Counters fed from totals: what was added since they were fed last."""
+    """Counters that grow by the increase of totals since the last call."""
 
     def __init__(self) -> None:
         self._before: dict[str, float] = {}
 
     def feed(self, name: str, total: float, **tags: str) -> None:
-        """Bring a counter to a total; one that fell began anew."""
+        """Raise a counter to a total; a total that fell began again at 0."""
         before = self._before.get(name, 0.0)
         self._before[name] = total
         add(name, total - before if total >= before else total, **tags)
 
 
 def export_step(record: Mapping[str, Any], run: str) -> None:
-    """A step's line of ``metrics.jsonl``."""
+    """Export a step's line of ``metrics.jsonl``."""
     phase, meter = record["phase"], record.get("meter", {})
     add("leworld_steps_total", 1, run=run, phase=phase)
     waited = {name.removesuffix("_s"): value for name, value in meter.items() if name.endswith("_s")}
@@ -73,7 +73,7 @@ def export_step(record: Mapping[str, Any], run: str) -> None:
 
 
 def export_copy(totals: Totals, stat: Mapping[str, Any], sequence: int, leads: bool, **who: str) -> None:
-    """What the server of a replica of a shard says of itself."""
+    """Export the statistics of a replica's server."""
     totals.feed("leworld_memory_reads_total", stat["reads"], **who)
     totals.feed("leworld_memory_writes_total", stat["writes"], **who)
     show("leworld_memory_waiting_bytes", stat["waiting_bytes"], **who)
@@ -82,7 +82,7 @@ def export_copy(totals: Totals, stat: Mapping[str, Any], sequence: int, leads: b
 
 
 def answer_observer(actor: str) -> Callable[[str, float, int], None]:
-    """For ``MethodServer``: what was called of an actor, how long it took, and how many calls wait."""
+    """For ``MethodServer``: exports each call's method and time, and the number of calls that wait."""
 
     def observe(method: str, seconds: float, waiting: int) -> None:
         add("leworld_answers_total", 1, actor=actor, method=method)

@@ -1,4 +1,4 @@
-"""Places: the nodes that actors are put on. They ask for no CPUs, so Ray would put them anywhere, the head too."""
+"""Chooses nodes for actors. They ask for no CPUs, so Ray would put them on any node, also the head."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ ROLE = "leworld-role"
 
 
 def spread(role: str, count: int, nodes: Sequence[Mapping[str, Any]]) -> list[NodeAffinitySchedulingStrategy]:
-    """Where actors go: one after the other over the nodes of their role.
+    """Return where actors go: in turn over the nodes of their role.
 
     Args:
         role: of the actors.
-        count: of them.
+        count: number of actors.
         nodes: as ``ray.nodes()`` lists them.
     """
-    # Ray puts actors that ask for nothing on random nodes, whatever they would prefer; only a must counts.
+    # Ray puts actors without demands on random nodes and ignores soft preferences.
     return [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes_for(role, count, nodes)]
 
 
 def nodes_for(role: str, count: int, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Ids of the nodes that ``count`` actors go to; see ``spread``."""
+    """Return the ids of the nodes that ``count`` actors go to; see ``spread``."""
     chosen = candidates(role, nodes)
     return [chosen[i % len(chosen)] for i in range(count)]
 
 
 def candidates(role: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Ids of the nodes with a role's label, else of those that have CPUs and no other role, else of all."""
+    """Return the ids of the nodes with a role's label, else of those that have CPUs and no other role, else of all."""
     alive = sorted((node for node in nodes if node["Alive"]), key=lambda node: node["NodeID"])
     roles = [node.get("Labels", {}).get(ROLE) for node in alive]
     free = [given is None and node["Resources"].get("CPU", 0) > 0 for node, given in zip(alive, roles, strict=True)]

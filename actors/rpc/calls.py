@@ -20,15 +20,15 @@ class Peers(Protocol):
         """Send one message to each target.
 
         Args:
-            method: what to call.
-            messages: target to the arguments that it gets.
+            method: to call.
+            messages: target to its arguments.
             patience: multiple of the usual timeout.
         """
         ...
 
 
 class PeerGroup:
-    """Several ``Peers`` as one, numbered one after the other, but for one of them.
+    """Several ``Peers`` as one, numbered consecutively.
 
     Attributes:
         names: of all.

@@ -31,7 +31,7 @@ def encode(value: Any) -> list[Any]:
     """The frames of a value.
 
     Raises:
-        DataError: it holds what does not travel.
+        DataError: it holds a type that cannot be sent.
     """
     arrays: list[np.ndarray] = []
 
@@ -54,10 +54,10 @@ def encode(value: Any) -> list[Any]:
 
 
 def decode(frames: Sequence[Any]) -> Any:
-    """Inverse of ``encode``; arrays lie in the frames, and cannot be written.
+    """Inverse of ``encode``; arrays are read-only views of the frames.
 
     Raises:
-        DataError: they are no message.
+        DataError: they are not a message.
     """
 
     def extension(code: int, raw: bytes) -> Any:

@@ -88,16 +88,16 @@ def unpack_reply(frames: Frames) -> Reply:
 
 
 def id_of(frames: Frames) -> int:
-    """The id of a call that cannot be read; 0 where it has none."""
+    """Return the id of an unreadable call; 0 if it has none."""
     try:
         found = msgpack.unpackb(bytes(frames[0]))["id"]
         return found if isinstance(found, int) else 0
-    except Exception:  # Whatever a stranger sends.
+    except Exception:  # A stranger may send anything.
         return 0
 
 
 def error_content(error: LeWorldError) -> dict[str, Any]:
-    """The content of a reply that says what went wrong."""
+    """Return the content of a reply for an error."""
     kind = next((each.__name__ for each in type(error).__mro__ if each.__name__ in ERRORS), "StoreError")
     content: dict[str, Any] = {"error": kind, "message": str(error)}
     if isinstance(error, DamageError):
@@ -108,7 +108,7 @@ def error_content(error: LeWorldError) -> dict[str, Any]:
 
 
 def raise_error(content: Mapping[str, Any]) -> None:
-    """Raise what the content of a reply says went wrong."""
+    """Raise the error in the content of a reply."""
     if "error" not in content:
         return
     kind, message = content["error"], str(content.get("message"))

@@ -1,6 +1,6 @@
-"""The calls of every step: an object's methods, called over ZeroMQ; Ray places the actors, finds and watches them.
+"""Serves an object's methods over ZeroMQ for the calls of every step; Ray places and watches the actors.
 
-A call is one message to each actor, and one back. On one machine it goes by a unix socket.
+A call is one message to each actor and one back. On one machine it uses a unix socket.
 
 Source: as vLLM and SGLang do beside Ray; the pattern is https://zguide.zeromq.org/docs/chapter3/
 """
@@ -43,10 +43,10 @@ class Endpoint:
 
 
 class MethodServer:
-    """Serves calls of some methods of an object, one after another, in a thread of its own.
+    """Serves some methods of an object in its own thread, one call after another.
 
     Attributes:
-        endpoint: where.
+        endpoint: where it answers.
     """
 
     most_at_once = 1
@@ -62,7 +62,7 @@ class MethodServer:
             methods: that may be called.
             token: that every caller has to bring.
             address: that other machines reach; port 0 takes a free one.
-            observe: gets of each call that was answered the method, its seconds, and how many calls wait.
+            observe: receives, for each answered call, the method, its seconds, and the number of calls that wait.
         """
         self._target, self._methods, self._observe = target, frozenset(methods), observe
         self._folder = tempfile.TemporaryDirectory(prefix="leworld-")
@@ -73,7 +73,7 @@ class MethodServer:
         self._server.start()
 
     def stop(self) -> None:
-        """Finish what was begun, and close."""
+        """Finish pending calls and close."""
         self._server.stop()
         self._folder.cleanup()
 
@@ -104,6 +104,6 @@ class MethodServer:
         except LeWorldError as error:
             return Reply(number, error_content(error))
         except Exception as error:
-            # Whatever it is, the caller must hear of it, and others are to be served.
+            # Any error must reach the caller, and the server must go on.
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return Reply(number, {"error": FAILED, "message": f"{type(error).__name__} ({first_line})"})

@@ -31,10 +31,10 @@ class PeerConfig:
     """How peers are called.
 
     Attributes:
-        token: of all of them.
+        token: for all peers.
         timeout_s: of every call.
-        is_lost: what to raise where a peer is gone, by its number.
-        held: what must live as long as the peers do, such as the actors' only handles.
+        is_lost: returns the error for a lost peer, by its number.
+        held: objects that must live as long as the peers, such as the actors' only handles.
     """
 
     token: str
@@ -51,7 +51,7 @@ class RemotePeers:
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], names: Sequence[str], config: PeerConfig) -> None:
-        """Connect to one endpoint a name."""
+        """Connect to one endpoint for each name."""
         assert len(endpoints) == len(names), (len(endpoints), len(names))
         self.names, self._config = tuple(names), config
         context = zmq.Context()
@@ -66,7 +66,7 @@ class RemotePeers:
         """See ``Peers``."""
         self._count += 1
         number = self._count
-        # What all targets get is the same object, and is put into frames once.
+        # All targets get the same object, which is encoded once.
         packed: dict[int, list[Any]] = {}
         for target, arguments in messages.items():
             if id(arguments) not in packed:
@@ -78,7 +78,7 @@ class RemotePeers:
         return lambda: {target: self._result(target, number, end, timeout_s) for target in targets}
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         self._hang_up()
 
     def _result(self, target: int, number: int, end: float, timeout_s: float) -> Any:

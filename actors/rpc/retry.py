@@ -1,4 +1,4 @@
-"""Trying again: the one loop with a limit of time and a pause between attempts."""
+"""The retry loop, with a time limit and a pause between attempts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Pause:
 
 
 def attempts(timeout_s: float, pause: Pause, ended: threading.Event | None = None) -> Iterator[None]:
-    """Yield once an attempt until the time is over or ``ended`` is set; there is at least one attempt.
+    """Yield once for each attempt, at least once, until the time is over or ``ended`` is set.
 
-    The caller leaves the loop when it has succeeded. What follows the loop is reached in all other cases.
+    The caller leaves the loop when it succeeds. Code after the loop handles failure.
     """
     ended, end, wait_s = ended or threading.Event(), time.monotonic() + timeout_s, pause.first_s
     while True:

@@ -1,8 +1,7 @@
 """RpcServer: the one loop that takes calls from a socket and sends replies.
 
-One thread talks. Calls that a service does not reply to at once wait, and a thread of their own works on them, or the
-thread that talks where there is none. What waits is bounded: beyond that the server stops listening until there is
-room, so that its clients wait.
+One thread talks. Calls without an immediate reply wait for a worker thread, or for the talking thread if there is no
+worker. The queue is bounded: when it is full, the server stops listening and its clients wait.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ OVERHEAD_BYTES = 256
 
 @dataclass(frozen=True)
 class Received:
-    """A call with the connection that it came by, whose token it has, and its content as its service parsed it."""
+    """A call with its connection, its token's owner, and its parsed content."""
 
     peer: bytes
     call: Call
@@ -41,19 +40,19 @@ class Received:
 
 
 class Service(Protocol):
-    """What replies to calls."""
+    """The part of a server that replies to calls."""
 
     @property
     def most_at_once(self) -> int:
-        """Calls that ``replies`` gets at once at most."""
+        """Return the most calls that ``replies`` gets at once."""
         ...
 
     def parse(self, call: Call) -> Any:
-        """The content of a call from its body; a LeWorldError where it cannot be read."""
+        """Return the content of a call from its body; raise a LeWorldError if it is unreadable."""
         ...
 
     def reply_now(self, received: Received, *, is_next: bool) -> Frames | None:
-        """A reply in the thread that talks, or None for a call that has to wait.
+        """Reply in the talking thread, or return None for a call that must wait.
 
         Args:
             received: the call.
@@ -62,7 +61,7 @@ class Service(Protocol):
         ...
 
     def replies(self, batch: Sequence[Received]) -> Iterable[Frames]:
-        """Replies to calls that waited, in their order."""
+        """Return the replies to calls that waited, in their order."""
         ...
 
 
@@ -72,9 +71,9 @@ class RpcConfig:
 
     Attributes:
         addresses: to bind.
-        tokens: token to who brings it; without tokens everyone is "admin".
+        tokens: token to its owner; without tokens every client is "admin".
         socket: see ``SocketConfig``.
-        has_worker: whether a thread of its own works on calls that wait.
+        has_worker: whether a worker thread handles the calls that wait.
         max_waiting: calls that wait at most; ``max_waiting_bytes``: of their bodies.
     """
 
@@ -90,7 +89,7 @@ class RpcServer:
     """Serves until ``stop``.
 
     Attributes:
-        addresses: that it is bound to.
+        addresses: the bound addresses.
         waiting: number of calls that wait, by connection; ``waiting_bytes``: of all of them.
         num_refused: calls that could not be read, or came without a known token.
     """
@@ -123,7 +122,7 @@ class RpcServer:
         self._loop.start()
 
     def stop(self) -> None:
-        """Finish what was begun, and close."""
+        """Finish pending calls and close."""
         self._stopping.set()
         if self._loop.ident is None and self._worker.ident is None:
             self._context.destroy(linger=0)
@@ -141,7 +140,7 @@ class RpcServer:
             if self._config.has_worker:
                 self._line.put(None)
                 self._worker.join()
-            # What was sent last is on its way for as long as the socket lingers.
+            # The last messages are delivered while the socket lingers.
             self._context.destroy()
 
     @property
@@ -220,7 +219,7 @@ class RpcServer:
             done.close()
 
     def _batch(self, first: Received | None) -> tuple[list[Received], bool]:
-        """What waits now, and whether nothing more will come."""
+        """Return the waiting calls, and whether no more will come."""
         assert first is not None
         batch, most = [first], self._service.most_at_once
         while len(batch) < most and not self._line.empty():

@@ -16,11 +16,11 @@ ZeroMQ's own thread replies, also while a process computes."""
 
 @dataclass(frozen=True)
 class SocketConfig:
-    """Of one socket.
+    """The settings of one socket.
 
     Attributes:
         max_message_bytes: a peer that sends a longer frame is cut off.
-        linger_ms: that what was sent last is on its way after the socket is closed.
+        linger_ms: time after closing in which the last messages are still delivered.
         pings: whether silent connections are given up, see ``PING_MS``.
         queued: messages that wait in the socket for each peer.
     """
@@ -32,7 +32,7 @@ class SocketConfig:
 
 
 def open_socket(context: zmq.Context[Any], kind: int, config: SocketConfig) -> Any:
-    """A socket that is neither bound nor connected."""
+    """Open a socket that is neither bound nor connected."""
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, config.linger_ms)
     socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes)
@@ -44,7 +44,7 @@ def open_socket(context: zmq.Context[Any], kind: int, config: SocketConfig) -> A
 
 
 def bind(socket: Any, address: str) -> str:
-    """Bind to an address, of which port 0 takes a free one; the address that it is.
+    """Bind to an address, where port 0 takes a free one; return the bound address.
 
     Raises:
         ConfigError: it cannot be bound.

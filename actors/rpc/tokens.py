@@ -9,7 +9,7 @@ from leworld.errors import RightsError
 
 
 def owner_of(token: str, tokens: Mapping[str, str]) -> str:
-    """Name whose token it is; the comparison takes the same time whatever is guessed.
+    """Return the owner of a token, by a comparison in constant time.
 
     Raises:
         RightsError: the token is unknown.

@@ -1,4 +1,4 @@
-"""Gateways: HTTP servers in processes of their own, on the nodes of their role."""
+"""Gateways: HTTP servers in separate processes on the nodes of their role."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Gateway:
         world = cast(World, ray.get(served.handles.world))
 
         def make() -> LearnerProcess:
-            # A lost memory is not made again: what was written to it is not in a checkpoint.
+            # A lost memory is not restored: its writes are not in a checkpoint.
             memory = served.handles.memory(served.handles.memory_name)
             config = LearnerConfig(served.model, served.phases, served.seed, served.threads)
             learner = LearnerProcess(config, world, served.handles.fleet(), memory)
@@ -96,8 +96,8 @@ class Gateways:
         """Start them and wait until they answer.
 
         Raises:
-            ActorError: one does not come up.
-            ConfigError: one cannot bind its address.
+            ActorError: a gateway does not start.
+            ConfigError: a gateway cannot bind its address.
         """
         make = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Gateway)
         places = spread("gateway", count, ray.nodes())
@@ -111,7 +111,7 @@ class Gateways:
             raise
 
     def news(self) -> list[str]:
-        """What died since this was last asked; those that died are opened again."""
+        """Return what died since the last call; open dead gateways again."""
         found = []
         for number in list(self._actors):
             try:

@@ -32,11 +32,11 @@ class DistributedGroup(LearnerGroup):
 
     def gather(self, ranges: Ranges, part: BatchPart) -> Ranges:
         """See ``LearnerGroup``."""
-        # Where each learner has all samples, it has all ranges.
+        # A learner with all samples has all ranges.
         return ranges if part.weight < 1 else joined(self.exchange(to_wire(ranges))).to(ranges.start.device)
 
     def sum_gradients(self, module: nn.Module) -> None:
-        """See ``LearnerGroup``; one that no learner has stays away, as a gradient of zeros is a step, too."""
+        """See ``LearnerGroup``; a gradient that no learner has stays None, because zeros would also make a step."""
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         has = self.sum(torch.tensor([float(parameter.grad is not None) for parameter in parameters]))
         some = [parameter for parameter, count in zip(parameters, has.tolist(), strict=True) if count]
@@ -61,7 +61,7 @@ class DistributedGroup(LearnerGroup):
         """See ``LearnerGroup``.
 
         Raises:
-            LeWorldError: it could not; each learner hears of it.
+            LeWorldError: sharing failed; each learner gets the error.
         """
         if self.rank == 0:
             return self._give(make)

@@ -1,4 +1,4 @@
-"""BLM learner: the trainer with its hands on fleet and memory, wherever those are, and the state of all of it."""
+"""Trains the BLM with a fleet and a memory, local or remote, and holds the state of all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from leworld.worlds.base import World
 
 @dataclass(frozen=True)
 class LearnerState:
-    """All that a run needs to go on: tensors by name, the memory's pages, and where training stands."""
+    """All that a run needs to continue: tensors by name, the memory's pages, and where training stands."""
 
     position: Position
     blm: dict[str, Tensor]
@@ -46,7 +46,7 @@ class LearnerProcess:
 
     Attributes:
         group: of learners, this one among them.
-        meter: counts what it waits for, and what it reads.
+        meter: counts its waiting times and its reads.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LearnerProcess:
         return self.runner.num_steps(phase)
 
     def steps(self) -> Iterator[Progress]:
-        """Do the steps that are left; see ``PhaseRunner.steps``."""
+        """Run the remaining steps; see ``PhaseRunner.steps``."""
         return self.runner.steps()
 
     def can_be_cut(self, progress: Progress) -> bool:
@@ -77,7 +77,7 @@ class LearnerProcess:
         return self.runner.position == progress.position
 
     def align(self) -> None:
-        """Stand where the first learner of the group stands."""
+        """Take the state of the first learner of the group."""
         if self.group.size == 1:
             return
         learner, position = self.runner.train_state, self.runner.position
@@ -94,7 +94,7 @@ class LearnerProcess:
             self.runner.position = Position(given["phase"], given["step"])
 
     def _have(self, members: Sequence[int]) -> None:
-        """Have these SLMs and no others."""
+        """Make the fleet have exactly these SLMs."""
         learner = self.runner.train_state
         for slm_id in [slm_id for slm_id in learner.fleet.members if slm_id not in members]:
             learner.leave(slm_id)
@@ -130,7 +130,7 @@ def members_of(state: LearnerState) -> list[int]:
     """The SLMs of a state; some may have joined or left since the run began.
 
     Raises:
-        CheckpointError: its BLM is not of as many.
+        CheckpointError: its BLM has another number of SLMs.
     """
     found = sorted({int(name.split(".")[1]) for name in state.slms if name.startswith("slm.")})
     key = state.blm.get("model.router.key")

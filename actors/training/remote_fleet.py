@@ -1,6 +1,6 @@
 """RemoteFleet: SLMs in other processes as one fleet. One message an actor a step, all sent before any is waited for.
 
-Shapes: see ``leworld.types``; P: pairs of a sample and an SLM that it asks.
+Shapes: see ``leworld.types``; P: pairs of a sample and an SLM of its shortlist.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Asked:
-    """Whom a batch asked, and each actor's share, by its number."""
+    """The shortlist of a batch, and each actor's share by its number."""
 
     pairs: Pairs
     shares: dict[int, Share]
@@ -69,7 +69,7 @@ class RemoteFleet:
         self.slm_actors = slm_actors
         self.slm_ids = tuple(tuple(ids) for ids in slm_ids)
         self.recruit = recruit
-        # None where everyone was asked.
+        # None if every SLM was asked.
         self.kept: list[Asked | None] = []
 
     @property
@@ -86,8 +86,8 @@ class RemoteFleet:
         """See ``TrainableFleet``: in an actor of its own.
 
         Raises:
-            ConfigError: nobody said how to start one.
-            ActorError: it does not come up.
+            ConfigError: there is no ``recruit``.
+            ActorError: the actor does not start.
         """
         if self.recruit is None:
             raise ConfigError(f"SLM {slm_id} cannot join: this fleet cannot start actors; connect by launch.Handles")
@@ -178,7 +178,7 @@ class RemoteFleet:
         return Asked(pairs, shares)
 
     def _parts(self, shortlist: Asked | None, credit: Credit) -> dict[int, Credit]:
-        """The credit that each actor is to get."""
+        """Return the credit for each actor."""
         if shortlist is None:
             return {target: _columns(credit, *border) for target, border in enumerate(pairwise(self._borders()))}
         listed = shortlist.pairs.take(credit.to("cpu"))

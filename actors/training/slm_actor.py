@@ -71,12 +71,12 @@ class SLMActor:
         self.group.load_state(unpack(state))
 
     def host(self, slm_ids: Sequence[int]) -> None:
-        """See ``SLMGroup.host``; where it has them already nothing happens."""
+        """See ``SLMGroup.host``; if it has them already, nothing happens."""
         if list(slm_ids) != self.group.slm_ids:
             self.group.host(slm_ids)
 
     def process(self) -> ProcessStat:
-        """Its process and that one's peak memory."""
+        """Return its process and its peak memory."""
         return own_stat(self.name)
 
 
@@ -88,13 +88,13 @@ class SLMProcess:
         self._server: MethodServer | None = None
 
     def serve(self, config: SLMTrainingConfig, world: World, slm_ids: Sequence[int], token: str) -> Endpoint:
-        """Where its SLMs answer; they are made where there are none yet.
+        """Return where its SLMs answer; create them if there are none.
 
         Args:
             config: of the SLMs.
-            world: that they are of.
-            slm_ids: which of them.
-            token: that every caller has to bring.
+            world: of the SLMs.
+            slm_ids: the SLMs of this actor.
+            token: that every caller must send.
         """
         import ray
 
@@ -107,5 +107,5 @@ class SLMProcess:
         return self._server.endpoint
 
     async def watch(self) -> None:
-        """Return never: whoever waits for it learns of this process's end."""
+        """Never return: a caller that waits for it learns when this process ends."""
         await asyncio.Event().wait()
