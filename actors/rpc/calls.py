@@ -28,7 +28,7 @@ class Peers(Protocol):
 
 
 class PeerGroup:
-    """Several ``Peers`` as one, numbered consecutively.
+    """Several ``Peers`` as one, numbered consecutively, except the target ``without``.
 
     Attributes:
         names: of all.

@@ -47,7 +47,7 @@ class PredictionAPI:
 
         Args:
             service: answers.
-            tokens: token to its owner, sent as ``Authorization: Bearer TOKEN``; None lets everyone in.
+            tokens: token to its owner, sent as ``Authorization: Bearer TOKEN``; None permits every client.
         """
         self._service, self._tokens = service, tokens
         self._worker = ThreadPoolExecutor(1, "predictions")

@@ -1,4 +1,4 @@
-"""Bodies of requests and responses over HTTP, and what is wrong with a body in one line.
+"""Bodies of requests and responses over HTTP, and the error of a bad body in one line.
 
 Shapes: B: samples.  S, C, Q, Y: see ``leworld.types``.  N: SLMs.  R: ranges.  W: words of a block.
 """

@@ -1,6 +1,6 @@
-"""SharedFleet: one fleet of SLMs for a group of learners. The first learner asks it for all of them at once.
+"""SharedFleet: one fleet of SLMs for a group of learners. The first learner calls it for all of them at once.
 
-So SLMs see the same questions and credits, and make one step, whatever the number of learners.
+So SLMs get the same samples and credits and make one step for any number of learners.
 
 Shapes: see ``leworld.types``.
 """
@@ -40,7 +40,7 @@ class SharedFleet:
         return len(self.members)
 
     def join(self, slm_id: int, steps: int) -> None:
-        """See ``TrainableFleet``; every learner has to say so."""
+        """See ``TrainableFleet``; every learner must call it."""
         if self._fleet is not None:
             self._fleet.join(slm_id, steps)
         self.members = [*self.members, slm_id]
@@ -90,5 +90,5 @@ class SharedFleet:
 
 
 def to_array(tensor: Tensor) -> Any:
-    """On the CPU, as one that travels."""
+    """Convert a tensor to an array that can be sent."""
     return tensor.detach().cpu().contiguous().numpy()

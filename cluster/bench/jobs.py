@@ -33,7 +33,7 @@ from leworld.errors import LeWorldError
 
 
 class StepFailed(LeWorldError):
-    """A step's process ended badly; the text says which, how, and where to read on."""
+    """A step's process failed; the text names the step, the reason and the log."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Job:
 
     def __post_init__(self) -> None:
         content = with_old_keys(asdict(self.config))
-        # Where a run's files and processes are is of no matter to its numbers.
+        # The places of a run's files and processes do not change its numbers.
         del content["output"]
         content["cluster"] = {name: content["cluster"][name] for name in ("device", "threads")}
         digest = hashlib.sha256(to_json(content).encode()).hexdigest()
@@ -75,12 +75,12 @@ class Job:
         return load_config(self.study.preset, self.changes)
 
     def kept(self, step: str) -> Any | None:
-        """What a step gave out, if it is done."""
+        """Return a step's output if the step is done."""
         path = self.path / f"{step}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def outcome(self) -> dict[str, Any]:
-        """What the steps that are done gave out, by name; what another config gave out does not count."""
+        """Return the outputs of the steps done with this config, by name."""
         if not self.is_current():
             return {}
         found = {step: self.kept(step) for step in self.study.steps}
@@ -91,7 +91,7 @@ class Job:
         return len(self.outcome()) == len(self.study.steps)
 
     def is_current(self) -> bool:
-        """Whether what is there follows from the config as it is now."""
+        """Whether the kept files follow from the current config."""
         note = self.path / "config.json"
         return note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("digest") == self.digest
 
@@ -106,7 +106,7 @@ class Job:
         write_json(self.path / "config.json", note)
 
     def run(self) -> RunDir | None:
-        """The run that its training made, or began and can go on with."""
+        """Return the run that its training made, or can resume."""
         latest = self.path / "runs" / "latest"
         if not (latest / "config.yaml").is_file():
             return None
@@ -134,7 +134,7 @@ class Runner:
         self._stopped = threading.Event()
 
     def run(self, job: Job) -> float:
-        """Do the steps of a job that are left.
+        """Run the remaining steps of a job.
 
         Returns:
             seconds.
@@ -193,6 +193,6 @@ def drop_old_checkpoints(run: RunDir | None) -> None:
 
 
 def last_line(log: Path) -> str:
-    """The last line that says something."""
+    """Return the last line that is not empty."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"

@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 wants a dot and a sign in 1.0e-3; everyone writes 1e-3.
+# YAML 1.1 reads 1.0e-3 as a number but not 1e-3, which is what users write.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
@@ -65,7 +65,7 @@ def load_config(name_or_path: str, changes: Iterable[str] = ()) -> RunConfig:
 
 
 def change_config(config: RunConfig, changes: Iterable[str]) -> RunConfig:
-    """The same config with some values set anew."""
+    """Return the same config with some values changed."""
     return parse_config(merge(asdict(config), parse_changes(changes)))
 
 
@@ -123,7 +123,7 @@ def parse_yaml(text: str, origin: str) -> Tree:
     """Read a mapping from YAML.
 
     Raises:
-        ConfigError: it is not one.
+        ConfigError: the text is not a mapping.
     """
     try:
         tree = yaml.load(text, _Loader)
@@ -159,7 +159,7 @@ def _read(name_or_path: str) -> tuple[str, str]:
 
 
 def _beside(base: str, path: str) -> str:
-    """A base that is no preset lies beside the file that names it."""
+    """Resolve a base that is not a preset beside the file that names it."""
     return base if base in preset_names() else str(Path(path).parent / base)
 
 

@@ -21,7 +21,7 @@ from leworld.worlds.registry import WORLDS
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """Which world, and those of its settings that are not its defaults."""
+    """The world's name and the settings that differ from its defaults."""
 
     name: str = "physics"
     settings: dict[str, Any] = field(default_factory=dict)
@@ -131,7 +131,7 @@ def check_keys(tree: Mapping[str, Any]) -> None:
     world = tree.get("world")
     name = world.get("name", WorldSettings.name) if isinstance(world, Mapping) else WorldSettings.name
     if not isinstance(name, str) or name not in WORLDS:
-        # Of an unknown world no setting is known; its name is what is wrong, and that is said later.
+        # An unknown world has no known settings; a later check reports its name.
         tree, name = {**tree, "world": {"name": name}}, ""
     known = list(known_keys(RunConfig, name))
     for key in _keys(tree):

@@ -11,7 +11,7 @@ LOOK_UP_S = 28.0
 
 
 def head_of(file: ClusterFile) -> str:
-    """Where the head is reached from here.
+    """Return the address of the head from here.
 
     Raises:
         ActorError: this machine did not start the cluster, or the cloud has no head.
@@ -22,7 +22,7 @@ def head_of(file: ClusterFile) -> str:
 
 
 def hosts_of(file: ClusterFile, head: str) -> list[str]:
-    """Where all nodes are reached from here, the head first."""
+    """Return the addresses of all nodes from here, the head first."""
     if file.is_local:
         return [head, *file.workers]
     return [head, *_look_up(file, "get-worker-ips")]

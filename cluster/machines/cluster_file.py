@@ -1,7 +1,7 @@
 """A cluster file: YAML for ``ray up``, checked as Ray checks it, and prepared so that a cluster comes up whole.
 
-What is prepared, so that nobody has to know: every ``ray start`` asks for a token, which is shipped to all nodes; Ray's
-environment is that of a run on one machine; and a local cluster gets the autoscaler that starts all of its workers.
+Preparation makes every ``ray start`` require a token, which is shipped to all nodes; it sets Ray's environment as for a
+run on one machine, and gives a local cluster the autoscaler that starts all of its workers.
 """
 
 from __future__ import annotations
@@ -60,28 +60,28 @@ class ClusterFile:
 
     @property
     def name(self) -> str:
-        """Of the cluster."""
+        """Return the cluster's name."""
         return self.given["cluster_name"]
 
     @property
     def is_local(self) -> bool:
-        """Whether the machines are there already, rather than rented from a cloud."""
+        """Whether the machines exist already and are not rented from a cloud."""
         return self.given["provider"]["type"] == "local"
 
     @property
     def head(self) -> str | None:
-        """Where the head is reached from here, where the file says so."""
+        """Return the head's address from here, if the file gives it."""
         provider = self.given["provider"]
         return provider.get("external_head_ip") or provider.get("head_ip")
 
     @property
     def workers(self) -> tuple[str, ...]:
-        """Where workers are, where the file says so."""
+        """Return the workers' addresses, if the file gives them."""
         return tuple(self.given["provider"].get("worker_ips", ()))
 
     @property
     def num_nodes(self) -> int:
-        """Nodes of the whole cluster when it begins, the head among them."""
+        """Return the number of nodes at the start, including the head."""
         if self.is_local:
             most = (len(self.workers), self.given.get("max_workers", len(self.workers)))
             return 1 + min(*most, self.given.get("min_workers", len(self.workers)))
@@ -89,50 +89,50 @@ class ClusterFile:
         return 1 + sum(kind.get("min_workers", 0) for name, kind in types.items() if name != head)
 
     def start_commands(self, kind: str) -> list[str]:
-        """What starts Ray on the head, or on workers; see ``START_COMMANDS``."""
+        """Return the commands that start Ray on the head or on workers; see ``START_COMMANDS``."""
         return self.given.get(kind) or START_COMMANDS[kind]
 
     @property
     def user(self) -> str:
-        """Who logs in."""
+        """Return the user that logs in."""
         return self.given["auth"]["ssh_user"]
 
     @property
     def key(self) -> Path | None:
-        """Of the one who logs in; None leaves the choice to ssh."""
+        """Return the user's ssh key; None leaves the choice to ssh."""
         key = self.given["auth"].get("ssh_private_key")
         return None if key is None else Path(key).expanduser()
 
     @property
     def token(self) -> Path:
-        """The cluster's token on this machine."""
+        """Return the file of the cluster's token on this machine."""
         return self.home / "auth_token"
 
     @property
     def remote_token(self) -> str:
-        """The same on every node; the shell there knows the home."""
+        """Return the token's file on every node; the shell there expands the home."""
         return f".leworld/{self.name}.token"
 
     @property
     def prepared(self) -> Path:
-        """What Ray's commands are given; by hand they work with it too."""
+        """Return the prepared file for Ray's commands; it also works by hand."""
         return self.home / "cluster.yaml"
 
     @property
     def log(self) -> Path:
-        """All that ``ray up`` says."""
+        """Return the log of ``ray up``."""
         return self.home / "up.log"
 
 
 def load_cluster(path: Path, home: Path | None = None) -> ClusterFile:
-    """Read a cluster file and check what Ray would say unclearly, late or never.
+    """Read a cluster file and check what Ray reports unclearly, late or never.
 
     Args:
         path: of the YAML file.
         home: where this machine keeps what belongs to clusters; by default in the user's home.
 
     Raises:
-        ConfigError: it is not there, or is not for a cluster, or there is a pitfall in it.
+        ConfigError: the file is missing, is not a cluster file, or has a pitfall.
     """
     given = _read(path)
     home = home or Path.home() / ".leworld" / "clusters"
@@ -146,7 +146,7 @@ def check_with_ray(file: ClusterFile) -> None:
     """Ray's own check of a cluster file.
 
     Raises:
-        ConfigError: Ray would not take it.
+        ConfigError: Ray refuses it.
     """
     complaint = config_complaint(file.given)
     if complaint is not None:
@@ -154,7 +154,7 @@ def check_with_ray(file: ClusterFile) -> None:
 
 
 def prepare(file: ClusterFile) -> None:
-    """Write the token, unless there is one, and the prepared file; nobody else may read them."""
+    """Write the token, unless it exists, and the prepared file; only the user may read them."""
     file.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not file.token.is_file():
         file.token.touch(mode=0o600)
@@ -163,7 +163,7 @@ def prepare(file: ClusterFile) -> None:
 
 
 def prepared_config(file: ClusterFile) -> Config:
-    """What Ray is given: the file's content, with the token shipped and asked for."""
+    """Return the file's content with the token shipped and required."""
     commands = {
         kind: [with_token(line, file.remote_token) for line in file.start_commands(kind)] for kind in START_COMMANDS
     }
@@ -172,7 +172,7 @@ def prepared_config(file: ClusterFile) -> Config:
 
 
 def with_token(command: str, remote_token: str) -> str:
-    """A start command with Ray's environment; one that says itself how to authenticate stays as it is."""
+    """A start command with Ray's environment; a command that sets its own authentication stays unchanged."""
     if "ray start" not in command or "RAY_AUTH_MODE" in command:
         return command
     settings = {**ENVIRONMENT, **PATIENCE, "RAY_AUTH_MODE": "token"}
@@ -181,7 +181,7 @@ def with_token(command: str, remote_token: str) -> str:
 
 
 def client_environment(file: ClusterFile) -> dict[str, str]:
-    """What Ray's commands on this machine need: our token, and the autoscaler that fits the cluster."""
+    """Return the environment for Ray's commands here: our token and the cluster's autoscaler."""
     # Autoscaler v2 counts the head of a local cluster as a worker, and never starts the last one.
     v2 = {"RAY_UP_enable_autoscaler_v2": "0"} if file.is_local else {}
     return {
@@ -191,7 +191,7 @@ def client_environment(file: ClusterFile) -> dict[str, str]:
 
 
 def dashboard_port(file: ClusterFile) -> int:
-    """Where the head's dashboard listens, on the head itself."""
+    """Return the dashboard's port on the head."""
     found = re.search(r"--dashboard-port[ =](\d+)", " ".join(file.start_commands("head_start_ray_commands")))
     return int(found[1]) if found else DASHBOARD_PORT
 

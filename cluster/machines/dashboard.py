@@ -1,4 +1,4 @@
-"""The head's dashboard through a tunnel of ssh: it listens on the head alone, and nothing has to be opened for it."""
+"""Reaches the head's dashboard through an ssh tunnel: it listens on the head alone, so no port has to be opened."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWER_S = 10.0
 
 
 class NotUp(ActorError):
-    """There is no head, or it can be reached and no Ray answers there."""
+    """There is no head, or no Ray answers on it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Dashboard:
     """Asks the head over HTTP, with the cluster's token."""
 
     def __init__(self, file: ClusterFile, port: int) -> None:
-        """Name the end of a tunnel.
+        """Prepare to use a tunnel.
 
         Args:
             file: of the cluster.
@@ -55,11 +55,11 @@ class Dashboard:
         self.file, self.url = file, f"http://127.0.0.1:{port}"
 
     def get(self, path: str, method: str = "GET") -> Any:
-        """What is at a path, or, as POST, what comes of it.
+        """Return the content at a path, or the result of a POST.
 
         Raises:
             NotUp: no Ray runs there.
-            ActorError: it does not take our token, or what answers is no Ray.
+            ActorError: it refuses our token, or what answers is not Ray.
         """
         who = f"cluster {self.file.name}"
         try:
@@ -80,31 +80,31 @@ class Dashboard:
             raise self.not_up(str(reason) or type(error).__name__) from None
 
     def not_up(self, reason: str) -> NotUp:
-        """The error where no Ray answers."""
+        """Return the error for a head without Ray."""
         way_out = f"start it with 'leworld cluster up {self.file.path}'"
         return NotUp(f"cluster {self.file.name}", f"does not answer on its head ({reason})", way_out)
 
     def nodes(self) -> list[Node]:
-        """Those that live, the head first."""
+        """Return the living nodes, the head first."""
         rows = self.get("/api/v0/nodes?detail=True&limit=10000")["data"]["result"]["result"]
         nodes = [_node(row) for row in rows if row["state"] == "ALIVE"]
         return sorted(nodes, key=lambda node: (not node.is_head, node.address))
 
     def exporters(self) -> list[str]:
-        """Where each living node exports its metrics, as address:port."""
+        """Return where each living node exports its metrics, as address:port."""
         nodes = [row["raylet"] for row in self.get("/nodes?view=summary")["data"]["summary"]]
         living = [node for node in nodes if node.get("state") == "ALIVE"]
         return [f"{node['nodeManagerAddress']}:{node['metricsExportPort']}" for node in living]
 
     def waiting(self) -> dict[str, str]:
-        """Nodes that the autoscaler knows and that have not joined, with what it says of each."""
+        """Return the autoscaler's nodes that have not joined, with its note on each."""
         status = self.get("/api/cluster_status")["data"].get("clusterStatus") or {}
         report = status.get("autoscalerReport") or {}
         pending = {row[0]: row[2] for row in report.get("pendingNodes") or []}
         return {**pending, **{row[0]: "could not be set up" for row in report.get("failedNodes") or []}}
 
     def has_lost_its_head(self) -> bool:
-        """Whether it says itself that Ray's control service, which it asks for all else, does not answer it."""
+        """Whether it reports that Ray's control service does not answer."""
         try:
             urllib.request.urlopen(self.url + "/api/gcs_healthz", timeout=ANSWER_S).close()
         except urllib.error.HTTPError as error:
@@ -114,25 +114,25 @@ class Dashboard:
         return False
 
     def jobs(self) -> list[dict[str, Any]]:
-        """Submitted ones, the newest last."""
+        """Return the submitted jobs, the newest last."""
         jobs = [job for job in self.get("/api/jobs/") if job.get("submission_id")]
         return sorted(jobs, key=lambda job: job.get("start_time") or 0)
 
     def state(self, job: str) -> str:
-        """Of a job, such as ``RUNNING``."""
+        """Return the state of a job, such as ``RUNNING``."""
         return self.get(f"/api/jobs/{job}")["status"]
 
     def ask_to_stop(self, job: str) -> None:
-        """Have Ray end a job, in its own time."""
+        """Ask Ray to end a job; do not wait for it."""
         self.get(f"/api/jobs/{job}/stop", "POST")
 
 
 @contextmanager
 def tunnel(file: ClusterFile, head: str) -> Iterator[Dashboard]:
-    """The head's dashboard, on a port of this machine, until the block ends.
+    """Open the head's dashboard on a port of this machine until the block ends.
 
     Raises:
-        ActorError: the head cannot be reached, or does not let us in.
+        ActorError: the head cannot be reached, or refuses the login.
     """
     port = _free_port()
     forward = f"127.0.0.1:{port}:127.0.0.1:{dashboard_port(file)}"
@@ -146,13 +146,13 @@ def tunnel(file: ClusterFile, head: str) -> Iterator[Dashboard]:
 
 
 def no_token(file: ClusterFile) -> ActorError:
-    """The error where this machine never started the cluster."""
+    """Return the error for a cluster that this machine never started."""
     way_out = f"bring it up from here, or copy the head's ~/{file.remote_token} to {file.token}"
     return ActorError(f"cluster {file.name}", "has no token on this machine", way_out)
 
 
 def wrong_token(file: ClusterFile) -> ActorError:
-    """The error where the cluster has another token."""
+    """Return the error for a cluster with another token."""
     way_out = f"copy the head's ~/{file.remote_token} to {file.token}, or start anew with 'cluster up --restart'"
     return ActorError(f"cluster {file.name}", f"does not take the token in {file.token}", way_out)
 

@@ -57,13 +57,13 @@ def submit(file: ClusterFile, folder: Path, command: Sequence[str], wait: bool, 
         name = f"leworld-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         options = ["--submission-id", name, "--working-dir", str(folder), *([] if wait else ["--no-wait"])]
         code = _job(file, dashboard, "submit", [*options, "--", *entry])
-        # Where it was taken, its own end counts: the showing ends with the tunnel, or with the head.
+        # Once accepted, the job's own end counts: its output stops with the tunnel or the head.
         taken = wait and (code == 0 or any(job["submission_id"] == name for job in dashboard.jobs()))
         return _job_end(file, dashboard, name, tell) if taken else code
 
 
 def logs(file: ClusterFile, job: str | None, follow: bool) -> int:
-    """Show what a job said, by default the newest.
+    """Show the output of a job, by default the newest.
 
     Returns:
         the exit code of ``ray job logs``.
@@ -80,7 +80,7 @@ def stop(file: ClusterFile, job: str | None) -> tuple[str, str]:
         its name and its state.
 
     Raises:
-        ActorError: it goes on.
+        ActorError: it still runs.
     """
     with tunnel(file, head_of(file)) as dashboard:
         name = _job_named(file, dashboard, job)
@@ -108,7 +108,7 @@ def _job(file: ClusterFile, dashboard: Dashboard, verb: str, arguments: Sequence
     dashboard.get("/api/version")
     command = ["ray", "job", verb, "--address", dashboard.url, *arguments]
     environment = {**os.environ, **client_environment(file)}
-    # It would be taken for the cluster's.
+    # It would count as the cluster's.
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
     try:
@@ -122,7 +122,7 @@ def _until_end(process: subprocess.Popen[bytes], dashboard: Dashboard) -> int:
     """The exit code of one of Ray's commands. That the head died, it would say late, and with a traceback.
 
     Raises:
-        NotUp: it did.
+        NotUp: the head died.
     """
     lost_since: float | None = None
     while True:

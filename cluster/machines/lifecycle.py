@@ -74,7 +74,7 @@ def down(file: ClusterFile, tell: Tell) -> Outcome:
             raise ActorError(f"cluster {file.name}", f"was not taken down ({ran.last_line})", "try again")
     _forget_here(file)
     if not left:
-        # The next cluster gets a token of its own.
+        # The next cluster gets a new token.
         for path in (file.token, file.prepared):
             path.unlink(missing_ok=True)
     machines = [host for host in (file.head, *file.workers) if host is not None]
@@ -155,7 +155,7 @@ def _stop_machines(file: ClusterFile, tell: Tell) -> dict[str, ActorError]:
 
 def _stop(file: ClusterFile, host: str) -> ActorError | None:
     try:
-        # Whoever was left over from another start ends too.
+        # Processes left over from another start end too.
         on(file, host, f"ray stop -g 10; {_forgetting(file)} {shlex.quote(file.remote_token)}", STOP_S)
         if probe(file, host).runs_ray:
             return ActorError(f"node {host}", "still runs Ray", "run 'ray stop --force' there")

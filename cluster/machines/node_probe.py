@@ -1,4 +1,4 @@
-"""What a node is like: its versions, and what it lacks; and what that means for the cluster."""
+"""Looks at a node's versions and packages, and reports problems for the cluster."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MOST_APART_S = 10.0
 
 @dataclass(frozen=True)
 class Probe:
-    """A node as it was found.
+    """The state of a node.
 
     Attributes:
         python: its version.
@@ -82,18 +82,18 @@ def probe(file: ClusterFile, host: str) -> Probe:
     if ran.code == NOT_FOUND:
         raise ActorError(f"node {host}", "has no python on its PATH", "have ~/.bashrc there put the right one first")
     try:
-        # The shell's own start may print too.
+        # The shell may print at its start too.
         found = json.loads(ran.out.strip().splitlines()[-1])
         clock = found.pop("clock")
         lists = {name: tuple(found[name]) for name in ("missing", "addresses")}
-        # It was asked somewhere in between.
+        # The node read its clock at some time in between.
         return Probe(**{**found, **lists, "ahead_s": (clock - time.time(), clock - before)})
     except (ValueError, IndexError, TypeError, KeyError):
         raise ActorError(f"node {host}", f"could not be looked at ({ran.last_line})", "log in and see why") from None
 
 
 def probe_all(file: ClusterFile, hosts: Sequence[str]) -> dict[str, Probe | ActorError]:
-    """Look at all nodes at once; what is wrong with one does not hide the others."""
+    """Look at all nodes at once; a problem of one does not hide the others."""
 
     def look(host: str) -> Probe | ActorError:
         try:
@@ -127,10 +127,10 @@ def problems(found: Mapping[str, Probe | ActorError], head: str, *, shipped: boo
 
 
 def raise_problems(found: Sequence[ActorError]) -> None:
-    """Raise the first of what is wrong, if anything is, and name who else is concerned.
+    """Raise the first problem, if any, and name the other nodes that have it.
 
     Raises:
-        ActorError: something is.
+        ActorError: there is a problem.
     """
     if found:
         first, others = found[0], dict.fromkeys(error.actor for error in found[1:])

@@ -36,7 +36,7 @@ def plan_run(config: RunConfig, nodes: Nodes, gateways: int = 0) -> Placement:
     """Where the parts of a run would go, and so many gateways that answer from it.
 
     Raises:
-        ConfigError: the config asks for what cannot be.
+        ConfigError: the config cannot be satisfied.
     """
     topology = replace(plan(config), gateways=gateways)
     world = build_world(config.world.name, config.world.settings, config.seed)
@@ -48,14 +48,14 @@ def nodes_that_run(file: ClusterFile) -> Nodes:
     """The nodes of a cluster that is up.
 
     Raises:
-        ActorError: it is not, or does not take our token.
+        ActorError: the cluster is not up, or refuses our token.
     """
     with tunnel(file, head_of(file)) as dashboard:
         return [_node(node.address, node.resources, node.labels) for node in dashboard.nodes()]
 
 
 def this_machine() -> Nodes:
-    """It alone."""
+    """Describe this machine alone."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [_node("this machine", {"CPU": os.cpu_count() or 1, "memory": memory}, {})]
 

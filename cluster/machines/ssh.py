@@ -1,4 +1,4 @@
-"""Commands on this machine and, over ssh, on others: each with a limit, and what goes wrong in one line."""
+"""Commands on this machine and, over ssh, on others: each with a time limit and errors of one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ran:
 
     @property
     def last_line(self) -> str:
-        """Of what it complained about."""
+        """Return the last line of its errors."""
         lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
         return lines[-1] if lines else f"exit status {self.code}"
 
@@ -78,7 +78,7 @@ def start(
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """End a command and all that it started, which would else hold on to its output."""
+    """End a command and all processes that it started, which would otherwise hold its output open."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -103,7 +103,7 @@ def on(file: ClusterFile, host: str, command: str, limit_s: float = SSH_S, given
     """Run a command on a machine, in the same kind of shell that Ray starts its nodes in.
 
     Raises:
-        ActorError: the machine cannot be reached, or does not let us in.
+        ActorError: the machine cannot be reached, or refuses the login.
     """
     remote = f"bash --login -c -i {shlex.quote(command)}"
     try:
@@ -128,7 +128,7 @@ def python_on(file: ClusterFile, host: str, script: str, arguments: Sequence[str
 
 
 def not_reached(file: ClusterFile, host: str, reason: str) -> ActorError:
-    """The error for what ssh complained about."""
+    """Return the error for a failure of ssh."""
     if "denied" in reason or "Load key" in reason or "Too many auth" in reason:
         key = f"key {file.key}" if file.key else "keys"
         way_out = "add the public key to authorized_keys there, or change auth in the cluster file"

@@ -1,6 +1,6 @@
-"""What a cluster's processes say of themselves, summed up: read from Ray's exporters, by way of the head.
+"""Sums up the metrics of a cluster's processes, read from Ray's exporters through the head.
 
-A figure that is not shown anew is dropped by Ray within seconds: runs, actors and copies that ended are not listed.
+Ray drops a figure within seconds if it is not set again, so ended runs, actors and replicas are not listed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class RunFigures:
 
 @dataclass(frozen=True)
 class ActorFigures:
-    """An SLM actor: questions that wait for it, and what an answer in a step takes on average."""
+    """An SLM actor: its waiting calls, and the mean time of an answer in a step."""
 
     actor: str
     waiting: int
@@ -74,11 +74,11 @@ class MemoryFigures:
     """A memory.
 
     Attributes:
-        copies: of all its shards together.
+        copies: replicas of all its shards.
         reads: ranges asked for over the wire.
-        writes: blocks written, once a copy.
-        waiting_bytes: of writes that wait for a copy's disk, all together.
-        behind: writes that a copy lacks which its leader has, at most.
+        writes: blocks written, counted for each replica.
+        waiting_bytes: of all writes that wait for a replica's disk.
+        behind: the most writes of a leader that one of its replicas lacks.
     """
 
     memory: str

@@ -1,8 +1,8 @@
 """Waiting until all nodes of a cluster have joined, and starting those that Ray gave up.
 
 Ray's autoscaler tries each machine of a local cluster once. If that fails, perhaps because the machine was busy for
-half a minute, it lists the node as one to come for ever. Such a node is started over ssh, and what that says is the
-reason where it fails again.
+half a minute, it lists the node as pending for ever. This module starts such a node over ssh; if that fails,
+its output is the reason.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ AT_WORK = ("waiting-for-ssh", "syncing-files", "setting-up")
 
 
 class Patience:
-    """How long each address has been waited for without anybody at work on it."""
+    """How long each address has waited while no process starts it."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
 
     def given_up(self, missing: Iterable[str], waiting: Mapping[str, str], now: float) -> list[str]:
-        """Addresses that nobody was at work on for too long.
+        """Return addresses that no process has been starting for too long.
 
         Args:
             missing: that have not joined.
@@ -51,7 +51,7 @@ def wait_for_nodes(
     """Return when all nodes have joined.
 
     Raises:
-        ActorError: one does not.
+        ActorError: a node does not join.
     """
     joined: dict[str, Node] = {}
     patience, helped, deadline = Patience(), set(), time.monotonic() + limit_s

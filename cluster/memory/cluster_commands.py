@@ -25,7 +25,7 @@ def launch(
     accept_loss: bool,
     address: str | None,
 ) -> Outcome:
-    """Start a memory's copies, and wait until all are in sync."""
+    """Start a memory's replicas and wait until all are in sync."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name):
         raise ConfigError(f"name {name!r}: give letters, digits, and _ . - between them")
     check_address_bits(bits)
@@ -40,7 +40,7 @@ def launch(
 
 
 def reshard(name: str, shards: int, address: str | None) -> Outcome:
-    """Have the words on another number of shards."""
+    """Move the words to another number of shards."""
     with connected(address):
         from actors.memory_cluster.cluster_memory import ClusterMemory
 
@@ -50,7 +50,7 @@ def reshard(name: str, shards: int, address: str | None) -> Outcome:
 
 
 def stop(name: str, address: str | None) -> Outcome:
-    """End every copy."""
+    """End every replica."""
     with connected(address):
         from actors.memory_cluster.cluster_memory import ClusterMemory
 

@@ -119,7 +119,7 @@ class ClusterTarget(Operations):
         raise self._no_erasing()
 
     def ask(self, operation: str, **arguments: Any) -> Outcome:
-        """Have every shard do an operation, each at its own moment.
+        """Run an operation on every shard, not atomically across shards.
 
         Raises:
             StoreError: shards cannot do it, or one of them refuses.

@@ -1,4 +1,4 @@
-"""What the commands do, as functions from what was typed to plain results."""
+"""The work of the commands: functions from arguments to plain results."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def read(
     token: str,
     show: Callable[[Stretch], T],
 ) -> T:
-    """What ``show`` makes of words that are read."""
+    """Read words and return what ``show`` makes of them."""
     with reading(target, token, who, version) as memory:
         first, count = numbers.address(address, memory.num_words), numbers.number(length, "length")
         numbers.span(first, count, memory.num_words)
@@ -161,7 +161,7 @@ def verify(target: str, erasure: Path | None, token: str) -> Outcome:
 
 
 def is_sound(outcome: Outcome) -> bool:
-    """Whether what ``verify`` found is as it should be."""
+    """Whether ``verify`` found no error."""
     return outcome["erased"] if "erased" in outcome else not outcome["damaged"] and outcome["journal"] is None
 
 
@@ -172,7 +172,7 @@ def change(target: str, token: str, action: Callable[[MemoryTarget], Outcome]) -
 
 
 def erase(target: str, sequence: str, receipt: Path | None, token: str) -> Outcome:
-    """Take out what a write wrote; the receipt, in a file where one is named."""
+    """Erase the words of a write; return the receipt, and write it to a file if one is named."""
 
     number = numbers.number(sequence, "write")
     if number < 1:
@@ -187,7 +187,7 @@ def erase(target: str, sequence: str, receipt: Path | None, token: str) -> Outco
 
 
 def grant(target: str, first: str, stop: str, owner: str | None, readers: str, take_back: bool, token: str) -> Outcome:
-    """Give addresses to someone, or to everyone again."""
+    """Grant addresses to an owner, or take the grant back."""
     if take_back and owner is not None:
         raise ConfigError(f"owner {owner!r} and --take-back: give one of the two")
     if not take_back and not owner:

@@ -1,4 +1,4 @@
-"""Memories in directories: how they are found, made, mended and written."""
+"""Memories in directories: how they are found, made, repaired and written."""
 
 from __future__ import annotations
 

@@ -33,10 +33,10 @@ def fork(target: str, copy: Path, version: str, token: str) -> Outcome:
 
 
 def fill(target: str, parent: Path | None, token: str) -> Outcome:
-    """Have a fork hold everything.
+    """Copy all of its parent's pages into a fork.
 
     Raises:
-        StoreError: the memory is no fork; or its parent cannot be read; or another process writes the fork.
+        StoreError: the memory is not a fork; or its parent cannot be read; or another process writes the fork.
     """
     root = local(target)
     if parent is not None:
@@ -78,9 +78,9 @@ def _fill(root: Path) -> None:
 
 
 def _ask_to_let_go(root: Path, link: ForkLink, token: str) -> ForkLink:
-    """Have whoever has the parent open keep the version no longer, if that can be; the link as it is then."""
+    """Ask the parent's writer to drop the version, if possible; return the link after that."""
     with suppress(LeWorldError):
-        # Another memory may be there now.
+        # Another memory may be at that path now.
         if read_identity(Path(link.parent)).id == link.parent_id:
             _drop(link, token)
             link = replace(link, stage=FREE)

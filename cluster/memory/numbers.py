@@ -18,7 +18,7 @@ def number(text: str, what: str) -> int:
     """A whole number, decimal or hex.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not a number.
     """
     try:
         return int(text, 16 if text.strip().lower().startswith("0x") else 10)
@@ -47,7 +47,7 @@ def address(text: str, num_words: int, what: str = "address") -> int:
     """The address of a word.
 
     Raises:
-        RangeError: the memory has none there.
+        RangeError: the memory has no such address.
     """
     value = number(text, what)
     if not 0 <= value < num_words:

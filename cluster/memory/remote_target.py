@@ -35,8 +35,8 @@ class RemoteTarget(Operations):
         """Connect.
 
         Raises:
-            ActorError: nobody answers.
-            ConfigError: it is no address.
+            ActorError: no server answers.
+            ConfigError: it is not an address.
             RightsError: the token is unknown.
         """
         self.address = address
@@ -46,7 +46,7 @@ class RemoteTarget(Operations):
         self.address_bits, self.num_words = self.client.address_bits, self.client.num_words
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.client.close()
 
     def read(self, first: int, length: int) -> NDArray[np.uint32]:
@@ -92,7 +92,7 @@ class RemoteTarget(Operations):
         return self.ask("verify", erasure=content)["erased"]
 
     def snapshot(self) -> Snapshot:
-        """Raise StoreError: words that are read one after another may be of different moments."""
+        """Raise StoreError: successive reads may see different states."""
         raise self._no_whole("export")
 
     def restore(self, snapshot: Snapshot) -> None:

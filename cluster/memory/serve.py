@@ -1,4 +1,4 @@
-"""Serving a memory of a directory until someone ends it."""
+"""Serves a memory of a directory until it is stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def serve(target: str, address: str, tokens: Path | None, policy: str, show: Cal
         address: to bind.
         tokens: file of tokens, see ``read_tokens``.
         policy: of the journal, see ``StoreConfig``.
-        show: is given what is served, and where, once it is.
+        show: receives what is served and where, once it is.
 
     Raises:
         StoreError: another process has the memory open.
@@ -50,7 +50,7 @@ def serve(target: str, address: str, tokens: Path | None, policy: str, show: Cal
 
 
 def read_tokens(file: Path) -> dict[str, str]:
-    """Token to who brings it, from lines of the two; empty lines and those with # are left out.
+    """Read token to owner from lines of the two; skip empty lines and those with #.
 
     Raises:
         StoreError: the file cannot be read.

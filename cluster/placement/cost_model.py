@@ -3,8 +3,8 @@
 A step is a sum of parts, each a count times a constant. The counts follow from the sizes of a system and where it runs;
 the constants are fitted to what ``benchmarks/slm_curve.py`` measured. The largest part is the bottleneck.
 
-It counts one learner, which asks its actors and waits for the slowest; SLMs are asked evenly, and lie evenly over the
-actors. It knows no network: ``Constants.wire`` is the time of a byte between processes of one machine.
+It counts one learner, which calls its actors and waits for the slowest. Calls and SLMs are spread evenly over the
+actors. It does not model a network: ``Constants.wire`` is the time of a byte between processes of one machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROCESS_BYTES = 230e6
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a system is made of.
+    """The sizes of a system.
 
     Attributes:
         slm_flops: of one answer; ``slm_parameters`` of one SLM.
@@ -67,17 +67,17 @@ class Place:
 
     @property
     def pairs(self) -> int:
-        """Of a sample and an SLM that it asks."""
+        """Return the number of pairs of a sample and an SLM of its shortlist."""
         return self.batch * self.asked
 
     @property
     def actors_asked(self) -> float:
-        """Expected, where everyone is asked alike."""
+        """Return the expected number of called actors, if all SLMs are equally likely."""
         return touched(self.actors, self.pairs)
 
     @property
     def slms_asked(self) -> float:
-        """Expected, of all."""
+        """Return the expected number of called SLMs."""
         return float(self.slms) if self.asked == self.slms else touched(self.slms, self.pairs)
 
     @property
@@ -108,12 +108,12 @@ class Constants:
 
 
 def touched(boxes: float, throws: float) -> float:
-    """Boxes that are hit at least once, expected."""
+    """Return the expected number of boxes that are hit at least once."""
     return boxes * -np.expm1(throws * np.log1p(-1 / boxes)) if boxes > 1 else 1.0
 
 
 def counts(place: Place, sizes: Sizes, *, joint: bool) -> dict[str, float]:
-    """How often each constant counts in a prediction or a joint step."""
+    """Return how often each constant counts in a prediction or a joint step."""
     rows = place.actors_asked * touched(place.batch, place.pairs / place.actors_asked)
     trips, passes = (2, 3) if joint else (1, 1)
     blm = sizes.joint_flops if joint else sizes.blm_flops + place.asked * sizes.slot_flops
@@ -148,7 +148,7 @@ def node_bytes(place: Place, sizes: Sizes) -> dict[str, float]:
 
 
 def largest(parts: Mapping[str, float]) -> str:
-    """The bottleneck."""
+    """Return the bottleneck."""
     return max(parts, key=lambda name: parts[name])
 
 
@@ -174,7 +174,7 @@ def fit(rows: Sequence[Mapping[str, float]], measured_s: Sequence[float], known:
         found = np.linalg.lstsq(matrix / scale, (1 - given * weight), rcond=None)[0] / scale
         if (found >= 0).all():
             break
-        # The worst goes first: others may be positive without it.
+        # Drop the most negative first: others may be positive without it.
         names.pop(int((found * scale).argmin()))
     kept = dict(zip(names, found.tolist(), strict=True)) if names else {}
     made = Constants(**{f.name: kept.get(f.name, getattr(known, f.name)) for f in fields(known)})

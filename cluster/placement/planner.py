@@ -1,7 +1,7 @@
-"""Placement: where every part of a run goes on given nodes, and what is missing where it cannot go.
+"""Placement: where each part of a run goes on given nodes, and what is missing if it does not fit.
 
 It follows the rules by which the parts are placed when a run starts: SLM actors one after the other over the nodes of
-their role, each copy of a shard on the emptiest node of its role, the learner where its CPUs, and its GPU, are free.
+their role, each replica of a shard on the emptiest node of its role, the learner where its CPUs and GPU are free.
 """
 
 from __future__ import annotations
@@ -62,20 +62,20 @@ class Site:
 
     @property
     def used_bytes(self) -> int:
-        """The least that all its parts hold."""
+        """Return the least memory that all its parts hold."""
         return sum(part.memory_bytes for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where everything goes; ``problems`` keep it from running, ``notes`` do not."""
+    """The node of every part; ``problems`` prevent the run, ``notes`` do not."""
 
     sites: tuple[Site, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
     def outcome(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values."""
         return {"nodes": [{**asdict(site), "used_bytes": site.used_bytes} for site in self.sites],
                 "problems": list(self.problems), "notes": list(self.notes)}  # fmt: skip
 
@@ -112,7 +112,7 @@ def place(topology: Topology, slm_parameters: int, blm_parameters: int, nodes: N
 
 
 def _learners(topology: Topology, need: int, alive: Nodes) -> tuple[list[tuple[str, PlacedPart]], str]:
-    """As many learners as fit, each on the node with most CPUs left; what is missing where not one fits."""
+    """As many learners as fit, each on the node with most CPUs left; what is missing if none fits."""
     cpus, gpus, found = topology.learner_cpus, topology.gpus, []
     fits = {name: node for node in alive if (name := node["NodeID"]) in candidates("learner", alive)}
     left = {name: (_has(node, "CPU"), _has(node, "GPU")) for name, node in fits.items()}

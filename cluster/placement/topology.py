@@ -1,4 +1,4 @@
-"""Topology: which process hosts what, as data; what cannot fit is refused before anything starts."""
+"""Topology: which process hosts what, as data; a plan that cannot fit is refused before the start."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from leworld.errors import ConfigError
 
 @dataclass(frozen=True)
 class Topology:
-    """Who hosts what.
+    """Which process hosts what.
 
     Attributes:
         shard_ids: one memory shard each.
         copies: of each shard.
         slm_ids: the SLMs of each SLM actor, ascending over all of them.
         learner_cpus: CPUs that each learner holds; actors hold none, for they wait most of the time.
-        gpus: that each learner insists on.
+        gpus: that each learner requires.
         learners: at most.
         gateways: that answer over HTTP; a training has none.
     """
@@ -64,7 +64,7 @@ def check_cpus(topology: Topology, cpus: float, where: str) -> None:
         where: ``this machine`` or the cluster's address.
 
     Raises:
-        ConfigError: they are too few.
+        ConfigError: there are too few.
     """
     if cpus < topology.learner_cpus:
         most = f"set cluster.threads to {int(cpus)} or less" if cpus >= 1 else "wait for CPUs or add a machine"

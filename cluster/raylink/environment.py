@@ -1,4 +1,4 @@
-"""What Ray is told by environment variables, wherever a cluster is started."""
+"""The environment variables for Ray, for every start of a cluster."""
 
 ENVIRONMENT = {
     # Ray reads these when it is imported or started.

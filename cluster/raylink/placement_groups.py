@@ -1,4 +1,4 @@
-"""Room that a Ray Train controller took, given back by whom it works for where the controller died."""
+"""Frees the placement groups of a Ray Train controller that died."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup
 
 
 class TidyTrainer(TorchTrainer):
-    """Ray Train without the detached actor that is to give back the room of each controller that dies.
+    """Ray Train without the detached actor that frees the placement groups of dead controllers.
 
     It asks the dashboard who died. Where there is none it gives nothing back, and stays, a process of 200 MB, as long
     as the cluster runs. What a driver that dies leaves behind, Ray takes back with its job.

@@ -16,11 +16,11 @@ ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 
 def check_reachable(address: str) -> None:
-    """See whether a run on this machine can join a cluster.
+    """Check that a run on this machine can join a cluster.
 
     Raises:
-        ActorError: nothing answers there; or something that is no Ray cluster, that wants another token, or that has
-            another version; or this machine is none of its nodes.
+        ActorError: nothing answers there; or it is not a Ray cluster, requires another token, or
+        has another version; or this machine is not one of its nodes.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in address or not 0 < int(port) < 1 << 16:
@@ -58,7 +58,7 @@ def _ask_version(address: str, who: str) -> str:
     import grpc  # Only those who join a cluster need it, and Ray.
     from ray.core.generated import gcs_service_pb2
 
-    # So Ray does it too.
+    # Ray does the same.
     token = None if os.environ.get("RAY_AUTH_MODE") == "disabled" else find_token()
     given = None if token is None else (("authorization", f"Bearer {token[0]}"),)
     with grpc.insecure_channel(address) as channel:

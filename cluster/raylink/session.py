@@ -88,7 +88,7 @@ def prepare_environment(address: str | None) -> None:
 
 
 def place_name(address: str | None) -> str:
-    """Of the place that an address means, as it is said to people."""
+    """Return a readable name for the place of an address."""
     return {None: "this machine", "auto": "this cluster"}.get(address, address or "")
 
 
@@ -103,13 +103,13 @@ def free_of_one_machine(resource: str) -> float:
 def _connect(address: str | None) -> None:
     import ray
 
-    # What shapes a new cluster may not be said to one that runs already.
+    # Options of a new cluster are invalid for one that runs already.
     shape: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **shape)
     except Exception as error:
-        # Ray raises whatever came up; its first line says what.
+        # Ray raises errors of any kind; the first line says the reason.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         who = f"Ray cluster {address}" if address else "Ray on this machine"
         raise ActorError(who, f"does not take us in ({reason})", START) from None

@@ -111,7 +111,7 @@ def checkpoint_name(position: Position) -> str:
 
 
 def checkpoint_order(path: Path) -> tuple[int, int] | None:
-    """Where a checkpoint stands among others, by its name; None if it is none."""
+    """Where a checkpoint stands among others, by its name; None if it is not a checkpoint's."""
     phase, _, step = path.name.rpartition("-")
     return Position(phase, int(step)).order if phase in PHASES and step.isdecimal() else None
 
@@ -130,7 +130,7 @@ def _write_files(state: LearnerState, config: RunConfig, directory: Path) -> Non
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    """A run that goes on from an earlier checkpoint comes by the later ones again."""
+    """Put a checkpoint in place; a run resumed from an earlier one reaches later ones again."""
     replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         os.rename(path, replaced)
@@ -155,7 +155,7 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_config(path: Path, config: RunConfig) -> None:
-    """What a state is made of must be what it goes into; how it is trained and where may change."""
+    """Check that state and config have the same seed, world and model; training and place may differ."""
     try:
         own = parse_config(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
     except (ConfigError, OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""What the commands do; each returns a value that can be printed or given out as JSON."""
+"""The work of the commands; each returns a value to print or to give out as JSON."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def train_run(config: RunConfig, console: Console) -> Outcome:
 
 
 def resume_run(path: Path, checkpoint: Path | None, changes: Sequence[str], console: Console) -> Outcome:
-    """Go on with a run from any of its checkpoints, the newest by default; then as ``train_run``.
+    """Resume a run from any of its checkpoints, the newest by default; then as ``train_run``.
 
     Raises:
         CheckpointError: the run or the checkpoint cannot be used; nothing was changed.
-        ConfigError: a change is wrong, or one that a run cannot take on its way.
+        ConfigError: a change is wrong or not possible for a run that has begun.
     """
     run = RunDir.open(path)
     config = change_on_the_way(run.config(), changes)
@@ -78,7 +78,7 @@ def evaluate_run(path: Path, checkpoint: Path | None, changes: Sequence[str], co
 
 
 def describe(config: RunConfig) -> Outcome:
-    """Sizes of a system, its world, and who would host what."""
+    """Describe a system's sizes, its world, and which process hosts which part."""
     world = build_world(config.world.name, config.world.settings, config.seed)
     check_world(config, world.spec)
     topology = plan(config)
@@ -111,7 +111,7 @@ def list_worlds() -> list[Outcome]:
 
 @contextmanager
 def started(config: RunConfig, console: Console) -> Iterator[Runtime]:
-    """A runtime that is up, with a sign of life until it is."""
+    """Start a runtime and show progress until it is up."""
     with ExitStack() as stack:
         with console.status(f"starting {config.name} ({config.cluster.mode})"):
             runtime = stack.enter_context(open_runtime(config))
@@ -119,7 +119,7 @@ def started(config: RunConfig, console: Console) -> Iterator[Runtime]:
 
 
 def train_and_evaluate(runtime: Runtime, run: RunDir, console: Console) -> Outcome:
-    """Do what is left of a run."""
+    """Finish a run: train and evaluate."""
     with interrupted(f"go on with: leworld resume {run.path}"):
         with training_bars(run.metrics, run.events, phase_steps(runtime.config), console):
             runtime.train(run)
@@ -139,7 +139,7 @@ def phase_steps(config: RunConfig) -> dict[str, int]:
 
 
 def checkpoint_of(run: RunDir, checkpoint: Path | None) -> Path:
-    """The checkpoint that was asked for, by path or by its name in the run, or the newest."""
+    """Return a checkpoint by path or by its name in the run, or the newest."""
     if checkpoint is not None:
         by_name = run.checkpoints / checkpoint
         return (by_name if by_name.is_dir() else checkpoint).absolute()
@@ -150,7 +150,7 @@ def checkpoint_of(run: RunDir, checkpoint: Path | None) -> Path:
 
 
 def change_on_the_way(config: RunConfig, changes: Sequence[str]) -> RunConfig:
-    """A run's config with changes that its state allows."""
+    """Return a run's config with changes that its state allows."""
     changed = change_config(config, changes)
     fixed = {"name": config.name, "seed": config.seed, "world": config.world, "model": config.model}
     if replace(changed, **fixed) != changed:

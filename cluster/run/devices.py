@@ -12,12 +12,12 @@ Wish = Literal["auto", "cpu", "cuda"]
 
 
 def choose_device(wish: Wish, gpus: float, where: str) -> str:
-    """The device that a wish comes to.
+    """Return the device for a wish.
 
     Args:
         wish: ``auto`` takes a GPU if there is one.
-        gpus: that could be used.
-        where: they would be, for the error.
+        gpus: number of usable GPUs.
+        where: their place, for the error.
 
     Returns:
         ``cpu`` or ``cuda``.

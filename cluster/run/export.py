@@ -28,7 +28,7 @@ def export_run(path: Path, folder: Path, checkpoint: Path | None) -> Outcome:
 
     Raises:
         CheckpointError: the run or the checkpoint cannot be used.
-        DataError: there is something in the folder.
+        DataError: the folder is not empty.
     """
     check_free(folder)
     run = RunDir.open(path)
@@ -39,10 +39,10 @@ def export_run(path: Path, folder: Path, checkpoint: Path | None) -> Outcome:
 
 
 def load_run(path: Path) -> ModelParts:
-    """The model of a run's newest checkpoint, or of a checkpoint.
+    """Load the model of a run's newest checkpoint, or of a checkpoint.
 
     Raises:
-        CheckpointError: it cannot be used.
+        CheckpointError: the checkpoint cannot be used.
         DataError: the data of its world cannot be read again.
     """
     if is_complete(path):

@@ -1,4 +1,4 @@
-"""What Ray Train does about a run's learners, put down among the run's events."""
+"""Records what Ray Train does about lost learners in the run's events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WAY_OUT = "another one goes on from the last checkpoint"
 
 
 class NoteLosses(UserCallback):
-    """Notes learners that died; what they raise themselves, they note themselves."""
+    """Records learners that died; learners record the errors that they raise."""
 
     def __init__(self, run: RunDir, learners: int) -> None:
         self.run, self.learners = run, learners
@@ -26,6 +26,6 @@ class NoteLosses(UserCallback):
 
 
 def note_size(run: RunDir, size: int, learners: int) -> None:
-    """Note of how many learners a group is now, where there is not always room for all."""
+    """Record the number of learners of a group, if there is not always room for all."""
     if learners > 1:
         run.note_event(f"{size} of {learners} BLM learners are there", "train together from the last checkpoint")

@@ -1,8 +1,8 @@
-"""Changes of a run's SLMs while it goes on: what was asked for, and after which step it was done.
+"""Changes of a run's SLMs while it trains: what was ordered, and after which step it was done.
 
-Each file of a run's directory is written by one side: ``slms-asked.jsonl`` by whoever asks, ``slms-done.jsonl`` by the
-first learner, a line for each line of the other. A run that goes on from an earlier checkpoint does what was done after
-the same step again, so that its numbers are those of a run that was never interrupted.
+Each file of a run's directory is written by one side: ``slms-asked.jsonl`` by the command, ``slms-done.jsonl`` by the
+first learner, a line for each line of the other. A run resumed from an earlier checkpoint repeats each change after
+the same step, so its numbers equal those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Change:
 
 @dataclass(frozen=True)
 class DoneChange:
-    """After which step a change was done, or could not be done and why."""
+    """A change with the step after which it was done, or the reason why it failed."""
 
     phase: str
     step: int
@@ -44,27 +44,27 @@ class DoneChange:
 
     @property
     def position(self) -> Position:
-        """That step."""
+        """Return that step."""
         return Position(self.phase, self.step)
 
 
 class MembershipChanges:
-    """Those of one run."""
+    """The changes of one run."""
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self._asked, self._done = (run.path / f"slms-{side}.jsonl" for side in ("asked", "done"))
 
     def asked(self) -> list[Change]:
-        """All that were ever asked for, in order."""
+        """Return all changes ever ordered, in order."""
         return list(_lines(self._asked, Change))
 
     def done(self) -> list[DoneChange]:
-        """Of the first ones, what came of each."""
+        """Return the outcomes of the first changes."""
         return list(_lines(self._done, DoneChange))
 
     def members(self, given: int) -> list[int]:
-        """The SLMs there will be when all is done, of as many as a run begins with."""
+        """Return the SLMs after all changes, from the number at the start of the run."""
         members, done = list(range(given)), self.done()
         for number, change in enumerate(self.asked()):
             refused = number < len(done) and done[number].problem is not None
@@ -73,7 +73,7 @@ class MembershipChanges:
         return members
 
     def ask(self, change: Change) -> None:
-        """Have it done after the step that is under way, or when the run goes on."""
+        """Order a change after the current step, or when the run resumes."""
         append_json(self._asked, asdict(change))
 
     def due(self, position: Position) -> list[tuple[bool, int, bool]]:
@@ -90,7 +90,7 @@ class MembershipChanges:
         return [(change.joins, change.slm, some is new) for some in (again, new) for change in some]
 
     def note(self, change: Change, position: Position, problem: str | None) -> None:
-        """Put down what came of the next change."""
+        """Record the outcome of the next change."""
         append_json(self._done, asdict(DoneChange(position.phase, position.step, problem)))
         what = f"{change} after step {position.step} of {position.phase}"
         if problem is None:

@@ -1,4 +1,4 @@
-"""What ``leworld slm`` does: a run's SLMs, and what is asked of them, as values."""
+"""The work of ``leworld slm``: a run's SLMs and their ordered changes, as values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def list_of(path: Path) -> Outcome:
     """Run, and slms: each with its number, whether it is there, and what becomes or became of it.
 
     Raises:
-        CheckpointError: there is no such run.
+        CheckpointError: the run does not exist.
     """
     run = RunDir.open(path)
     changes, given = MembershipChanges(run), run.config().model.num_slms
@@ -54,7 +54,7 @@ def ask_to_add(path: Path, count: int) -> Outcome:
 
 
 def ask_to_remove(path: Path, slm: int) -> Outcome:
-    """Ask a run to do without an SLM; then as ``list_of``.
+    """Ask a run to remove an SLM; then as ``list_of``.
 
     Raises:
         ConfigError: the run has ended, does not have it, or has no other.

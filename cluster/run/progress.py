@@ -1,4 +1,4 @@
-"""Progress bars: one a phase, fed by the lines that the learner appends, wherever it runs."""
+"""Progress bars: one for each phase, fed by the lines that the learner appends."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def training_bars(metrics: Path, events: Path, totals: dict[str, int], console: 
 
     Args:
         metrics: the run's ``metrics.jsonl``, which may not be there yet.
-        events: its ``events.jsonl``, likewise; each is a line above the bars.
+        events: its ``events.jsonl``, which may not be there yet; each is a line above the bars.
         totals: phase to its number of steps.
-        console: where to.
+        console: for the bars.
     """
     with make_bars(console) as bars:
         tasks = {name: bars.add_task(name, total=totals[name], figures="") for name in PHASES if totals[name]}
@@ -73,7 +73,7 @@ class Follower(threading.Thread):
         self.read()
 
     def read(self) -> None:
-        """Take the whole lines that came since."""
+        """Process the complete new lines."""
         for event in self.events.read():
             self.bars.console.print(f"{event['what']}; {event['done']}", style="yellow", highlight=False, markup=False)
         for record in self.metrics.read():
@@ -95,14 +95,14 @@ class _Tail:
         self._path, self._offset = path, 0
 
     def skip(self) -> None:
-        """Leave out what is there."""
+        """Skip the present lines."""
         with suppress(OSError):
             self._offset = self._path.stat().st_size
 
     def read(self) -> list[dict[str, Any]]:
-        """The whole lines that came since."""
+        """Return the complete new lines."""
         try:
-            # A learner that goes on from a checkpoint cuts the file first.
+            # A resumed learner cuts the file first.
             self._offset = 0 if self._path.stat().st_size < self._offset else self._offset
             with self._path.open("rb") as file:
                 file.seek(self._offset)

@@ -69,7 +69,7 @@ class RayRuntime:
         self.world = world
         self.handles = handles
         self.learner_device = learner_device
-        # Who starts a run may sit at a machine without a GPU: what it evaluates itself takes what is here.
+        # The machine that starts a run may lack a GPU: evaluation here uses the local device.
         wish = "cpu" if config.cluster.device == "cpu" else "auto"
         self.device = choose_device(wish, torch_gpus(), "torch on this machine")
 
@@ -95,11 +95,11 @@ class RayRuntime:
 
 @contextmanager
 def launched(config: RunConfig, world: World, topology: Topology) -> Iterator[RayRuntime]:
-    """Start the actors, and end them whatever happens.
+    """Start the actors, and end them in all cases.
 
     Raises:
         ConfigError: the learner is to have a GPU, and no machine has a free one; or something cannot fit.
-        ActorError: an actor does not come up.
+        ActorError: an actor does not start.
     """
     where = place_name(config.cluster.address)
     learner_device = choose_device(config.cluster.device, free_of_one_machine("GPU"), where)
@@ -116,16 +116,16 @@ def launched(config: RunConfig, world: World, topology: Topology) -> Iterator[Ra
 
 
 def fit(work: Work) -> LeWorldError | None:
-    """Train in Ray Train workers; what is lost of them is started again from the newest checkpoint.
+    """Train in Ray Train workers; lost workers restart from the newest checkpoint.
 
     Returns:
-        the error of ours that ended the training, if one did.
+        the LeWorldError that ended the training, if any.
     """
     for failures in count(1):
         try:
             return fit_once(work)
         except RayActorError as error:
-            # Ray Train starts lost workers again, but nobody starts its controller; its workers end with it.
+            # Ray Train restarts lost workers, but not its own controller, whose workers end with it.
             if failures > work.config.cluster.max_failures:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 return ActorError("Train controller", f"was lost {failures} times ({reason})", RESUME)
@@ -181,7 +181,7 @@ def scaling(learners: int, threads: int, device: str, nodes: Nodes) -> ScalingCo
 
 
 def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
-    """What the Ray Train worker does. Errors of ours are returned: what trying again can mend was tried here."""
+    """Run a learner in a Ray Train worker. It returns LeWorldErrors, because it has already retried here."""
     work: Work = settings["work"]
     group = DistributedGroup() if train.get_context().get_world_size() > 1 else ALONE
     export = partial(export_step, run=work.run.path.name)
@@ -198,7 +198,7 @@ def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
                 work.run.note_event(f"{error.actor} {error.problem}", way_out)
                 add("leworld_restarts_total", 1, run=work.run.path.name)
             if group.size > 1:
-                # The others wait for this one: Ray Train ends them, and starts all anew.
+                # The others wait for this one: Ray Train ends them and starts all again.
                 raise
         except LeWorldError as error:
             return error
@@ -208,7 +208,7 @@ def learner_loop(settings: dict[str, Any]) -> LeWorldError | None:
 
 
 def _learner(work: Work, group: LearnerGroup) -> LearnerProcess:
-    """A new learner, and new clients of the parts; those that are just being started again are waited for."""
+    """Make a learner and clients of the parts; wait for parts that are restarting."""
     config = work.config
     device = worker_device(config.cluster.device, work.device, torch_gpus())
     learner = LearnerConfig(config.model, config.phases, config.seed, config.cluster.threads, device)
@@ -223,7 +223,7 @@ def _learner(work: Work, group: LearnerGroup) -> LearnerProcess:
 
 
 def _fleet(work: Work, group: LearnerGroup) -> TrainableFleet:
-    """The SLMs; of a group, only the first learner is connected to them."""
+    """Return the fleet; in a group only the first learner connects to it."""
     if group.size == 1:
         return work.handles.fleet()
     return SharedFleet(group, None if group.rank else work.handles.fleet(), work.config.model.num_slms)

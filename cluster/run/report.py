@@ -1,4 +1,4 @@
-"""Report: one page to look at; what beats us comes first, and every row says what it is."""
+"""Report: one page; what beats us comes first, and every row explains itself."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def write_report(run: RunDir, config: RunConfig, gate: Gate) -> None:
 
 
 def draw_pictures(run: RunDir, gate: Gate) -> list[tuple[str, str]]:
-    """Draw what there is to draw; (title, file name) of each."""
+    """Draw the available pictures; return (title, file name) of each."""
     drawn = []
     for title, name, draw in (
         ("The gate", "gate.png", lambda path: draw_gate(gate, path)),
@@ -124,7 +124,7 @@ def page(run: RunDir, config: RunConfig, gate: Gate, pictures: Sequence[tuple[st
 
 
 def verdicts(config: RunConfig, gate: Gate) -> list[str]:
-    """What beats us, and whether the memory matters at all."""
+    """State what beats us and whether the memory matters."""
     beaten = " beaten" if gate["beaten_by"] else ""
     lines = [
         f"<h1>{escape(config.name)}: world {escape(gate['world'])}, seed {config.seed}</h1>",
@@ -156,7 +156,7 @@ def gate_table(gate: Gate) -> str:
 
 
 def requests(gate: Gate) -> list[str]:
-    """What asking gains, on the same samples, where it was measured."""
+    """Show the gain of requests on the same samples, if it was measured."""
     gain = gate.get("info_gain")
     if gain is None:
         return []
@@ -239,7 +239,7 @@ def spread(found: dict[str, float]) -> str:
 
 
 def number(value: Any) -> str:
-    """A figure, or a dash where the world has no such truth."""
+    """Format a figure, or a dash if the world has no such truth."""
     return "-" if value is None else f"{value:.3g}"
 
 

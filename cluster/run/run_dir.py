@@ -31,7 +31,7 @@ from leworld.training.phase_runner import Position
 
 
 class RunDir:
-    """One run's directory; paths are absolute, for workers have another working directory."""
+    """One run's directory; paths are absolute, because workers have another working directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -65,14 +65,14 @@ class RunDir:
         """An existing run.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: there is no such run.
         """
         if not (path / "config.yaml").is_file():
             raise CheckpointError(f"run {path}: no config.yaml there; give a directory that 'leworld train' made")
         return RunDir(path.resolve())
 
     def write_config(self, config: RunConfig) -> None:
-        """Keep the config, whole."""
+        """Write the whole config."""
         write_text(self.path / "config.yaml", dump_config(config))
 
     def config(self) -> RunConfig:
@@ -101,16 +101,16 @@ class RunDir:
         return list(_records(self.metrics))
 
     def note_event(self, what: str, done: str) -> None:
-        """Put down that something happened, and what was done."""
+        """Record an event and the reaction to it."""
         append_json(self.events, {"time": time.time(), "what": what, "done": done})
 
     def cut_metrics(self, position: Position) -> None:
-        """Drop the steps after a position: they are about to be done again."""
+        """Drop the steps after a position, because they will be repeated."""
         kept = [record for record in self.records() if _position(record).order <= position.order]
         write_text(self.metrics, "".join(to_json(record) + "\n" for record in kept))
 
     def read_timing(self) -> dict[str, Any]:
-        """What was timed so far."""
+        """Return the timing so far."""
         return json.loads(self.timing.read_text(encoding="utf-8")) if self.timing.is_file() else {}
 
 

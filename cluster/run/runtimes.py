@@ -1,4 +1,4 @@
-"""Runtime: a system's parts, running somewhere, behind one face: all in this process, or as actors of a Ray cluster."""
+"""Runtime: a system's parts behind one interface, in this process or as actors of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Runtime(Protocol):
         ...
 
     def train(self, run: RunDir) -> None:
-        """Do what is left of the phases, from the newest checkpoint of the run."""
+        """Train the remaining phases from the newest checkpoint of the run."""
         ...
 
 
@@ -75,11 +75,11 @@ class InlineRuntime:
 
 @contextmanager
 def open_runtime(config: RunConfig) -> Iterator[Runtime]:
-    """Bring a system up, and take it down again whatever happens.
+    """Start a system, and end it in all cases.
 
     Raises:
-        ConfigError: the config asks for what cannot be.
-        ActorError: the cluster or an actor does not come up.
+        ConfigError: the config cannot be satisfied.
+        ActorError: the cluster or an actor does not start.
     """
     topology = plan(config)
     world = build_world(config.world.name, config.world.settings, config.seed)
@@ -96,7 +96,7 @@ def open_runtime(config: RunConfig) -> Iterator[Runtime]:
 
 
 def make_learner(runtime: Runtime) -> LearnerProcess:
-    """A learner in this process."""
+    """Make a learner in this process."""
     config = runtime.config
     learner = LearnerConfig(config.model, config.phases, config.seed, config.cluster.threads, runtime.device)
     return LearnerProcess(learner, runtime.world, runtime.fleet(), runtime.memory())

@@ -49,12 +49,12 @@ def serve_run(
         changes: of its config.
         options: where to answer.
         console: for progress, and what dies meanwhile.
-        show: is given what is served, and where, once it is.
+        show: receives what is served and where, once it is.
 
     Raises:
         CheckpointError: the run or the checkpoint cannot be used.
         ConfigError: a change or an option is wrong, or the address cannot be bound.
-        ActorError: a part does not come up.
+        ActorError: a part does not start.
     """
     run = RunDir.open(path)
     config = change_on_the_way(run.config(), changes)
@@ -69,7 +69,7 @@ def serve_run(
 
 
 def tokens_for(options: ServeOptions, config: RunConfig) -> Mapping[str, str] | None:
-    """Read the tokens of those who may call; None lets everyone call.
+    """Read the tokens of permitted callers; None permits every caller.
 
     Raises:
         ConfigError: the file cannot be used, or other machines could call without a token, or several
@@ -85,10 +85,10 @@ def tokens_for(options: ServeOptions, config: RunConfig) -> Mapping[str, str] | 
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it.
+    """Whether only this machine can reach the host.
 
     Raises:
-        ConfigError: it is no address.
+        ConfigError: it is not an address.
     """
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -1,4 +1,4 @@
-"""Training: the learner's loop over all phases, with the files that it leaves behind; alike in every mode."""
+"""Training: the learner's loop over all phases, with the files that it writes; the same in every mode."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def learn(
     learner: LearnerProcess, run: RunDir, config: RunConfig, processes: Processes, report: Report | None = None,
     export: Report | None = None,
 ) -> None:  # fmt: skip
-    """Do what is left of the phases.
+    """Train the remaining phases.
 
     Args:
         learner: new, with clients of a fleet and a memory.
-        run: where checkpoints are found and left.
+        run: where checkpoints are read and written.
         config: of the run.
         processes: the other processes of the system, for the record.
-        report: is told of every checkpoint.
-        export: is told of every step.
+        report: receives every checkpoint.
+        export: receives every step.
     """
     if learner.group.rank == 0:
         begin(learner, run, config)
@@ -64,7 +64,7 @@ def learn(
 
 
 def follow(learner: LearnerProcess, config: RunConfig, changes: MembershipChanges, report: Report | None) -> None:
-    """Do what is left of the phases as a learner that is not the first of its group: it leaves no files."""
+    """Train the remaining phases as a learner that is not the first of its group and writes no files."""
     for step in steps_of(learner, config, changes):
         if step.is_kept and report is not None:
             # The first one reports what was kept; Ray waits for all.
@@ -84,7 +84,7 @@ class Done:
 
 
 def steps_of(learner: LearnerProcess, config: RunConfig, changes: MembershipChanges) -> Iterator[Done]:
-    """The steps that are left, alike in every learner of a group; between them SLMs join and leave."""
+    """Run the remaining steps, the same in every learner of a group; SLMs join and leave between them."""
     kept = learner.runner.position
     follow_changes(learner, changes)
     for progress, seconds in timed(learner.steps()):
@@ -95,16 +95,16 @@ def steps_of(learner: LearnerProcess, config: RunConfig, changes: MembershipChan
         is_kept = (is_last or is_due) and learner.can_be_cut(progress)
         kept = position if is_kept else kept
         yield Done(progress, seconds, is_kept, is_last)
-        # A checkpoint of this step was kept by now: what is done next, is done again by who begins there.
+        # A checkpoint of this step exists now: a learner that begins there repeats what follows.
         if learner.can_be_cut(progress):
             follow_changes(learner, changes)
 
 
 def begin(learner: LearnerProcess, run: RunDir, config: RunConfig) -> None:
-    """Go on from the newest checkpoint, or make the first.
+    """Load the newest checkpoint, or write the first.
 
-    A learner that is lost before its first steps were kept finds the state that it began with, not what SLM actors have
-    made of it since.
+    A learner that is lost before its next checkpoint then finds its initial state,
+    not the later state of the SLM actors.
     """
     newest = run.newest_checkpoint()
     if newest is None:
@@ -116,7 +116,7 @@ def begin(learner: LearnerProcess, run: RunDir, config: RunConfig) -> None:
 
 
 def keep(learner: LearnerProcess, run: RunDir, config: RunConfig) -> None:
-    """Write a checkpoint, and go on from there should anything happen."""
+    """Write a checkpoint, from which the run resumes after a failure."""
     run.point_to(save_checkpoint(learner.state(), config, run.checkpoints))
 
 

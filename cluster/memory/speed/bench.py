@@ -156,7 +156,7 @@ def bench(options: Options) -> Outcome:
 
 @contextmanager
 def _scratch(options: Options) -> Iterator[Path]:
-    """A directory that is gone afterwards."""
+    """Make a directory that is deleted afterwards."""
     if options.directory is not None and not options.directory.is_dir():
         raise StoreError(f"{options.directory}: no such directory; name one on the disk to be measured")
     with tempfile.TemporaryDirectory(prefix="leworld-bench-", dir=options.directory) as name:
@@ -183,7 +183,7 @@ def _add_made(bench: Bench) -> None:
 
 
 def _add_directory(bench: Bench, root: Path) -> None:
-    """Reads of a memory that is somebody's: it is not changed."""
+    """Add reads of a user's memory, which stays unchanged."""
     options = bench.options
     with reading(str(root), options.token) as memory:
         num_words, pages = memory.num_words, memory.written()

@@ -1,6 +1,6 @@
 """Processes that ``leworld memory bench`` works with: they take their turns as lines and answer in lines of JSON.
 
-They end when their standard input does, whatever became of the one who began them.
+They end when their standard input closes, whatever happens to their parent process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Child:
         """Start it; ``ready`` waits for it."""
         self._what = what
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        # Ctrl-C in a terminal is not for it: the one that began it ends it.
+        # Ctrl-C in a terminal must not reach it: its parent process ends it.
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, what, *(str(argument) for argument in arguments)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True,
@@ -37,7 +37,7 @@ class Child:
         self._asked, self._said = self._process.stdin, self._process.stdout
 
     def answer(self) -> Any:
-        """The next line that it says.
+        """Return the next line of its output.
 
         Raises:
             StoreError: it has died.
@@ -133,7 +133,7 @@ _ROLES: dict[str, Callable[..., None]] = {
 
 
 def main() -> None:
-    """Do what is asked."""
+    """Run the role that the arguments name."""
     _ROLES[sys.argv[1]](*sys.argv[2:])
 
 

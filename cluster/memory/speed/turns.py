@@ -1,4 +1,4 @@
-"""Rivals that take turns, so that whatever disturbs a machine disturbs all of them alike."""
+"""Rivals take turns, so that a disturbance of the machine affects all of them equally."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Plan:
 
 
 def fill(store: DurableStore, num_words: int) -> None:
-    """Have random words in the first pages of a memory."""
+    """Write random words to the first pages of a memory."""
     content = np.random.default_rng(0).integers(1, 1 << 32, (FILL_PAGES, PAGE_WORDS), np.uint32)
     for first in range(0, num_words // PAGE_WORDS, FILL_PAGES):
         pages = np.arange(first, min(first + FILL_PAGES, num_words // PAGE_WORDS))
