@@ -157,7 +157,7 @@ class MemoryClient:
         return parse_answer(reply)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._hang_up()
 
     def _read(self, start: Ints, length: Ints) -> NDArray[np.uint32]:

@@ -140,7 +140,7 @@ class ShardClient:
         return self._client is client
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._client is not None:
             self._client.close()
             self._client = None

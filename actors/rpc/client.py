@@ -92,7 +92,7 @@ class RpcLink:
         self._connect()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._cuts is not None:
             self._socket.disable_monitor()
             self._cuts.close(linger=0)

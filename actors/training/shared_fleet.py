@@ -46,7 +46,7 @@ class SharedFleet:
         self.members = [*self.members, slm_id]
 
     def leave(self, slm_id: int) -> None:
-        """See ``TrainableFleet``; every learner has to say so."""
+        """See ``TrainableFleet``; every learner must call it."""
         if self._fleet is not None:
             self._fleet.leave(slm_id)
         self.members = [member for member in self.members if member != slm_id]
