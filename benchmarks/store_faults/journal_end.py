@@ -54,7 +54,7 @@ def _prepared(directory: Path) -> tuple[Path, Path, Model, Model]:
     let_go(store)
     other = DurableStore(before)
     batch = make_batch([_write(WRITES)], other.num_words)
-    other._journal.append([other._record(batch, batch.checksums())])
+    other._journal.append([other._committer.record(batch, batch.checksums())])
     let_go(other)
     return with_last, before, model, after
 

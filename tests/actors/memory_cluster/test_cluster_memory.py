@@ -448,6 +448,7 @@ print("all is right")
 """
 
 
+@pytest.mark.slow
 def test_nodes_are_lost_while_shards_move_and_nothing_is_wrong(tmp_path):
     # A head, nodes and a client of their own, apart from the cluster of this session.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}

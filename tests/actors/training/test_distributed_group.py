@@ -61,7 +61,7 @@ def trained(size: int, folder: Path, *changes: str) -> list:
     ids=["two", "more-than-samples", "no-labels"],
 )
 def test_a_team_trains_as_one_learner_does(size: int, changes: tuple[str, ...], tmp_path: Path):
-    metrics, alone = run(small(*changes).train_state())
+    metrics, alone = run(small(*changes).learner())
     (team_metrics, group), *others = trained(size, tmp_path, *changes)
     assert len(metrics) == len(team_metrics) > 20
     for one, other in zip(metrics, team_metrics, strict=True):

@@ -92,6 +92,7 @@ def test_parts_that_die_come_back_and_the_run_ends_with_the_same_bits(ray_cluste
     assert same_bits(final_state(run), final_state(other))
 
 
+@pytest.mark.slow
 def test_learners_of_a_team_end_where_one_does_also_when_one_is_killed(ray_cluster, tmp_path: Path):
     changes = [*CHANGES, f"output.dir={tmp_path}", "output.checkpoint_every=1"]
     config = load_config("tiny", [*changes, "cluster.learners=2"])
