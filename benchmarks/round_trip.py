@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.rpc.calls import PendingCalls, call_all
+from actors.rpc.calls import PendingAnswers, call_all
 from cluster.raylink.session import prepare_environment
 
 NUM_SLMS, NUM_SHARDS = 3, 2
@@ -45,7 +45,7 @@ class ActorPeers:
     def __init__(self, handles: Sequence[Any], names: Sequence[str], timeout_s: float) -> None:
         self.handles, self.names, self.timeout_s = tuple(handles), tuple(names), timeout_s
 
-    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingCalls:
+    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingAnswers:
         """See ``Peers``."""
         from actors.ray.actor_calls import gather
 

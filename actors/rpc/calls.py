@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 RESUME = "continue from the last checkpoint with 'leworld resume'"
 
-PendingCalls = Callable[[], dict[int, Any]]
+PendingAnswers = Callable[[], dict[int, Any]]
 """Waits for what was called, and gives each target's answer."""
 
 
@@ -16,7 +16,7 @@ class Peers(Protocol):
 
     names: tuple[str, ...]
 
-    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingCalls:
+    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingAnswers:
         """Send one message to each target.
 
         Args:
@@ -39,7 +39,7 @@ class PeerGroup:
         self._places = [place for number, place in enumerate(every) if number != without]
         self.names = tuple(part.names[target] for part, target in self._places)
 
-    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingCalls:
+    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingAnswers:
         """See ``Peers``."""
         called: dict[int, tuple[Peers, dict[int, tuple[Any, ...]], dict[int, int]]] = {}
         for number, arguments in messages.items():

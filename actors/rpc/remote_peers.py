@@ -12,7 +12,7 @@ import zmq
 
 from actors.errors import ActorError
 from actors.rpc import sockets
-from actors.rpc.calls import RESUME, PendingCalls
+from actors.rpc.calls import RESUME, PendingAnswers
 from actors.rpc.client import SOCKETS_A_LINK, LinkConfig, RpcLink, hang_up
 from actors.rpc.codec import decode, encode
 from actors.rpc.messages import Call, pack_call, raise_error
@@ -62,7 +62,7 @@ class RemotePeers:
         # It holds the links, as sockets that are collected before it are closed by nobody, and waited for.
         self._hang_up = weakref.finalize(self, hang_up, context, self._links)
 
-    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingCalls:
+    def start(self, method: str, messages: Mapping[int, tuple[Any, ...]], patience: float = 1.0) -> PendingAnswers:
         """See ``Peers``."""
         self._count += 1
         number = self._count

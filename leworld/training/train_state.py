@@ -13,7 +13,7 @@ from torch import Tensor
 from leworld.errors import ConfigError
 from leworld.memory import Memory
 from leworld.models.blm import BLM
-from leworld.models.forward_pass import ForwardPass
+from leworld.models.forward_pass import ForwardPass, of_shortlist
 from leworld.models.membership import asking, join, leave, set_asking, tables_of
 from leworld.models.router import logistic_noise
 from leworld.models.system import System, to_change
@@ -123,7 +123,7 @@ class TrainState:
             needed[:, :-1] = ~keyed[:, 1:] & (labels.start[:, 1:] != labels.start[:, :-1])
         rows = samples.rows.to(self.device)
         requested = labels.map(lambda x: (x.roll(-1, dims=1) * needed).flatten(0, 1)[rows])
-        return requested if shortlist is None else requested.map(lambda x: x.gather(1, shortlist))
+        return requested.map(lambda x: of_shortlist(x, shortlist))
 
     def add_read_noise(
         self, ranges: Ranges, read_noise: ReadNoise, generator: torch.Generator, part: BatchPart
